@@ -1,0 +1,386 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * minnow - a page cache that a program owns
+ *
+ * Open a store (a file, memory, or your own callbacks), give it to a cache in a pool with a byte budget,
+ * open a view of the cache, and read the store's bytes through an ordinary pointer.
+ *
+ * Conventions, for every function unless its own text says otherwise:
+ *   - returns 0 (or a count) on success and a negative errno on failure; mnw_error() then tells the calling
+ *     thread, in words, what was attempted, on what, and what to do about it;
+ *   - bad arguments are refused before anything changes;
+ *   - is thread-safe, and is NOT async-signal-safe;
+ *   - offsets and lengths are bytes; ranges that name pages must be aligned to mnw_cache_page_size();
+ *   - in a child made by fork(2), handles of the parent are refused with -EOWNERDEAD, and views are not
+ *     mapped: touching one is SIGSEGV, never zeros.
+ */
+#ifndef MINNOW_H
+#define MINNOW_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__) && __GNUC__ >= 4
+#define MNW_PUBLIC __attribute__((visibility("default")))
+#else
+#define MNW_PUBLIC
+#endif
+
+#define MNW_VERSION_MAJOR 0
+#define MNW_VERSION_MINOR 1
+#define MNW_VERSION_PATCH 0
+
+struct mnw_store;
+struct mnw_pool;
+struct mnw_cache;
+struct mnw_view;
+
+/* The library's version, "major.minor.patch". Static storage. Async-signal-safe. */
+MNW_PUBLIC const char *mnw_version(void);
+
+/*
+ * The message of the last failure in the calling thread; "" when there was none. Valid until the thread's
+ * next minnow call. Makes no system call.
+ */
+MNW_PUBLIC const char *mnw_error(void);
+
+/* ---- stores -------------------------------------------------------------------------------------------- */
+
+struct mnw_store_options {
+    size_t size; /* sizeof(struct mnw_store_options) */
+    int direct;  /* nonzero: O_DIRECT, past the kernel's page cache (file stores) */
+};
+
+/*
+ * Opens a store by URI: "file:///absolute/path", or "file:///path?direct=1". Options may be NULL.
+ * The size of the store is fixed here: a file that shrinks later gives SIGBUS for the pages it lost.
+ * Errors: -EINVAL (malformed URI), -ENOENT, -EACCES, -EISDIR, -ENOTSUP (unknown scheme), -ENODATA (empty),
+ * -ENOMEM. System calls: open, fstat, ioctl.
+ */
+MNW_PUBLIC int mnw_store_open(struct mnw_store **store, const char *uri, const struct mnw_store_options *options);
+
+/* A store over the caller's memory, which must stay valid and mapped until the store is closed. */
+MNW_PUBLIC int mnw_store_open_memory(struct mnw_store **store, const void *data, uint64_t size_bytes);
+
+/*
+ * One read that minnow asks of the embedder's store. `buffer` stays valid until the read is answered: a read
+ * that outlives its deadline keeps its memory, so a late answer never writes into another page's bytes.
+ * The embedder may copy the struct; it must answer with the token exactly once.
+ */
+struct mnw_read {
+    uint64_t token;  /* names this read to mnw_read_done() */
+    uint64_t offset; /* in the store */
+    void *buffer;    /* where the bytes go; belongs to minnow */
+    size_t length;   /* bytes wanted; an answer may be shorter, minnow reads on */
+};
+
+struct mnw_store_callbacks {
+    size_t size;         /* sizeof(struct mnw_store_callbacks) */
+    uint64_t size_bytes; /* the store's length, at least 1 */
+    /*
+     * Start a read. Called on a thread of minnow: must not block, must not touch a view, must not call
+     * minnow but for mnw_read_done(), which it may call before it returns.
+     */
+    void (*read)(void *context, const struct mnw_read *read);
+    /*
+     * Optional: are these bytes what the store holds? Return 0, or a negative errno to have the read
+     * repeated. `offset` is page-aligned, `length` covers whole pages or runs to the end of the store.
+     */
+    int (*check)(void *context, uint64_t offset, const void *bytes, size_t length);
+    /* Optional: called once when the store is closed. */
+    void (*close)(void *context);
+};
+
+/* A store whose bytes come from the embedder's callbacks. The struct is copied. */
+MNW_PUBLIC int mnw_store_open_callbacks(struct mnw_store **store, const struct mnw_store_callbacks *callbacks,
+                                        void *context);
+
+/*
+ * Answers a read of a callback store, from any thread. `result` is the number of bytes now in the buffer
+ * (1..length), 0 for the end of the store, or a negative errno. Returns -ESTALE, and changes nothing, when
+ * the token names no unanswered read (answered twice, or never asked). May resolve faults before it
+ * returns: never call it with a lock held that a reader of a view may hold while it faults.
+ * System calls: ioctl(UFFDIO_CONTINUE, UFFDIO_WAKE), write (eventfd).
+ */
+MNW_PUBLIC int mnw_read_done(struct mnw_store *store, uint64_t token, int64_t result);
+
+MNW_PUBLIC uint64_t mnw_store_size(const struct mnw_store *store);
+
+/* Closes the store. -EBUSY while a cache uses it. */
+MNW_PUBLIC int mnw_store_close(struct mnw_store *store);
+
+/* ---- pools --------------------------------------------------------------------------------------------- */
+
+enum mnw_backing {
+    MNW_BACKING_SHMEM = 0,      /* base pages of a memfd */
+    MNW_BACKING_GRADED = 1,     /* shmem in huge folios: faults of a base page, promoted when complete */
+    MNW_BACKING_HUGETLB_2M = 2, /* 2 MiB hugetlb pages */
+    MNW_BACKING_HUGETLB_1G = 3, /* 1 GiB hugetlb pages */
+};
+
+enum mnw_numa {
+    MNW_NUMA_LOCAL = 0,      /* the node of the thread that serves the fault */
+    MNW_NUMA_INTERLEAVE = 1, /* round robin over the nodes */
+    MNW_NUMA_BIND = 2,       /* only these nodes */
+    MNW_NUMA_PREFERRED = 3,  /* the first of these nodes while it has memory */
+};
+
+enum mnw_policy {
+    MNW_POLICY_S3FIFO = 0,
+    MNW_POLICY_CLOCK = 1,
+};
+
+enum mnw_io_mode {
+    MNW_IO_AUTO = 0,    /* io_uring, or threads where io_uring is refused */
+    MNW_IO_URING = 1,   /* io_uring or an error */
+    MNW_IO_THREADS = 2, /* a pool of threads that call preadv(2) */
+};
+
+struct mnw_pool_options {
+    size_t size; /* sizeof(struct mnw_pool_options) */
+    enum mnw_backing backing;
+    uint64_t budget_bytes; /* file pages resident at most; at least one extent per fault thread */
+    enum mnw_numa numa;
+    const char *nodes;               /* "0", "0-1,3"; NULL: every node this process may use */
+    unsigned fault_threads_per_node; /* 0: one */
+    enum mnw_policy policy;
+    uint64_t extent_bytes;            /* shmem only: unit of eviction, a power of two; 0: 64 KiB */
+    uint32_t recency_faults_per_second; /* bound on the extra faults spent to learn recency; 0: 20000 */
+    enum mnw_io_mode io_mode;         /* how the fault threads read files */
+    uint32_t reads_in_flight;         /* per fault thread, 1..1024; 0: 128 */
+};
+
+/*
+ * Opens a pool: checks the machine, starts its fault threads and its reclaim thread.
+ * Errors: -EINVAL, -EPERM (userfaultfd refused: the message names the setting), -ENOSYS (no userfaultfd, or
+ * a feature missing: the message names kernel and feature), -ENOMEM (huge pages missing: the message names
+ * size, node and command). System calls: userfaultfd, UFFDIO_API, clone, epoll_create, eventfd.
+ */
+MNW_PUBLIC int mnw_pool_open(struct mnw_pool **pool, const struct mnw_pool_options *options);
+
+/*
+ * Changes the budget while the pool is in use. Down: evicts until it holds before it returns.
+ * -EINVAL below one extent per fault thread; -EBUSY, with the budget as it was, when pins and unfinished
+ * fills hold more than the new budget.
+ */
+MNW_PUBLIC int mnw_pool_set_budget(struct mnw_pool *pool, uint64_t budget_bytes);
+
+/* Stops the pool's threads and frees it. -EBUSY while a cache is open in it. */
+MNW_PUBLIC int mnw_pool_close(struct mnw_pool *pool);
+
+/* ---- caches -------------------------------------------------------------------------------------------- */
+
+struct mnw_cache_options {
+    size_t size;               /* sizeof(struct mnw_cache_options) */
+    uint32_t read_retries;     /* further tries after a failed read; UINT32_MAX: none; 0: two */
+    uint32_t retry_delay_ms;   /* pause before the first further try, doubled each time; 0: 10 */
+    uint32_t read_deadline_ms; /* a fill that takes longer fails; 0: 30000 */
+    uint64_t readahead_bytes;  /* largest window; UINT64_MAX: no readahead; 0: 1 MiB, or 4 huge pages */
+};
+
+/*
+ * Opens a cache of `store` in `pool`. Options may be NULL. Allocates metadata (virtual; resident as pages
+ * are touched, at most 8 bytes per base page) and the backing file. -ENOSPC: the store is larger than the
+ * backing can address. System calls: memfd_create, ftruncate, fcntl (seals), mmap.
+ */
+MNW_PUBLIC int mnw_cache_open(struct mnw_cache **cache, struct mnw_pool *pool, struct mnw_store *store,
+                              const struct mnw_cache_options *options);
+
+/* The unit of faults and of range alignment: the base page, or the huge page of the pool's backing. */
+MNW_PUBLIC size_t mnw_cache_page_size(const struct mnw_cache *cache);
+
+/*
+ * Closes the cache and drops its pages. -EBUSY while a view is open, a prefetch runs, a range is pinned, or
+ * a read of the store is unanswered past its deadline. Waits for reads in flight up to their deadline.
+ */
+MNW_PUBLIC int mnw_cache_close(struct mnw_cache *cache);
+
+/* ---- views --------------------------------------------------------------------------------------------- */
+
+enum {
+    MNW_VIEW_WRITE = 1 << 0, /* writable: a write makes a copy that only this view sees (not on hugetlb) */
+};
+
+struct mnw_view_options {
+    size_t size;           /* sizeof(struct mnw_view_options) */
+    uint64_t offset_bytes; /* page-aligned */
+    uint64_t length_bytes; /* 0: to the end of the store; rounded up to a page */
+    unsigned flags;
+};
+
+/*
+ * Maps the cache, or a range of it, into this process. Options may be NULL: all of it, read-only. Bytes
+ * past the end of the store, up to the end of its last page, read as zero; there is nothing beyond.
+ * A page whose bytes cannot be had raises SIGBUS at its address, in the threads that touch it.
+ * System calls given an untouched pointer block like a reader; a failed page gives them EFAULT.
+ * System calls: mmap, madvise, userfaultfd, ioctl(UFFDIO_REGISTER), epoll_ctl.
+ */
+MNW_PUBLIC int mnw_view_open(struct mnw_view **view, struct mnw_cache *cache, const struct mnw_view_options *options);
+
+MNW_PUBLIC void *mnw_view_data(const struct mnw_view *view);
+MNW_PUBLIC size_t mnw_view_length(const struct mnw_view *view);
+
+/*
+ * Unmaps the view. A thread that waits in it, or touches it later, gets SIGSEGV, as with munmap(2).
+ * System calls: munmap, ioctl(UFFDIO_WAKE), epoll_ctl, close.
+ */
+MNW_PUBLIC int mnw_view_close(struct mnw_view *view);
+
+/* ---- ranges of a cache --------------------------------------------------------------------------------- */
+
+/*
+ * Brings a range in and keeps it resident until unpinned; waits for its reads. Pins are counted, and held
+ * by whole extents. All or nothing: -EIO when a page could not be read, -ENOSPC when pins would leave the
+ * pool less than one extent per fault thread.
+ */
+MNW_PUBLIC int mnw_pin(struct mnw_cache *cache, uint64_t offset, uint64_t length);
+/* Undoes one mnw_pin() of the same range. -EINVAL, and nothing changes, when part of it is not pinned. */
+MNW_PUBLIC int mnw_unpin(struct mnw_cache *cache, uint64_t offset, uint64_t length);
+
+/*
+ * Starts to bring a range in; returns at once. `cookie` comes back in the MNW_EVENT_PREFETCH event.
+ * Returns an id > 0 for mnw_prefetch_cancel(). -EAGAIN when 64 prefetches already run or have their event
+ * unread.
+ */
+MNW_PUBLIC int64_t mnw_prefetch(struct mnw_cache *cache, uint64_t offset, uint64_t length, uint64_t cookie);
+/* Stops a prefetch; its event comes with -ECANCELED. -ENOENT when it has ended. */
+MNW_PUBLIC int mnw_prefetch_cancel(struct mnw_pool *pool, int64_t id);
+
+/*
+ * Forgets a range: a touch that begins after the return reads the store anew, and failed pages are healed.
+ * Copies that writable views made stay theirs. -EBUSY, with nothing forgotten, when part of it is pinned;
+ * -EBUSY also when the store has not answered a read of the range within its deadline (the message names
+ * the offset; what came before it in the range is forgotten).
+ * System calls: fallocate(PUNCH_HOLE), madvise, ioctl.
+ */
+MNW_PUBLIC int mnw_invalidate(struct mnw_cache *cache, uint64_t offset, uint64_t length);
+
+enum {
+    MNW_RESIDENT = 1 << 0, /* the bytes are in memory */
+    MNW_FILLING = 1 << 1,  /* being read */
+    MNW_FAILED = 1 << 2,   /* SIGBUS until invalidated */
+    MNW_PINNED = 1 << 3,
+};
+/* One byte of the flags above per page, a snapshot that may be stale at once. `count` bytes, from `offset`. */
+MNW_PUBLIC int mnw_residency(struct mnw_cache *cache, uint64_t offset, uint8_t *pages, size_t count);
+
+/* ---- events -------------------------------------------------------------------------------------------- */
+
+enum mnw_event_kind {
+    MNW_EVENT_PREFETCH = 1,    /* a prefetch ended */
+    MNW_EVENT_PAGE_FAILED = 2, /* a page raises SIGBUS from now on */
+};
+
+struct mnw_event {
+    enum mnw_event_kind kind;
+    int result;              /* 0 or a negative errno */
+    struct mnw_cache *cache; /* as a name only: it may have been closed */
+    uint64_t offset;
+    uint64_t length;
+    uint64_t cookie;   /* prefetch: the caller's */
+    uint64_t pages_failed; /* prefetch: pages that could not be read */
+};
+
+/* An eventfd that polls readable while events wait. Belongs to the pool: poll it, do not read or close it. */
+MNW_PUBLIC int mnw_pool_event_fd(const struct mnw_pool *pool);
+/* Takes the oldest event: 1, or 0 when there is none. Page failures beyond 256 unread ones are only counted. */
+MNW_PUBLIC int mnw_pool_next_event(struct mnw_pool *pool, struct mnw_event *event);
+
+/* ---- statistics ---------------------------------------------------------------------------------------- */
+
+#define MNW_STATS_VERSION 1
+#define MNW_NODES_MAX 64
+#define MNW_HISTOGRAM_BUCKETS 256
+
+/*
+ * Latencies in nanoseconds. Bucket i counts values v with mnw_histogram_floor(i) <= v <
+ * mnw_histogram_floor(i + 1): four buckets to each power of two.
+ */
+struct mnw_histogram {
+    uint64_t count;
+    uint64_t sum_ns;
+    uint64_t max_ns;
+    uint64_t buckets[MNW_HISTOGRAM_BUCKETS];
+};
+
+struct mnw_stats {
+    uint32_t version; /* MNW_STATS_VERSION */
+    uint32_t node_count;
+    uint64_t budget_bytes;
+    uint64_t resident_bytes;     /* charged against the budget now */
+    uint64_t resident_bytes_max; /* the most it ever was */
+    uint64_t pinned_bytes;
+    uint64_t metadata_bytes; /* reserved for page words and extents; resident as touched */
+    uint64_t faults_minor;   /* events read, by kind */
+    uint64_t faults_missing;
+    uint64_t faults_resolved; /* ended by mapping a resident page at once */
+    uint64_t faults_joined;   /* found the page already being read */
+    uint64_t faults_failed;   /* ended by SIGBUS */
+    uint64_t faults_starved;  /* had to wait for memory or for a free read */
+    uint64_t pages_mapped;    /* by UFFDIO_CONTINUE, neighbours included */
+    uint64_t pages_promoted;  /* extents made one huge mapping */
+    uint64_t fills;           /* reads of the store that ended well */
+    uint64_t fill_bytes;
+    uint64_t fills_failed;
+    uint64_t fills_late; /* past their deadline */
+    uint64_t read_retries;
+    uint64_t answers_stale; /* answers that named no unanswered read */
+    uint64_t readahead_pages;
+    uint64_t evictions; /* extents */
+    uint64_t evicted_bytes;
+    uint64_t evictions_direct; /* made by a fault thread that found no memory free */
+    uint64_t zaps;             /* extents unmapped to learn recency */
+    uint64_t pages_lost;       /* present by our word, gone from the backing; filled again */
+    uint64_t redeliveries;     /* waiters woken to fault again */
+    uint64_t events_dropped;
+};
+
+struct mnw_node_latency {
+    struct mnw_histogram queue; /* event read to handling begun */
+    struct mnw_histogram fill;  /* read of the store begun to bytes in place */
+    struct mnw_histogram map;   /* resolving system call */
+    struct mnw_histogram total; /* event read to resolved */
+};
+
+/* Sums over the pool's caches, closed ones included. `size` is sizeof(struct mnw_stats) of the caller. */
+MNW_PUBLIC int mnw_pool_stats(struct mnw_pool *pool, struct mnw_stats *stats, size_t size);
+MNW_PUBLIC int mnw_cache_stats(struct mnw_cache *cache, struct mnw_stats *stats, size_t size);
+/* Latencies of the faults served by threads of `node`. -ENOENT: the pool has no thread there. */
+MNW_PUBLIC int mnw_pool_latency(struct mnw_pool *pool, unsigned node, struct mnw_node_latency *latency, size_t size);
+/* All of the above as one JSON object; the caller frees it with free(3). NULL: out of memory. */
+MNW_PUBLIC char *mnw_pool_stats_json(struct mnw_pool *pool);
+
+/* ---- the machine --------------------------------------------------------------------------------------- */
+
+/* One thing that minnow needs, or could use, and whether this machine offers it. */
+struct mnw_finding {
+    const char *name;  /* stable, machine-readable: "uffd-minor-shmem" */
+    int ok;            /* nonzero: available to this process now */
+    int required;      /* nonzero: without it no pool opens at all */
+    const char *found; /* what was seen, in words */
+    const char *fix;   /* the command that would change it, or NULL */
+};
+
+/*
+ * Examines the machine and calls `each` for every finding; the strings live for the call only. Changes
+ * nothing that stays. Returns the number of required things that are missing, or a negative errno.
+ */
+MNW_PUBLIC int mnw_examine(void (*each)(void *context, const struct mnw_finding *finding), void *context);
+
+/* ---- reading histograms -------------------------------------------------------------------------------- */
+
+/* The least value that bucket `index` counts. Async-signal-safe. */
+MNW_PUBLIC uint64_t mnw_histogram_floor(unsigned index);
+/* The value below which `fraction` (0..1) of the counted values lie, to the width of a bucket. */
+MNW_PUBLIC uint64_t mnw_histogram_quantile(const struct mnw_histogram *histogram, double fraction);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Eviction policies: which extent goes next.
+ *
+ * Pure: no system calls, no locks, no clock; sees extent indices and events only. The caller serialises
+ * calls on one policy (the cache's policy lock). An extent is in the policy from insert until pick or
+ * remove. Nodes are an array of one per extent of the store, zeroed before init and touched only for extents
+ * that were ever inserted, so that a sparse store costs nothing.
+ */
+#ifndef MNW_POLICY_POLICY_H
+#define MNW_POLICY_POLICY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* All a policy keeps of one extent. */
+struct mnw__policy_node {
+    uint32_t link[2];
+};
+
+/*
+ * Was the extent used since this was last asked of it? Asking clears the answer, and unmaps the extent (within
+ * the bound on extra faults), so that its next use is seen.
+ */
+typedef bool mnw__policy_recent(void *context, uint32_t extent);
+
+struct mnw__policy;
+
+struct mnw__policy_ops {
+    const char *name;
+    void (*insert)(struct mnw__policy *policy, uint32_t extent);
+    /* Chooses and takes out a victim; false when the policy is empty. Ends in time bounded by the count. */
+    bool (*pick)(struct mnw__policy *policy, mnw__policy_recent *recent, void *context, uint32_t *extent);
+    /* Takes back a victim that could not be evicted (pinned). It must not be the next pick while others remain. */
+    void (*put_back)(struct mnw__policy *policy, uint32_t extent);
+    /* Takes an extent out for another reason; nothing happens when it is not in. */
+    void (*remove)(struct mnw__policy *policy, uint32_t extent);
+};
+
+struct mnw__policy {
+    const struct mnw__policy_ops *ops;
+    struct mnw__policy_node *nodes;
+    uint32_t extent_count; /* of the store; at most MNW__POLICY_EXTENTS_MAX */
+    uint32_t count;        /* extents in the policy */
+    uint32_t head[3], tail[3], length[3]; /* queues, as the policy wants them */
+    uint32_t sequence;     /* S3-FIFO: evictions so far, for ghosts */
+};
+
+#define MNW__POLICY_EXTENTS_MAX ((1u << 30) - 2)
+
+extern const struct mnw__policy_ops mnw__policy_clock;
+extern const struct mnw__policy_ops mnw__policy_s3fifo;
+
+void mnw__policy_init(struct mnw__policy *policy, const struct mnw__policy_ops *ops, struct mnw__policy_node *nodes,
+                      uint32_t extent_count);
+/* By name ("clock", "s3fifo"); NULL when unknown. */
+const struct mnw__policy_ops *mnw__policy_find(const char *name);
+
+/* Debug: every list is whole, every count right. */
+bool mnw__policy_is_valid(const struct mnw__policy *policy);
+
+#endif

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Stores: where bytes come from. One file per kind of store, behind one ops struct.
+ *
+ * Owns: the store object and whatever its kind holds. A store starts reads; it never waits for them, never
+ * knows pages, and never touches the buffer after it has answered. `read` is called by fault threads, many
+ * at once for one store; answers may come on any thread, before `read` returns too.
+ */
+#ifndef MNW_STORE_STORE_H
+#define MNW_STORE_STORE_H
+
+#include "minnow/minnow.h"
+#include "sys/io.h"
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+struct mnw__store_ops {
+    const char *name;
+    /*
+     * Starts one read and promises exactly one done(context, read->token, result), where result is
+     * 1..length bytes, 0 at the end of the store, or a negative errno. Short answers are the caller's to
+     * continue, at any offset. `io` is the calling fault thread's, opened with this same done and context.
+     * 0, or a negative errno and no answer.
+     */
+    int (*read)(struct mnw_store *store, struct mnw__io *io, const struct mnw_read *read, mnw__io_done *done,
+                void *context);
+    /* Optional: 0, or a negative errno when the bytes are not the store's. */
+    int (*check)(struct mnw_store *store, uint64_t offset, const void *bytes, size_t length);
+    /* Frees the store. Nobody uses it any more. */
+    void (*close)(struct mnw_store *store);
+};
+
+struct mnw_store {
+    const struct mnw__store_ops *ops;
+    uint64_t size_bytes;      /* fixed at open, at least 1 */
+    _Atomic uint32_t users;   /* caches open on it */
+};
+
+/* Each kind's open; on success `*store` begins with a struct mnw_store that this kind allocated. */
+int mnw__store_open_file(struct mnw_store **store, const char *path, int direct);
+int mnw__store_open_memory(struct mnw_store **store, const void *data, uint64_t size_bytes);
+int mnw__store_open_callbacks(struct mnw_store **store, const struct mnw_store_callbacks *callbacks, void *context);
+/* The kind's part of mnw_read_done(). -EINVAL for a store of another kind. */
+int mnw__store_callbacks_done(struct mnw_store *store, uint64_t token, int64_t result);
+
+/* A parsed URI; `path` points into static or caller memory as documented in uri.c. */
+struct mnw__uri {
+    char scheme[16];
+    char path[4096]; /* percent-decoded */
+    int direct;      /* -1: not said */
+};
+/* Pure. -EINVAL or -ENAMETOOLONG with a message. */
+int mnw__uri_parse(const char *text, struct mnw__uri *uri);
+
+#endif

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Backings: the file that holds a cache's pages, and its mappings.
+ *
+ * Owns: the descriptors and the alias of a struct mnw__backing. Allocation and punching may be called by any
+ * thread; create and destroy by one. Never touches a view's bytes.
+ */
+#ifndef MNW_SYS_BACKING_H
+#define MNW_SYS_BACKING_H
+
+#include "minnow/minnow.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct mnw__backing {
+    enum mnw_backing kind;
+    size_t page_bytes;   /* of the mappings: unit of CONTINUE */
+    uint64_t size_bytes; /* multiple of page_bytes */
+    int fd;              /* read-write; seals: SHRINK|GROW|SEAL where the file can be sealed */
+    int readonly_fd;     /* what views map */
+    void *alias;         /* MAP_SHARED, never registered, MADV_DONTFORK */
+};
+
+/* What a kind needs of the machine, before anything is made. -ENOMEM, -EOPNOTSUPP with a message; or 0. */
+int mnw__backing_check(enum mnw_backing kind, uint64_t budget_bytes);
+/* Bytes of a page of this kind: what faults, fills and CONTINUE count in. */
+size_t mnw__backing_page_bytes(enum mnw_backing kind);
+/* The unit of allocation that the kind forces; 0 where any power-of-two run of pages will do (shmem). */
+size_t mnw__backing_extent_bytes(enum mnw_backing kind);
+
+/* `size_bytes` is rounded up to a page. */
+int mnw__backing_create(struct mnw__backing *backing, enum mnw_backing kind, uint64_t size_bytes);
+void mnw__backing_destroy(struct mnw__backing *backing);
+
+/*
+ * Gives the range memory (zeroes where it had none) under the calling thread's memory policy; what is there
+ * stays. -ENOSPC, -ENOMEM: none to be had. After it, stores through the alias cannot fail.
+ */
+int mnw__backing_allocate(struct mnw__backing *backing, uint64_t offset, size_t length);
+/* Takes the range's memory away and drops every mapping of it. */
+int mnw__backing_punch(struct mnw__backing *backing, uint64_t offset, size_t length);
+
+/* Maps a range for a consumer: MAP_PRIVATE of the read-only descriptor, no reservation, MADV_DONTFORK. */
+int mnw__view_map(struct mnw__backing *backing, uint64_t offset, size_t length, bool writable, uintptr_t *address);
+int mnw__view_unmap(uintptr_t address, size_t length);
+/* Drops page-table entries, keeps pages; the range's private copies are lost. Clears poison. */
+int mnw__view_zap(uintptr_t address, size_t length);
+/* MADV_COLLAPSE: maps a complete huge extent by one entry. Maps unfilled pieces too: the caller proves there are none. */
+int mnw__view_collapse(uintptr_t address, size_t length);
+/*
+ * For kernels without poison: replaces the range by a mapping of an empty file, so that touching it is
+ * SIGBUS at the exact address; and back (the caller registers the range again). Neither wakes waiters.
+ */
+int mnw__view_bar(uintptr_t address, size_t length);
+int mnw__view_unbar(struct mnw__backing *backing, uint64_t offset, uintptr_t address, size_t length, bool writable);
+
+#endif

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Asynchronous reads of files: io_uring through liburing, or a pool of threads where that is refused.
+ *
+ * One struct mnw__io belongs to one fault thread: only that thread queues, submits and reaps. Answers come
+ * through `done`: from reap (io_uring) or on a thread of the pool. Never allocates after open.
+ */
+#ifndef MNW_SYS_IO_H
+#define MNW_SYS_IO_H
+
+#include "minnow/minnow.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct mnw__io;
+
+/* `result`: bytes read, 0 at the end of the file, or a negative errno. */
+typedef void mnw__io_done(void *context, uint64_t token, int64_t result);
+
+/* `depth` reads at most in flight. MNW_IO_AUTO falls back to threads. */
+int mnw__io_open(struct mnw__io **io, enum mnw_io_mode mode, unsigned depth, int node, mnw__io_done *done,
+                 void *context);
+/* The caller has seen every read answered. */
+void mnw__io_close(struct mnw__io *io);
+/* Queues a read; 0, or -EAGAIN when `depth` are in flight. */
+int mnw__io_read(struct mnw__io *io, int fd, void *buffer, size_t length, uint64_t offset, uint64_t token);
+/* Starts what was queued. */
+void mnw__io_submit(struct mnw__io *io);
+/* Delivers what has ended; the number delivered. */
+int mnw__io_reap(struct mnw__io *io);
+/* Polls readable while there is something to reap; -1: nothing ever needs reaping. */
+int mnw__io_fd(const struct mnw__io *io);
+/* What it is now: MNW_IO_URING or MNW_IO_THREADS. */
+enum mnw_io_mode mnw__io_mode(const struct mnw__io *io);
+
+#endif

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * NUMA nodes and huge page pools: what there is, and where the calling thread's memory comes from.
+ * Owns nothing. Any thread may enter. libnuma, libhugetlbfs and sysfs stand behind it.
+ */
+#ifndef MNW_SYS_NUMA_H
+#define MNW_SYS_NUMA_H
+
+#include "minnow/minnow.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* The nodes this process may allocate on, bit per node. Never 0. */
+uint64_t mnw__numa_allowed(void);
+/* Parses "0-1,3" (NULL: all allowed). -EINVAL with a message for bad text or a node that is not allowed. */
+int mnw__numa_parse(const char *text, uint64_t *nodes);
+/* The node of the CPU the calling thread runs on. */
+int mnw__numa_here(void);
+/* Sets the calling thread's memory policy: what fallocate on hugetlb and shmem obeys. */
+int mnw__numa_set_thread_policy(enum mnw_numa policy, uint64_t nodes);
+/* Sets the policy of a mapping, and so of a shmem file (mbind of the alias). */
+int mnw__numa_set_range_policy(void *address, size_t length, enum mnw_numa policy, uint64_t nodes);
+/* Node of the page at each address (move_pages query); -ENOENT for an absent page. */
+int mnw__numa_where(void *const *addresses, int *nodes, size_t count);
+
+struct mnw__hugepages {
+    uint64_t total, free, reserved, surplus; /* pages */
+};
+/* `node` -1: the whole machine. -ENOENT: the machine has no such size. */
+int mnw__hugepages(size_t page_bytes, int node, struct mnw__hugepages *pages);
+/* The huge page sizes of this machine, largest last; their number. */
+int mnw__hugepage_sizes(size_t *sizes, int count);
+/* The path of a hugetlbfs mount of this size, or NULL. Static storage of the library behind it. */
+const char *mnw__hugetlbfs_mount(size_t page_bytes);
+
+#endif

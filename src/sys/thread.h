@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Threads, locks, waiting and time. On Linux these are pthreads and futexes; in the simulator, fibers and
+ * virtual time. The structs are opaque storage, so that neither shows here.
+ */
+#ifndef MNW_SYS_THREAD_H
+#define MNW_SYS_THREAD_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct mnw__thread {
+    uint64_t storage[4];
+};
+/*
+ * Starts a thread with every signal blocked, on the CPUs of `node` (-1: anywhere). `name` shows in ps
+ * (15 characters).
+ */
+int mnw__thread_start(struct mnw__thread *thread, const char *name, int node, void (*run)(void *), void *argument);
+void mnw__thread_join(struct mnw__thread *thread);
+
+struct mnw__mutex {
+    uint64_t storage[6];
+};
+void mnw__mutex_init(struct mnw__mutex *mutex);
+void mnw__mutex_destroy(struct mnw__mutex *mutex);
+void mnw__mutex_lock(struct mnw__mutex *mutex);
+void mnw__mutex_unlock(struct mnw__mutex *mutex);
+
+struct mnw__condition {
+    uint64_t storage[8];
+};
+void mnw__condition_init(struct mnw__condition *condition);
+void mnw__condition_destroy(struct mnw__condition *condition);
+/* Returns after a wake, a spurious one, or `timeout_ns` (INT64_MAX: never). */
+void mnw__condition_wait(struct mnw__condition *condition, struct mnw__mutex *mutex, int64_t timeout_ns);
+void mnw__condition_wake_all(struct mnw__condition *condition);
+
+/* CLOCK_MONOTONIC. Async-signal-safe. */
+uint64_t mnw__clock_ns(void);
+void mnw__sleep_ns(uint64_t ns);
+
+#endif
