@@ -149,10 +149,10 @@ struct mnw_pool_options {
     const char *nodes;               /* "0", "0-1,3"; NULL: every node this process may use */
     unsigned fault_threads_per_node; /* 0: one */
     enum mnw_policy policy;
-    uint64_t extent_bytes;            /* shmem only: unit of eviction, a power of two; 0: 64 KiB */
+    uint64_t extent_bytes;              /* shmem only: unit of eviction, a power of two; 0: 64 KiB */
     uint32_t recency_faults_per_second; /* bound on the extra faults spent to learn recency; 0: 20000 */
-    enum mnw_io_mode io_mode;         /* how the fault threads read files */
-    uint32_t reads_in_flight;         /* per fault thread, 1..1024; 0: 128 */
+    enum mnw_io_mode io_mode;           /* how the fault threads read files */
+    uint32_t reads_in_flight;           /* per fault thread, 1..1024; 0: 128 */
 };
 
 /*
@@ -282,7 +282,7 @@ struct mnw_event {
     struct mnw_cache *cache; /* as a name only: it may have been closed */
     uint64_t offset;
     uint64_t length;
-    uint64_t cookie;   /* prefetch: the caller's */
+    uint64_t cookie;       /* prefetch: the caller's */
     uint64_t pages_failed; /* prefetch: pages that could not be read */
 };
 
@@ -293,8 +293,8 @@ MNW_PUBLIC int mnw_pool_next_event(struct mnw_pool *pool, struct mnw_event *even
 
 /* ---- statistics ---------------------------------------------------------------------------------------- */
 
-#define MNW_STATS_VERSION 1
-#define MNW_NODES_MAX 64
+#define MNW_STATS_VERSION     1
+#define MNW_NODES_MAX         64
 #define MNW_HISTOGRAM_BUCKETS 256
 
 /*

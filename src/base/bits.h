@@ -37,6 +37,6 @@ static inline uint64_t mnw__max(uint64_t a, uint64_t b) {
 }
 
 #define mnw__container_of(pointer, type, member) ((type *)((char *)(pointer)-offsetof(type, member)))
-#define mnw__array_count(array) (sizeof(array) / sizeof((array)[0]))
+#define mnw__array_count(array)                  (sizeof(array) / sizeof((array)[0]))
 
 #endif

@@ -40,10 +40,10 @@ struct mnw__policy_ops {
 struct mnw__policy {
     const struct mnw__policy_ops *ops;
     struct mnw__policy_node *nodes;
-    uint32_t extent_count; /* of the store; at most MNW__POLICY_EXTENTS_MAX */
-    uint32_t count;        /* extents in the policy */
+    uint32_t extent_count;                /* of the store; at most MNW__POLICY_EXTENTS_MAX */
+    uint32_t count;                       /* extents in the policy */
     uint32_t head[3], tail[3], length[3]; /* queues, as the policy wants them */
-    uint32_t sequence;     /* S3-FIFO: evictions so far, for ghosts */
+    uint32_t sequence;                    /* S3-FIFO: evictions so far, for ghosts */
 };
 
 #define MNW__POLICY_EXTENTS_MAX ((1u << 30) - 2)

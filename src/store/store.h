@@ -33,8 +33,8 @@ struct mnw__store_ops {
 
 struct mnw_store {
     const struct mnw__store_ops *ops;
-    uint64_t size_bytes;      /* fixed at open, at least 1 */
-    _Atomic uint32_t users;   /* caches open on it */
+    uint64_t size_bytes;    /* fixed at open, at least 1 */
+    _Atomic uint32_t users; /* caches open on it */
 };
 
 /* Each kind's open; on success `*store` begins with a struct mnw_store that this kind allocated. */

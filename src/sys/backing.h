@@ -47,7 +47,8 @@ int mnw__view_map(struct mnw__backing *backing, uint64_t offset, size_t length, 
 int mnw__view_unmap(uintptr_t address, size_t length);
 /* Drops page-table entries, keeps pages; the range's private copies are lost. Clears poison. */
 int mnw__view_zap(uintptr_t address, size_t length);
-/* MADV_COLLAPSE: maps a complete huge extent by one entry. Maps unfilled pieces too: the caller proves there are none. */
+/* MADV_COLLAPSE: maps a complete huge extent by one entry. Maps unfilled pieces too: the caller proves there are none.
+ */
 int mnw__view_collapse(uintptr_t address, size_t length);
 /*
  * For kernels without poison: replaces the range by a mapping of an empty file, so that touching it is

@@ -16,7 +16,8 @@ int mnw__poller_open(struct mnw__poller **poller);
 void mnw__poller_close(struct mnw__poller *poller);
 int mnw__poller_add(struct mnw__poller *poller, int fd, void *tag);
 int mnw__poller_remove(struct mnw__poller *poller, int fd);
-/* Tags of readable descriptors, at most `count`; 0 after a kick or `timeout_ns` (INT64_MAX: never). Kicks are not lost. */
+/* Tags of readable descriptors, at most `count`; 0 after a kick or `timeout_ns` (INT64_MAX: never). Kicks are not lost.
+ */
 int mnw__poller_wait(struct mnw__poller *poller, void **tags, int count, int64_t timeout_ns);
 /* Async-signal-safe. */
 void mnw__poller_kick(struct mnw__poller *poller);

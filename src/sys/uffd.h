@@ -65,16 +65,16 @@ int mnw__uffd_open(uint64_t features);
 void mnw__uffd_close(int fd);
 
 enum { /* registration modes */
-    MNW__UFFD_MODE_MISSING = 1 << 0,
-    MNW__UFFD_MODE_WP = 1 << 1,
-    MNW__UFFD_MODE_MINOR = 1 << 2,
+       MNW__UFFD_MODE_MISSING = 1 << 0,
+       MNW__UFFD_MODE_WP = 1 << 1,
+       MNW__UFFD_MODE_MINOR = 1 << 2,
 };
 int mnw__uffd_register(int fd, uintptr_t start, size_t length, unsigned modes, uint64_t *ioctls);
 int mnw__uffd_unregister(int fd, uintptr_t start, size_t length);
 
 enum { /* for the range operations */
-    MNW__UFFD_DONTWAKE = 1 << 0,
-    MNW__UFFD_KEEP_WP = 1 << 1, /* map write-protected */
+       MNW__UFFD_DONTWAKE = 1 << 0,
+       MNW__UFFD_KEEP_WP = 1 << 1, /* map write-protected */
 };
 int mnw__uffd_continue(int fd, uintptr_t start, size_t length, unsigned flags, int64_t *done);
 int mnw__uffd_copy(int fd, uintptr_t start, const void *source, size_t length, unsigned flags, int64_t *done);
@@ -91,9 +91,9 @@ enum mnw__uffd_event_kind {
     MNW__UFFD_EV_UNMAP,
 };
 enum { /* of a fault */
-    MNW__UFFD_FAULT_WRITE = 1 << 0,
-    MNW__UFFD_FAULT_WP = 1 << 1,
-    MNW__UFFD_FAULT_MINOR = 1 << 2,
+       MNW__UFFD_FAULT_WRITE = 1 << 0,
+       MNW__UFFD_FAULT_WP = 1 << 1,
+       MNW__UFFD_FAULT_MINOR = 1 << 2,
 };
 struct mnw__uffd_event {
     enum mnw__uffd_event_kind kind;
