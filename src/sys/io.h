@@ -23,8 +23,14 @@ int mnw__io_open(struct mnw__io **io, enum mnw_io_mode mode, unsigned depth, int
                  void *context);
 /* The caller has seen every read answered. */
 void mnw__io_close(struct mnw__io *io);
-/* Queues a read; 0, or -EAGAIN when `depth` are in flight. */
-int mnw__io_read(struct mnw__io *io, int fd, void *buffer, size_t length, uint64_t offset, uint64_t token);
+/*
+ * Queues a read; 0, or -EAGAIN when `depth` are in flight. Direct reads need whole blocks: `before` bytes ahead
+ * of the range and `after` bytes behind it are read too, into the buffer's surroundings (which the caller
+ * vouches for), and are not counted: an answer of n bytes from the kernel is delivered as
+ * min(length, n - before), and as 0 when n is at most `before`. Errors pass as they are.
+ */
+int mnw__io_read(struct mnw__io *io, int fd, void *buffer, size_t length, uint64_t offset, uint64_t token,
+                 size_t before, size_t after);
 /* Starts what was queued. */
 void mnw__io_submit(struct mnw__io *io);
 /* Delivers what has ended; the number delivered. */
