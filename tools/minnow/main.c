@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * minnow: the command. Finds the subcommand and hands over; each subcommand reads its own options.
+ */
+#include "command.h"
+
+#include <minnow/minnow.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char usage[] = "Usage: minnow verify FILE [options]\n"
+                            "       minnow doctor [--json]\n"
+                            "       minnow --version | --help\n"
+                            "\n"
+                            "  verify   read a file by pointer through a cache and compare every byte\n"
+                            "  doctor   say what this machine offers, and what would change it\n"
+                            "\n"
+                            "`minnow verify --help` lists the options. See also minnow(1).\n";
+
+/* popt wants an array of const strings, which char ** does not convert to. */
+static int run(int (*command)(int argc, const char **argv), int argc, char **argv) {
+    const char **arguments = calloc((size_t)argc + 1, sizeof(*arguments));
+    if (!arguments)
+        return usage_error("out of memory");
+    for (int i = 0; i < argc; i++)
+        arguments[i] = argv[i];
+    int code = command(argc, arguments);
+    free(arguments);
+    return code;
+}
+
+int main(int argc, char **argv) {
+    static const struct {
+        const char *name;
+        int (*run)(int argc, const char **argv);
+    } commands[] = {{"verify", command_verify}, {"doctor", command_doctor}};
+
+    if (argc < 2) {
+        fputs(usage, stderr);
+        return EXIT_USAGE;
+    }
+    const char *name = argv[1];
+    if (!strcmp(name, "--help") || !strcmp(name, "-h") || !strcmp(name, "help"))
+        return fputs(usage, stdout) < 0 ? EXIT_WRONG : EXIT_FINE;
+    if (!strcmp(name, "--version"))
+        return printf("minnow %s\n", mnw_version()) < 0 ? EXIT_WRONG : EXIT_FINE;
+    for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
+        if (!strcmp(name, commands[i].name))
+            return run(commands[i].run, argc - 1, argv + 1);
+    return usage_error("unknown command '%s'; there are verify and doctor (minnow --help)", name);
+}

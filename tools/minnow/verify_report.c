@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * verify: the result in words, or as JSON. Prints on stdout; decides nothing.
+ */
+#include "command.h"
+#include "verify.h"
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static void print_examples(const struct verify_result *result) {
+    for (unsigned i = 0; i < result->example_count; i++) {
+        const struct verify_example *example = &result->examples[i];
+        if (example->unreadable)
+            printf("  offset %" PRIu64 ": could not be read\n", example->offset);
+        else
+            printf("  offset %" PRIu64 ": expected 0x%02x, found 0x%02x\n", example->offset, example->expected,
+                   example->found);
+    }
+    if (result->file_changed)
+        puts("  the file changed while it was being read: that alone can explain differences");
+}
+
+static double microseconds(const struct mnw_histogram *histogram, double fraction) {
+    return (double)mnw_histogram_quantile(histogram, fraction) / 1000;
+}
+
+int verify_print_words(const struct verify_options *options, const struct verify_result *result) {
+    const struct mnw_stats *stats = &result->stats;
+    char size[32], budget[32], resident[32], filled[32], page[32];
+    printf("%s: %s, read by %" PRIu64 " readers (%s) through %s of %s pages (%s)\n", options->file,
+           format_size(result->file_bytes, size), options->readers, pattern_names[options->pattern],
+           format_size(stats->budget_bytes, budget), format_size(result->page_bytes, page),
+           backing_names[options->pool.backing]);
+    printf("%" PRIu64 " pages checked in %.1f s: %" PRIu64 " differed, %" PRIu64 " could not be read\n",
+           result->pages_checked, result->seconds, result->mismatches, result->io_errors);
+    print_examples(result);
+    printf("faults: %" PRIu64 " minor, %" PRIu64 " missing; half took under %.1f us, 99 in 100 under %.1f us\n",
+           stats->faults_minor, stats->faults_missing, microseconds(&result->faults, 0.50),
+           microseconds(&result->faults, 0.99));
+    printf("fills: %" PRIu64 ", %s; evictions: %" PRIu64 "; most resident: %s\n", stats->fills,
+           format_size(stats->fill_bytes, filled), stats->evictions, format_size(stats->resident_bytes_max, resident));
+    if (result->signal)
+        puts("stopped early: this is the result so far");
+    return fflush(stdout) ? -1 : 0;
+}
+
+static json_t *examples_json(const struct verify_result *result) {
+    json_t *list = json_array();
+    for (unsigned i = 0; i < result->example_count; i++) {
+        const struct verify_example *example = &result->examples[i];
+        json_t *item =
+            json_pack("{s:I, s:b}", "offset", (json_int_t)example->offset, "unreadable", (int)example->unreadable);
+        if (!example->unreadable) {
+            json_object_set_new(item, "expected", json_integer(example->expected));
+            json_object_set_new(item, "found", json_integer(example->found));
+        }
+        json_array_append_new(list, item);
+    }
+    return list;
+}
+
+int verify_print_json(const struct verify_options *options, const struct verify_result *result) {
+    const struct mnw_stats *stats = &result->stats;
+    const struct {
+        const char *key;
+        uint64_t value;
+    } counts[] = {
+        {"pages_checked", result->pages_checked},
+        {"mismatches", result->mismatches},
+        {"io_errors", result->io_errors},
+        {"file_bytes", result->file_bytes},
+        {"page_bytes", result->page_bytes},
+        {"checked_bytes_each", result->piece_bytes},
+        {"readers", options->readers},
+        {"seed", options->seed},
+        {"budget_bytes", stats->budget_bytes},
+        {"resident_bytes_max", stats->resident_bytes_max},
+        {"metadata_bytes", stats->metadata_bytes},
+        {"faults_minor", stats->faults_minor},
+        {"faults_missing", stats->faults_missing},
+        {"faults_joined", stats->faults_joined},
+        {"faults_failed", stats->faults_failed},
+        {"pages_mapped", stats->pages_mapped},
+        {"pages_promoted", stats->pages_promoted},
+        {"fills", stats->fills},
+        {"fill_bytes", stats->fill_bytes},
+        {"fills_failed", stats->fills_failed},
+        {"readahead_pages", stats->readahead_pages},
+        {"evictions", stats->evictions},
+        {"evicted_bytes", stats->evicted_bytes},
+        {"evictions_direct", stats->evictions_direct},
+        {"zaps", stats->zaps},
+        {"fault_ns_p50", mnw_histogram_quantile(&result->faults, 0.50)},
+        {"fault_ns_p99", mnw_histogram_quantile(&result->faults, 0.99)},
+    };
+    json_t *object = json_object();
+    json_t *file = json_string(options->file);
+    json_object_set_new(object, "file", file ? file : json_string("(a name that is not UTF-8)"));
+    json_object_set_new(object, "backing", json_string(backing_names[options->pool.backing]));
+    json_object_set_new(object, "policy", json_string(policy_names[options->pool.policy]));
+    json_object_set_new(object, "pattern", json_string(pattern_names[options->pattern]));
+    for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++)
+        json_object_set_new(object, counts[i].key, json_integer((json_int_t)counts[i].value));
+    json_object_set_new(object, "seconds", json_real(result->seconds));
+    json_object_set_new(object, "interrupted", json_boolean(result->signal != 0));
+    json_object_set_new(object, "file_changed", json_boolean(result->file_changed));
+    json_object_set_new(object, "examples", examples_json(result));
+    char *text = json_dumps(object, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
+    int printed = text ? puts(text) : EOF;
+    free(text);
+    json_decref(object);
+    return printed == EOF ? -1 : 0;
+}
