@@ -20,7 +20,9 @@ struct mnw__policy_node {
 
 /*
  * Was the extent used since this was last asked of it? Asking clears the answer, and unmaps the extent (within
- * the bound on extra faults), so that its next use is seen.
+ * the bound on extra faults), so that its next use is seen. An extent that stayed mapped since its fill was
+ * never watched: the first answer after insert says nothing, and the policies do not judge by it. Must not call
+ * the policy.
  */
 typedef bool mnw__policy_recent(void *context, uint32_t extent);
 
@@ -29,9 +31,15 @@ struct mnw__policy;
 struct mnw__policy_ops {
     const char *name;
     void (*insert)(struct mnw__policy *policy, uint32_t extent);
-    /* Chooses and takes out a victim; false when the policy is empty. Ends in time bounded by the count. */
+    /*
+     * Chooses and takes out a victim; false when the policy is empty. Asks `recent` at most MNW__POLICY_ASKS_MAX
+     * times, and at most twice per extent on average, whatever it answers.
+     */
     bool (*pick)(struct mnw__policy *policy, mnw__policy_recent *recent, void *context, uint32_t *extent);
-    /* Takes back a victim that could not be evicted (pinned). It must not be the next pick while others remain. */
+    /*
+     * Takes back a victim that could not be evicted (pinned). The next pick passes over all that were put back
+     * since the last one, while others remain.
+     */
     void (*put_back)(struct mnw__policy *policy, uint32_t extent);
     /* Takes an extent out for another reason; nothing happens when it is not in. */
     void (*remove)(struct mnw__policy *policy, uint32_t extent);
@@ -43,10 +51,16 @@ struct mnw__policy {
     uint32_t extent_count;                /* of the store; at most MNW__POLICY_EXTENTS_MAX */
     uint32_t count;                       /* extents in the policy */
     uint32_t head[3], tail[3], length[3]; /* queues, as the policy wants them */
-    uint32_t sequence;                    /* S3-FIFO: evictions so far, for ghosts */
+    uint32_t sequence;                    /* S3-FIFO: ghosts made so far; never 0 once one was */
 };
 
 #define MNW__POLICY_EXTENTS_MAX ((1u << 30) - 2)
+
+/*
+ * The most unmappings that one pick may cost. When everything is hot, or nothing was watched yet, the pick that
+ * reaches the bound takes the oldest as it stands: the caller holds the policy lock meanwhile.
+ */
+#define MNW__POLICY_ASKS_MAX 64
 
 extern const struct mnw__policy_ops mnw__policy_clock;
 extern const struct mnw__policy_ops mnw__policy_s3fifo;

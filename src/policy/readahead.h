@@ -4,30 +4,36 @@
  *
  * Pure: no system calls, no locks; one caller at a time per struct (the view's fault thread). Recognises up to
  * MNW__READAHEAD_STREAMS interleaved streams, each sequential (forward) or strided (any constant stride, also
- * backward), by at least three faults that fit. Windows double with each confirmation and are halved, then
- * dropped, when evidence fails.
+ * backward). Three faults in a row of a stream make it known; a sequential one reads ahead from then on, any
+ * other from the fourth on, since three numbers are in progression by chance more easily. Windows double with
+ * each plan; a stream that the view no longer follows has its window halved, then is forgotten.
  */
 #ifndef MNW_POLICY_READAHEAD_H
 #define MNW_POLICY_READAHEAD_H
 
 #include <stdint.h>
 
-#define MNW__READAHEAD_STREAMS 4
+#define MNW__READAHEAD_STREAMS    4
+#define MNW__READAHEAD_HISTORY    8
+#define MNW__READAHEAD_AROUND_MAX 64
 
 struct mnw__readahead_stream {
     uint64_t last;   /* page of the last fault */
-    uint64_t ahead;  /* first page not yet asked for */
-    int64_t stride;  /* pages; 1: sequential; 0: one fault seen */
+    int64_t ahead;   /* first page not yet asked for; with a negative stride it may be below 0 */
+    int64_t stride;  /* pages; 1: sequential; 0: no stream here */
     uint32_t window; /* pages (sequential) or strides to keep ahead */
+    uint32_t around; /* what the last plan said */
     uint32_t hits;   /* confirmations */
     uint32_t used;   /* clock of the last fit, for replacement */
 };
 
 struct mnw__readahead {
     struct mnw__readahead_stream streams[MNW__READAHEAD_STREAMS];
-    uint64_t page_count; /* of the store */
-    uint32_t window_max; /* pages; 0: off */
+    uint64_t history[MNW__READAHEAD_HISTORY]; /* the last faults that fitted no stream, plus one; 0: none */
+    uint64_t page_count;                      /* of the store */
+    uint32_t window_max;                      /* pages; 0: off */
     uint32_t clock;
+    uint32_t history_next;
 };
 
 /* What to do at one fault. */
@@ -38,11 +44,13 @@ struct mnw__readahead_plan {
     uint32_t count;  /* pages to read ahead; 0: none */
 };
 
+/* With `window_max` 0 no page is ever planned; `around` still grows for a sequential stream. */
 void mnw__readahead_init(struct mnw__readahead *readahead, uint64_t page_count, uint32_t window_max);
 /*
  * Notes a fault on `page` and says what to do. A sequential consumer of resident pages that are mapped
- * `around` at a time still counts as sequential: a fault that lands anywhere from last to last + around + 1
- * fits. Never plans a page at or beyond page_count, nor the faulting page itself.
+ * `around` at a time still counts as sequential: a fault that lands anywhere from last to last + around + 1,
+ * or on a page already asked for, fits. Never plans a page at or beyond page_count, nor the faulting page
+ * itself, nor the same page twice for a stream that goes on.
  */
 void mnw__readahead_fault(struct mnw__readahead *readahead, uint64_t page, struct mnw__readahead_plan *plan);
 

@@ -21,7 +21,10 @@ struct mnw__store_ops {
      * Starts one read and promises exactly one done(context, read->token, result), where result is
      * 1..length bytes, 0 at the end of the store, or a negative errno. Short answers are the caller's to
      * continue, at any offset. `io` is the calling fault thread's, opened with this same done and context.
-     * 0, or a negative errno and no answer.
+     * 0, or a negative errno and no answer: -EAGAIN when too many reads are in flight, to be repeated after
+     * an answer. `buffer` + n and `offset` + n lie alike in their pages, and the whole pages they lie in are
+     * the caller's: a direct read may overwrite the last page behind `length`, and may write again, with the
+     * same bytes, what an earlier part of the same page's read has written.
      */
     int (*read)(struct mnw_store *store, struct mnw__io *io, const struct mnw_read *read, mnw__io_done *done,
                 void *context);
@@ -44,13 +47,13 @@ int mnw__store_open_callbacks(struct mnw_store **store, const struct mnw_store_c
 /* The kind's part of mnw_read_done(). -EINVAL for a store of another kind. */
 int mnw__store_callbacks_done(struct mnw_store *store, uint64_t token, int64_t result);
 
-/* A parsed URI; `path` points into static or caller memory as documented in uri.c. */
+/* A parsed URI. */
 struct mnw__uri {
-    char scheme[16];
-    char path[4096]; /* percent-decoded */
+    char scheme[16]; /* lower case */
+    char path[4096]; /* file: absolute, percent-decoded. "" for other schemes, whose grammar is their own */
     int direct;      /* -1: not said */
 };
-/* Pure. -EINVAL or -ENAMETOOLONG with a message. */
+/* Pure. -EINVAL or -ENAMETOOLONG with a message; `uri` is then undefined. */
 int mnw__uri_parse(const char *text, struct mnw__uri *uri);
 
 #endif

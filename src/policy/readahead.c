@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Readahead: recognising streams of faults, and planning their windows.
+ *
+ * Pure; one caller at a time per struct. Never allocates.
+ *
+ * A fault either fits a known stream or goes into a short history. When it ends an arithmetic progression with
+ * two earlier ones there, a stream is born; so faults of several consumers may interleave, and a random fault
+ * costs a walk over the history and nothing else.
+ *
+ * Pipelining: a plan is made while half a window is still ahead of the consumer. Pages mapped around a fault
+ * raise no fault of their own, so `around` stays a quarter of the window: otherwise the consumer would run
+ * through mapped pages past the place where the next plan is due.
+ */
+#include "policy/readahead.h"
+
+#include "base/bits.h"
+
+enum {
+    WINDOW_FIRST = 4,
+    STRIDES_MAX = 32,    /* each page of a strided window is a read of its own */
+    SKIPS_MAX = 4,       /* strides that may be missing: their pages were mapped already */
+    HITS_SEQUENTIAL = 2, /* confirmations before the first plan */
+    HITS_STRIDED = 3,    /* see the header */
+    IDLE_MAX = 256,      /* faults without a fit before a window is halved */
+};
+
+void mnw__readahead_init(struct mnw__readahead *readahead, uint64_t page_count, uint32_t window_max) {
+    *readahead = (struct mnw__readahead){.page_count = page_count, .window_max = window_max};
+}
+
+/* ---- recognising -------------------------------------------------------------------------------------------- */
+
+static bool fits_sequential(const struct mnw__readahead_stream *stream, uint64_t page) {
+    uint64_t reach = mnw__max(stream->last + stream->around + 1, (uint64_t)stream->ahead);
+    return page >= stream->last && page <= reach;
+}
+
+static bool fits_strided(const struct mnw__readahead_stream *stream, uint64_t page) {
+    int64_t distance = (int64_t)(page - stream->last);
+    if (distance % stream->stride)
+        return false;
+    int64_t steps = distance / stream->stride;
+    return steps >= 0 && steps <= (stream->hits < HITS_STRIDED ? 1 : SKIPS_MAX);
+}
+
+static bool fits(const struct mnw__readahead_stream *stream, uint64_t page) {
+    if (!stream->stride)
+        return false;
+    return stream->stride == 1 ? fits_sequential(stream, page) : fits_strided(stream, page);
+}
+
+static uint64_t distance_of(const struct mnw__readahead_stream *stream, uint64_t page) {
+    return page > stream->last ? page - stream->last : stream->last - page;
+}
+
+/* The stream whose last fault is nearest: two sequential ones may follow each other closely. */
+static struct mnw__readahead_stream *find_stream(struct mnw__readahead *readahead, uint64_t page) {
+    struct mnw__readahead_stream *best = NULL;
+    for (unsigned i = 0; i < MNW__READAHEAD_STREAMS; i++) {
+        struct mnw__readahead_stream *stream = &readahead->streams[i];
+        if (fits(stream, page) && (!best || distance_of(stream, page) < distance_of(best, page)))
+            best = stream;
+    }
+    return best;
+}
+
+/* The `age`-th last fault of the history plus one; 0: there were not so many. */
+static uint64_t history_at(const struct mnw__readahead *readahead, unsigned age) {
+    return readahead->history[(readahead->history_next - age) % MNW__READAHEAD_HISTORY];
+}
+
+static void remember(struct mnw__readahead *readahead, uint64_t page) {
+    readahead->history[readahead->history_next++ % MNW__READAHEAD_HISTORY] = page + 1;
+}
+
+static bool is_older_in_history(const struct mnw__readahead *readahead, unsigned age, uint64_t noted) {
+    for (unsigned older = age + 1; older <= MNW__READAHEAD_HISTORY; older++)
+        if (history_at(readahead, older) == noted)
+            return true;
+    return false;
+}
+
+/*
+ * The stride of a progression of three that `page` ends, or 0. The smallest wins: of interleaved streams the
+ * faults of one lie closer together than those of two.
+ */
+static int64_t find_stride(const struct mnw__readahead *readahead, uint64_t page) {
+    int64_t best = 0;
+    for (unsigned age = 1; age < MNW__READAHEAD_HISTORY; age++) {
+        uint64_t middle = history_at(readahead, age);
+        int64_t stride = (int64_t)(page + 1 - middle);
+        if (!middle || !stride || middle - (uint64_t)stride - 1 >= readahead->page_count)
+            continue;
+        bool nearer = !best || (stride < 0 ? -stride : stride) < (best < 0 ? -best : best);
+        if (nearer && is_older_in_history(readahead, age, middle - (uint64_t)stride))
+            best = stride;
+    }
+    return best;
+}
+
+static struct mnw__readahead_stream *least_used(struct mnw__readahead *readahead) {
+    struct mnw__readahead_stream *oldest = &readahead->streams[0];
+    for (unsigned i = 0; i < MNW__READAHEAD_STREAMS; i++) {
+        struct mnw__readahead_stream *stream = &readahead->streams[i];
+        if (!stream->stride)
+            return stream;
+        if (readahead->clock - stream->used > readahead->clock - oldest->used)
+            oldest = stream;
+    }
+    return oldest;
+}
+
+static struct mnw__readahead_stream *begin_stream(struct mnw__readahead *readahead, uint64_t page, int64_t stride) {
+    struct mnw__readahead_stream *stream = least_used(readahead);
+    *stream = (struct mnw__readahead_stream){
+        .last = page, .ahead = (int64_t)page + stride, .stride = stride, .around = 1, .hits = 2};
+    return stream;
+}
+
+/* A fault that fitted nothing is evidence against the streams that have been waiting for theirs. */
+static void doubt_idle(struct mnw__readahead *readahead) {
+    for (unsigned i = 0; i < MNW__READAHEAD_STREAMS; i++) {
+        struct mnw__readahead_stream *stream = &readahead->streams[i];
+        if (!stream->stride || readahead->clock - stream->used <= IDLE_MAX)
+            continue;
+        stream->used = readahead->clock;
+        stream->window /= 2;
+        if (stream->window < WINDOW_FIRST)
+            stream->stride = 0;
+    }
+}
+
+/* ---- planning ----------------------------------------------------------------------------------------------- */
+
+static uint32_t window_limit(const struct mnw__readahead *readahead, const struct mnw__readahead_stream *stream) {
+    if (stream->stride == 1)
+        return readahead->window_max;
+    return (uint32_t)mnw__min(readahead->window_max, STRIDES_MAX);
+}
+
+static void grow_window(const struct mnw__readahead *readahead, struct mnw__readahead_stream *stream) {
+    uint32_t wanted = stream->window ? stream->window * 2 : WINDOW_FIRST;
+    stream->window = (uint32_t)mnw__min(wanted, window_limit(readahead, stream));
+}
+
+/* Strides from `page` to what was not yet asked for; at most 0 when the consumer has overtaken it. */
+static int64_t lead_of(const struct mnw__readahead_stream *stream, uint64_t page) {
+    return (stream->ahead - (int64_t)page) / stream->stride;
+}
+
+/* How many pages of the stream, from `start` on, are in the store; at most `wanted`. */
+static uint32_t clip(const struct mnw__readahead *readahead, int64_t start, int64_t stride, uint32_t wanted) {
+    if (start < 0 || (uint64_t)start >= readahead->page_count)
+        return 0;
+    uint64_t room = stride > 0 ? (readahead->page_count - 1 - (uint64_t)start) / (uint64_t)stride
+                               : (uint64_t)start / (0 - (uint64_t)stride);
+    return (uint32_t)mnw__min(wanted, room + 1);
+}
+
+static void plan_window(const struct mnw__readahead *readahead, struct mnw__readahead_stream *stream, uint64_t page,
+                        struct mnw__readahead_plan *plan) {
+    if (stream->hits < (stream->stride == 1 ? HITS_SEQUENTIAL : HITS_STRIDED))
+        return;
+    if (lead_of(stream, page) <= 0)
+        stream->ahead = (int64_t)page + stream->stride;
+    else if (stream->window && lead_of(stream, page) > (stream->window + 1) / 2)
+        return;
+    grow_window(readahead, stream);
+    plan->count = clip(readahead, stream->ahead, stream->stride, stream->window);
+    if (!plan->count)
+        return;
+    plan->start = (uint64_t)stream->ahead;
+    plan->stride = stream->stride;
+    stream->ahead += (int64_t)plan->count * stream->stride;
+}
+
+/* Without readahead no plan can be missed, so mapping ahead grows by itself. */
+static uint32_t around_of(const struct mnw__readahead *readahead, const struct mnw__readahead_stream *stream) {
+    if (stream->stride != 1)
+        return 1;
+    uint64_t wanted = readahead->window_max ? stream->window / 4 : (uint64_t)stream->around * 2;
+    return (uint32_t)mnw__max(1, mnw__min(wanted, MNW__READAHEAD_AROUND_MAX));
+}
+
+static void follow(struct mnw__readahead *readahead, struct mnw__readahead_stream *stream, uint64_t page,
+                   struct mnw__readahead_plan *plan) {
+    stream->used = readahead->clock;
+    stream->last = page;
+    if (readahead->window_max)
+        plan_window(readahead, stream, page, plan);
+    stream->around = around_of(readahead, stream);
+    plan->around = (uint32_t)mnw__min(stream->around, readahead->page_count - page);
+}
+
+void mnw__readahead_fault(struct mnw__readahead *readahead, uint64_t page, struct mnw__readahead_plan *plan) {
+    *plan = (struct mnw__readahead_plan){.around = 1, .stride = 1};
+    if (page >= readahead->page_count)
+        return;
+    readahead->clock++;
+    struct mnw__readahead_stream *stream = find_stream(readahead, page);
+    if (stream && page == stream->last) { /* delivered again: no news */
+        stream->used = readahead->clock;
+        plan->around = (uint32_t)mnw__min(stream->around, readahead->page_count - page);
+        return;
+    }
+    if (stream) {
+        stream->hits += stream->hits < UINT32_MAX;
+        follow(readahead, stream, page, plan);
+        return;
+    }
+    doubt_idle(readahead);
+    if (history_at(readahead, 1) == page + 1)
+        return;
+    int64_t stride = find_stride(readahead, page);
+    if (stride)
+        follow(readahead, begin_stream(readahead, page, stride), page, plan);
+    else
+        remember(readahead, page);
+}
