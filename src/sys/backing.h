@@ -36,7 +36,8 @@ void mnw__backing_destroy(struct mnw__backing *backing);
 
 /*
  * Gives the range memory (zeroes where it had none) under the calling thread's memory policy; what is there
- * stays. -ENOSPC, -ENOMEM: none to be had. After it, stores through the alias cannot fail.
+ * stays. -ENOSPC, -ENOMEM: none to be had, and part of the range may have got memory: punch it. After success,
+ * stores through the alias cannot fail. Whole extents, or up to the end of the backing.
  */
 int mnw__backing_allocate(struct mnw__backing *backing, uint64_t offset, size_t length);
 /* Takes the range's memory away and drops every mapping of it. */

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: MIT */
+/* Chooses how reads are done, once, at open. Owns the choice; the owner's thread enters. */
+#include "sys/io.h"
+
+#include "base/bits.h"
+#include "base/error.h"
+#include "sys/io_internal.h"
+
+#include <errno.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct mnw__io {
+    enum mnw_io_mode mode;
+    struct mnw__io_ring *ring;
+    struct mnw__io_pool *pool;
+};
+
+/* What a kernel, a sysctl, a seccomp filter or a memory limit answers when it will not have io_uring. */
+static bool is_refusal(int error) {
+    return error == -ENOSYS || error == -EPERM || error == -EACCES || error == -ENOMEM;
+}
+
+static int open_way(struct mnw__io *io, enum mnw_io_mode mode, unsigned depth, int node, mnw__io_done *done,
+                    void *context) {
+    if (mode != MNW_IO_THREADS) {
+        int result = mnw__io_ring_open(&io->ring, depth, done, context);
+        if (!result) {
+            io->mode = MNW_IO_URING;
+            return 0;
+        }
+        if (mode == MNW_IO_URING || !is_refusal(result)) {
+            return mnw__fail(result,
+                             "io_uring with %u entries: %s; check kernel.io_uring_disabled, the seccomp filter and "
+                             "ulimit -l, or use the thread pool",
+                             depth, strerror(-result));
+        }
+    }
+    io->mode = MNW_IO_THREADS;
+    return mnw__io_pool_open(&io->pool, depth, node, done, context);
+}
+
+int mnw__io_open(struct mnw__io **result, enum mnw_io_mode mode, unsigned depth, int node, mnw__io_done *done,
+                 void *context) {
+    struct mnw__io *io = calloc(1, sizeof(*io));
+    if (!io) {
+        return mnw__fail(-ENOMEM, "no memory for file reads");
+    }
+    int error = open_way(io, mode, depth, node, done, context);
+    if (error) {
+        free(io);
+        return error;
+    }
+    *result = io;
+    return 0;
+}
+
+void mnw__io_close(struct mnw__io *io) {
+    if (!io) {
+        return;
+    }
+    if (io->ring) {
+        mnw__io_ring_close(io->ring);
+    }
+    if (io->pool) {
+        mnw__io_pool_close(io->pool);
+    }
+    free(io);
+}
+
+int mnw__io_read(struct mnw__io *io, int fd, void *buffer, size_t length, uint64_t offset, uint64_t token,
+                 size_t before, size_t after) {
+    struct mnw__io_request wanted = {.buffer = (char *)buffer - before,
+                                     .length = mnw__min(before + length + after, MNW__IO_BYTES_MAX),
+                                     .offset = offset - before,
+                                     .token = token,
+                                     .before = before,
+                                     .wanted = length,
+                                     .fd = fd};
+    return io->ring ? mnw__io_ring_read(io->ring, &wanted) : mnw__io_pool_read(io->pool, &wanted);
+}
+
+void mnw__io_submit(struct mnw__io *io) {
+    if (io->ring) {
+        mnw__io_ring_submit(io->ring);
+    } else {
+        mnw__io_pool_submit(io->pool);
+    }
+}
+
+int mnw__io_reap(struct mnw__io *io) {
+    return io->ring ? mnw__io_ring_reap(io->ring) : 0;
+}
+
+int mnw__io_fd(const struct mnw__io *io) {
+    return io->ring ? mnw__io_ring_fd(io->ring) : -1;
+}
+
+enum mnw_io_mode mnw__io_mode(const struct mnw__io *io) {
+    return io->mode;
+}
+
+int64_t mnw__io_pread(const struct mnw__io_request *request) {
+    ssize_t bytes;
+    do {
+        bytes = pread(request->fd, request->buffer, request->length, (off_t)request->offset);
+    } while (bytes < 0 && errno == EINTR);
+    return bytes < 0 ? -errno : bytes;
+}
+
+int64_t mnw__io_answer(const struct mnw__io_request *request, int64_t result) {
+    if (result < 0) {
+        return result;
+    }
+    uint64_t bytes = (uint64_t)result;
+    return bytes > request->before ? (int64_t)mnw__min(request->wanted, bytes - request->before) : 0;
+}

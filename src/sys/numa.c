@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * NUMA nodes and huge page pools. Owns nothing; any thread may enter. On a kernel without NUMA there is one
+ * node, 0, every policy for it succeeds and means nothing.
+ */
+#include "sys/numa.h"
+
+#include "base/error.h"
+#include "sys/sysfs.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <hugetlbfs.h>
+#include <inttypes.h>
+#include <numa.h>
+#include <numaif.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MASK_BITS 64
+
+static bool has_numa(void) {
+    return numa_available() >= 0;
+}
+
+uint64_t mnw__numa_allowed(void) {
+    if (!has_numa()) {
+        return 1;
+    }
+    struct bitmask *mask = numa_get_mems_allowed();
+    uint64_t nodes = 0;
+    for (unsigned node = 0; mask && node < mask->size && node < MASK_BITS; node++) {
+        if (numa_bitmask_isbitset(mask, node)) {
+            nodes |= 1ull << node;
+        }
+    }
+    if (mask) {
+        numa_bitmask_free(mask);
+    }
+    return nodes ? nodes : 1;
+}
+
+/* A decimal node number; -1 when there is none or it is too large. */
+static int take_node(const char **text) {
+    int node = 0;
+    if (!isdigit((unsigned char)**text)) {
+        return -1;
+    }
+    for (; isdigit((unsigned char)**text); ++*text) {
+        node = node * 10 + (**text - '0');
+        if (node >= MASK_BITS) {
+            return -1;
+        }
+    }
+    return node;
+}
+
+/* libnuma's own parser prints to stderr and knows relative sets: neither is wanted of an option. */
+static int parse(const char *text, uint64_t *nodes) {
+    *nodes = 0;
+    do {
+        int first = take_node(&text), last = first;
+        if (first >= 0 && *text == '-') {
+            text++;
+            last = take_node(&text);
+        }
+        if (first < 0 || last < first) {
+            return -EINVAL;
+        }
+        for (int node = first; node <= last; node++) {
+            *nodes |= 1ull << node;
+        }
+    } while (*text == ',' && *++text);
+    return *text ? -EINVAL : 0;
+}
+
+int mnw__numa_parse(const char *text, uint64_t *nodes) {
+    uint64_t allowed = mnw__numa_allowed();
+    if (!text) {
+        *nodes = allowed;
+        return 0;
+    }
+    size_t length = strlen(text);
+    if (parse(text, nodes) || text[length - 1] == ',') {
+        return mnw__fail(-EINVAL, "NUMA nodes \"%s\": write numbers below %d and ranges, like 0-1,3", text, MASK_BITS);
+    }
+    if (*nodes & ~allowed) {
+        return mnw__fail(-EINVAL,
+                         "NUMA nodes \"%s\": node %d is not one this process may use (allowed mask 0x%" PRIx64
+                         "); see /proc/self/status, Mems_allowed_list",
+                         text, __builtin_ctzll(*nodes & ~allowed), allowed);
+    }
+    return 0;
+}
+
+int mnw__numa_here(void) {
+    unsigned cpu, node;
+    return getcpu(&cpu, &node) || node >= MASK_BITS ? 0 : (int)node;
+}
+
+static int mode_of(enum mnw_numa policy, uint64_t *nodes) {
+    switch (policy) {
+    case MNW_NUMA_LOCAL:
+        *nodes = 0;
+        return MPOL_LOCAL;
+    case MNW_NUMA_INTERLEAVE:
+        return MPOL_INTERLEAVE;
+    case MNW_NUMA_BIND:
+        return MPOL_BIND;
+    case MNW_NUMA_PREFERRED:
+        *nodes &= -*nodes;
+        return MPOL_PREFERRED;
+    }
+    return -EINVAL;
+}
+
+static int fail_policy(const char *what, enum mnw_numa policy, uint64_t nodes, int error) {
+    return mnw__fail(-error, "%s: NUMA policy %d on nodes 0x%" PRIx64 ": %s", what, (int)policy, nodes,
+                     strerror(error));
+}
+
+int mnw__numa_set_thread_policy(enum mnw_numa policy, uint64_t nodes) {
+    unsigned long mask = nodes;
+    int mode = mode_of(policy, &nodes);
+    if (mode < 0) {
+        return mnw__fail(mode, "unknown NUMA policy %d", (int)policy);
+    }
+    if (!has_numa()) {
+        return 0;
+    }
+    mask = nodes;
+    /* One bit more than the mask has: the kernel counts the bits from one. */
+    if (set_mempolicy(mode, mask ? &mask : NULL, mask ? MASK_BITS + 1 : 0)) {
+        return fail_policy("set_mempolicy", policy, nodes, errno);
+    }
+    return 0;
+}
+
+int mnw__numa_set_range_policy(void *address, size_t length, enum mnw_numa policy, uint64_t nodes) {
+    unsigned long mask;
+    int mode = mode_of(policy, &nodes);
+    if (mode < 0) {
+        return mnw__fail(mode, "unknown NUMA policy %d", (int)policy);
+    }
+    if (!has_numa()) {
+        return 0;
+    }
+    mask = nodes;
+    if (mbind(address, length, mode, mask ? &mask : NULL, mask ? MASK_BITS + 1 : 0, 0)) {
+        return fail_policy("mbind", policy, nodes, errno);
+    }
+    return 0;
+}
+
+int mnw__numa_where(void *const *addresses, int *nodes, size_t count) {
+    if (move_pages(0, count, (void **)(uintptr_t)addresses, NULL, nodes, 0) >= 0) {
+        return 0;
+    }
+    if (errno != ENOSYS) {
+        return -errno;
+    }
+    memset(nodes, 0, count * sizeof(nodes[0]));
+    return 0;
+}
+
+static int pool_number(size_t page_bytes, int node, const char *name, uint64_t *value) {
+    char path[160];
+    if (node < 0) {
+        snprintf(path, sizeof(path), "/sys/kernel/mm/hugepages/hugepages-%zukB/%s", page_bytes >> 10, name);
+    } else {
+        snprintf(path, sizeof(path), "/sys/devices/system/node/node%d/hugepages/hugepages-%zukB/%s", node,
+                 page_bytes >> 10, name);
+    }
+    return mnw__sysfs_number(path, value);
+}
+
+int mnw__hugepages(size_t page_bytes, int node, struct mnw__hugepages *pages) {
+    *pages = (struct mnw__hugepages){0};
+    int result = pool_number(page_bytes, node, "nr_hugepages", &pages->total);
+    if (!result) {
+        result = pool_number(page_bytes, node, "free_hugepages", &pages->free);
+    }
+    if (!result) {
+        result = pool_number(page_bytes, node, "surplus_hugepages", &pages->surplus);
+    }
+    /* Reservations belong to the machine, not to a node. */
+    if (!result && node < 0) {
+        result = pool_number(page_bytes, node, "resv_hugepages", &pages->reserved);
+    }
+    return result;
+}
+
+static int by_size(const void *a, const void *b) {
+    const long *x = a, *y = b;
+    return (*x > *y) - (*x < *y);
+}
+
+int mnw__hugepage_sizes(size_t *sizes, int count) {
+    long found[16];
+    int n = gethugepagesizes(found, 16);
+    if (n <= 0) {
+        return 0;
+    }
+    qsort(found, (size_t)n, sizeof(found[0]), by_size);
+    n = n < count ? n : count;
+    for (int i = 0; i < n; i++) {
+        sizes[i] = (size_t)found[i];
+    }
+    return n;
+}
+
+const char *mnw__hugetlbfs_mount(size_t page_bytes) {
+    return hugetlbfs_find_path_for_size((long)page_bytes);
+}

@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The mappings that consumers read through. Owns one empty file, made at the first bar and kept for the
+ * process; the mappings belong to the callers. Any thread may enter; never touches a mapping's bytes.
+ */
+#include "sys/backing.h"
+
+#include "base/bits.h"
+#include "base/error.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
+#define VIEW_FLAGS (MAP_PRIVATE | MAP_NORESERVE)
+
+/* Where a mapping must begin, within `unit`, for its huge extents to be huge pages of the address space too. */
+static void *map_congruent(int fd, uint64_t offset, size_t length, int protection, size_t unit) {
+    char *hole = mmap(NULL, length + unit, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (hole == MAP_FAILED) {
+        return MAP_FAILED;
+    }
+    size_t skip = (size_t)((offset - (uintptr_t)hole) & (unit - 1));
+    void *view = mmap(hole + skip, length, protection, VIEW_FLAGS | MAP_FIXED, fd, (off_t)offset);
+    if (view == MAP_FAILED) {
+        int error = errno;
+        munmap(hole, length + unit);
+        errno = error;
+        return MAP_FAILED;
+    }
+    if (skip) {
+        munmap(hole, skip);
+    }
+    size_t mapped = mnw__align_up(length, (size_t)sysconf(_SC_PAGESIZE));
+    if (unit > skip) {
+        munmap(hole + skip + mapped, length + unit - skip - mapped);
+    }
+    return view;
+}
+
+static int advise(const struct mnw__backing *backing, void *view, size_t length) {
+    if (madvise(view, length, MADV_DONTFORK)) {
+        return -errno;
+    }
+    /* khugepaged would otherwise make huge folios of a shmem file's extents, and memory of its holes. */
+    if (backing->kind == MNW_BACKING_SHMEM) {
+        madvise(view, length, MADV_NOHUGEPAGE);
+    }
+    return 0;
+}
+
+static int protection_of(bool writable) {
+    return writable ? PROT_READ | PROT_WRITE : PROT_READ;
+}
+
+int mnw__view_map(struct mnw__backing *backing, uint64_t offset, size_t length, bool writable, uintptr_t *address) {
+    void *view;
+    if (backing->kind == MNW_BACKING_GRADED) {
+        view = map_congruent(backing->readonly_fd, offset, length, protection_of(writable),
+                             mnw__backing_extent_bytes(backing->kind));
+    } else {
+        view = mmap(NULL, length, protection_of(writable), VIEW_FLAGS, backing->readonly_fd, (off_t)offset);
+    }
+    if (view == MAP_FAILED) {
+        return mnw__fail(-errno, "mapping a view of %zu bytes: %s; raise vm.max_map_count or ulimit -v", length,
+                         strerror(errno));
+    }
+    int result = advise(backing, view, length);
+    if (result) {
+        munmap(view, length);
+        return mnw__fail(result, "madvise(MADV_DONTFORK) of a view: %s", strerror(-result));
+    }
+    *address = (uintptr_t)view;
+    return 0;
+}
+
+int mnw__view_unmap(uintptr_t address, size_t length) {
+    return munmap((void *)address, length) ? -errno : 0;
+}
+
+static int advise_retry(uintptr_t address, size_t length, int advice) {
+    int result;
+    do {
+        result = madvise((void *)address, length, advice);
+    } while (result && errno == EINTR);
+    return result ? -errno : 0;
+}
+
+int mnw__view_zap(uintptr_t address, size_t length) {
+    return advise_retry(address, length, MADV_DONTNEED);
+}
+
+int mnw__view_collapse(uintptr_t address, size_t length) {
+    return advise_retry(address, length, MADV_COLLAPSE);
+}
+
+/* Made once, by whoever is first: the loser of a race closes its own. */
+static int empty_file(void) {
+    static _Atomic int shared = -1;
+    int fd = atomic_load_explicit(&shared, memory_order_acquire);
+    if (fd >= 0) {
+        return fd;
+    }
+    fd = memfd_create("minnow-bar", MFD_CLOEXEC);
+    if (fd < 0) {
+        return -errno;
+    }
+    int expected = -1;
+    if (!atomic_compare_exchange_strong(&shared, &expected, fd)) {
+        close(fd);
+        return expected;
+    }
+    return fd;
+}
+
+static int remap(int fd, uint64_t offset, uintptr_t address, size_t length, int protection) {
+    void *at = mmap((void *)address, length, protection, VIEW_FLAGS | MAP_FIXED, fd, (off_t)offset);
+    return at == MAP_FAILED ? -errno : 0;
+}
+
+int mnw__view_bar(uintptr_t address, size_t length) {
+    int fd = empty_file();
+    if (fd < 0) {
+        return fd;
+    }
+    int result = remap(fd, 0, address, length, PROT_READ | PROT_WRITE);
+    return result ? result : advise_retry(address, length, MADV_DONTFORK);
+}
+
+int mnw__view_unbar(struct mnw__backing *backing, uint64_t offset, uintptr_t address, size_t length, bool writable) {
+    int result = remap(backing->readonly_fd, offset, address, length, protection_of(writable));
+    return result ? result : advise(backing, (void *)address, length);
+}
