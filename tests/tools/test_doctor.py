@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""doctor: its two forms agree, its status follows the required findings, and what it claims is what sysfs says."""
+import glob
+import json
+import os
+import re
+import unittest
+
+import command
+
+
+def read(path):
+    with open(path, encoding="utf-8") as file:
+        return file.read().strip()
+
+
+class Doctor(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.done = command.run("doctor", "--json")
+        cls.report = json.loads(cls.done.stdout)
+        cls.findings = {finding["name"]: finding for finding in cls.report["findings"]}
+
+    def test_status_follows_required(self):
+        missing = [f for f in self.report["findings"] if f["required"] and not f["ok"]]
+        self.assertEqual(self.report["required_missing"], len(missing))
+        self.assertEqual(self.report["ok"], not missing)
+        self.assertEqual(self.done.returncode, 1 if missing else 0)
+
+    def test_findings_are_whole(self):
+        self.assertEqual(len(self.findings), len(self.report["findings"]), "names are unique")
+        for finding in self.report["findings"]:
+            self.assertRegex(finding["name"], r"^[a-zA-Z0-9-]+$")
+            self.assertTrue(finding["found"])
+            if finding["ok"]:
+                self.assertIsNone(finding["fix"], finding)
+
+    def test_expected_names(self):
+        for name in ("kernel", "userfaultfd", "uffd-syscall", "uffd-device", "uffd-user-only", "uffd-minor-shmem",
+                     "uffd-minor-hugetlbfs", "uffd-poison", "backing-shmem", "backing-graded", "backing-hugetlb-2M",
+                     "backing-hugetlb-1G", "shmem-huge", "io-uring", "numa", "overcommit"):
+            self.assertIn(name, self.findings)
+        self.assertTrue(self.findings["backing-shmem"]["required"])
+        self.assertFalse(self.findings["uffd-poison"]["required"])
+
+    def test_kernel(self):
+        release = read("/proc/sys/kernel/osrelease")
+        self.assertIn(release, self.findings["kernel"]["found"])
+        major, minor = map(int, re.match(r"(\d+)\.(\d+)", release).groups())
+        self.assertEqual(self.findings["kernel"]["ok"], (major, minor) >= (5, 14))
+
+    def test_hugepages_match_sysfs(self):
+        names = {2048: "2M", 1048576: "1G", 64: "64K", 32768: "32M"}
+        for directory in glob.glob("/sys/devices/system/node/node[0-9]*/hugepages/hugepages-*kB"):
+            node, kib = map(int, re.search(r"node(\d+)/hugepages/hugepages-(\d+)kB", directory).groups())
+            if kib not in names:
+                continue
+            finding = self.findings[f"hugepages-{names[kib]}-node{node}"]
+            free, total = read(directory + "/free_hugepages"), read(directory + "/nr_hugepages")
+            self.assertEqual(finding["found"], f"{free} of {total} free")
+            self.assertEqual(finding["ok"], int(free) > 0)
+            if not finding["ok"]:
+                self.assertIn(directory + "/nr_hugepages", finding["fix"])
+
+    def test_shmem_huge_matches_sysfs(self):
+        path = "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
+        if not os.path.exists(path):
+            self.assertFalse(self.findings["shmem-huge"]["ok"])
+            return
+        word = re.search(r"\[(\w+)\]", read(path)).group(1)
+        self.assertIn(word, self.findings["shmem-huge"]["found"])
+        self.assertEqual(self.findings["shmem-huge"]["ok"], word not in ("never", "deny"))
+        if not self.findings["shmem-huge"]["ok"]:
+            self.assertIn(path, self.findings["shmem-huge"]["fix"])
+
+    def test_lines_say_the_same(self):
+        done = command.run("doctor")
+        self.assertEqual(done.returncode, self.done.returncode)
+        lines = re.findall(r"^(ok|--)  (\S+) +(.*)$", done.stdout, re.M)
+        self.assertEqual([name for _, name, _ in lines], list(self.findings))
+        for mark, name, text in lines:
+            self.assertEqual(mark == "ok", self.findings[name]["ok"])
+            self.assertIn(self.findings[name]["found"], text)
+        fixes = re.findall(r"^ +fix: (.*)$", done.stdout, re.M)
+        self.assertEqual(fixes, [f["fix"] for f in self.report["findings"] if f["fix"]])
+
+    def test_address_space_limit_is_seen(self):
+        import resource
+        limit = 1 << 36
+        done = command.run("doctor", "--json",
+                           preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)))
+        findings = {f["name"]: f for f in json.loads(done.stdout)["findings"]}
+        self.assertFalse(findings["address-space"]["ok"])
+        self.assertIn(str(limit), findings["address-space"]["found"])
+
+    @unittest.skipUnless(os.geteuid() == 0, "only root can become somebody else")
+    def test_unprivileged(self):
+        done = command.run("doctor", "--json", user=65534, group=65534, extra_groups=[])
+        findings = {f["name"]: f for f in json.loads(done.stdout)["findings"]}
+        allowed = read("/proc/sys/vm/unprivileged_userfaultfd") == "1"
+        self.assertEqual(findings["uffd-syscall"]["ok"], allowed)
+        if not allowed:
+            self.assertEqual(findings["uffd-syscall"]["fix"], "sysctl -w vm.unprivileged_userfaultfd=1")
+            self.assertFalse(findings["uffd-kernel-faults"]["ok"] and not findings["uffd-device"]["ok"])
+
+
+if __name__ == "__main__":
+    command.main()
