@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The fake kernel: everything src/sys promises, on fibers and virtual time.
+ *
+ * Owns: files with a page cache, views with page tables, userfaultfds with their waiters, pollers. One run at a
+ * time. What a call changes, it changes at once (no switch inside); it may switch at its entry and exit.
+ * Views have addresses that nothing may dereference: consumers read through fake_read(). Aliases are real
+ * memory, inaccessible where the file has a hole, so that a manager that touches a hole is caught.
+ *
+ * Modelled: one process. Not modelled: fork, mremap, swap, memory that is shared and writable.
+ */
+#ifndef MNW_SIM_FAKE_H
+#define MNW_SIM_FAKE_H
+
+#include "minnow/minnow.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* What may go wrong, each with its own chance (in 1024) per seed. */
+enum fake_trouble {
+    FAKE_FILL_AGAIN,   /* CONTINUE, POISON: -EAGAIN with a negative result field */
+    FAKE_FILL_PARTIAL, /* CONTINUE, POISON: stops in the middle of its range for no reason to be seen */
+    FAKE_FILL_NOMEM,   /* CONTINUE: -ENOMEM */
+    FAKE_SIGNAL,       /* a waiting thread gets a signal: it faults again, and its event comes again */
+    FAKE_EVENT_LOST,   /* an event is read by nobody: its thread waits unread for ever */
+    FAKE_BATCH_SHORT,  /* read gives fewer events than there are */
+    FAKE_EXHAUSTED,    /* allocate: no memory for a while */
+    FAKE_PAGE_LOST,    /* a page leaves the page cache behind the manager's back */
+    FAKE_SLOW,         /* a system call takes milliseconds */
+    FAKE_SPURIOUS,     /* a condition's wait or a poller's wait returns for no reason */
+    FAKE_COLLAPSE,     /* MADV_COLLAPSE is refused */
+    FAKE_OPEN,         /* a call that makes something fails: map, create, register, open, start a thread */
+    FAKE_TROUBLES,
+};
+
+struct fake_config {
+    unsigned nodes;        /* NUMA nodes */
+    bool has_poison;       /* the kernel has UFFDIO_POISON */
+    bool reuses_addresses; /* a view may get the address of one that was unmapped */
+    bool kernel_sizes;     /* huge pages of real sizes; otherwise scaled down, for speed */
+    uint64_t hugepages;    /* huge pages of the machine, each size */
+    uint64_t exhausted_ns; /* how long the lack of memory lasts */
+    uint64_t fault_ns_max; /* law 2: no fault may last longer */
+    unsigned chance[FAKE_TROUBLES];
+};
+
+extern struct fake_config fake_config;
+
+/* Before a run: nothing exists. Sets the config to a calm kernel. */
+void fake_begin(void);
+/* After a run: fails it if anything still exists. */
+void fake_end(void);
+/* Stops all trouble from now on. */
+void fake_calm(void);
+
+/* Resident pages of all files must never exceed this (UINT64_MAX: no check). */
+void fake_set_budget(uint64_t bytes);
+uint64_t fake_resident(void);
+uint64_t fake_resident_max(void);
+/* Takes one page, chosen by the seed, out of a file behind the manager's back: only pages that some view maps. */
+void fake_lose_page(void);
+
+enum fake_outcome { FAKE_OK, FAKE_SIGBUS, FAKE_SIGSEGV };
+/*
+ * What a consumer's loads and stores do. They fault, wait, and fault again, on the calling fiber. When the
+ * outcome is not FAKE_OK, `*stopped` is the address that did it. Each page's bytes move at once.
+ */
+enum fake_outcome fake_read(uintptr_t address, void *bytes, size_t length, uintptr_t *stopped);
+enum fake_outcome fake_write(uintptr_t address, const void *bytes, size_t length, uintptr_t *stopped);
+
+/* Entry and exit of a fake system call: may switch, may be slow. */
+void fake_call(const char *name);
+/* Does this trouble strike now? */
+bool fake_strikes(enum fake_trouble trouble);
+
+#endif

@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Files of the fake kernel: src/sys/backing.h but for views. Holes are inaccessible memory.
+ */
+#include "base/bits.h"
+#include "base/error.h"
+#include "fake_kernel.h"
+#include "sys/backing.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+static struct {
+    struct fake_file files[FAKE_FILES];
+    uint64_t resident, resident_max, budget;
+    uint64_t exhausted_until;
+} files;
+
+static const size_t small_page_bytes[] = {4096, 4096, 16 << 10, 64 << 10};
+static const size_t small_extent_bytes[] = {0, 8 * 4096, 16 << 10, 64 << 10};
+static const size_t kernel_page_bytes[] = {4096, 4096, 2 << 20, 1 << 30};
+static const size_t kernel_extent_bytes[] = {0, 2 << 20, 2 << 20, 1 << 30};
+
+bool fake_is_hugetlb(const struct fake_file *file) {
+    return file->kind == MNW_BACKING_HUGETLB_2M || file->kind == MNW_BACKING_HUGETLB_1G;
+}
+
+size_t mnw__backing_page_bytes(enum mnw_backing kind) {
+    return fake_config.kernel_sizes ? kernel_page_bytes[kind] : small_page_bytes[kind];
+}
+
+size_t mnw__backing_extent_bytes(enum mnw_backing kind) {
+    return fake_config.kernel_sizes ? kernel_extent_bytes[kind] : small_extent_bytes[kind];
+}
+
+void fake_set_budget(uint64_t bytes) {
+    files.budget = bytes;
+}
+
+uint64_t fake_resident(void) {
+    return files.resident;
+}
+
+uint64_t fake_resident_max(void) {
+    return files.resident_max;
+}
+
+void *fake_file_page(struct fake_file *file, uint64_t page) {
+    return file->bytes + page * file->page_bytes;
+}
+
+struct fake_file *fake_file_of(int fd) {
+    struct fake_fd *entry = fake_fd_get(fd, FD_FILE);
+    if (!entry)
+        sim_fail("descriptor %d is not a backing's", fd);
+    return entry->file;
+}
+
+void fake_file_fill_hole(struct fake_file *file, uint64_t page) {
+    if (file->cached[page])
+        return;
+    void *bytes = fake_file_page(file, page);
+    if (mprotect(bytes, file->page_bytes, PROT_READ | PROT_WRITE))
+        sim_fail("mprotect: %s", strerror(errno));
+    memset(bytes, 0, file->page_bytes);
+    file->cached[page] = true;
+    files.resident += file->page_bytes;
+    if (files.resident > files.resident_max)
+        files.resident_max = files.resident;
+}
+
+void fake_file_drop(struct fake_file *file, uint64_t page) {
+    fake_views_drop(file, page);
+    if (!file->cached[page])
+        return;
+    void *bytes = fake_file_page(file, page);
+    memset(bytes, 0xdb, file->page_bytes);
+    if (mprotect(bytes, file->page_bytes, PROT_NONE))
+        sim_fail("mprotect: %s", strerror(errno));
+    file->cached[page] = false;
+    files.resident -= file->page_bytes;
+}
+
+void fake_lose_page(void) {
+    unsigned candidates = 0;
+    struct fake_file *lost_file = NULL;
+    uint64_t lost_page = 0;
+    for (int i = 0; i < FAKE_FILES; i++) {
+        struct fake_file *file = &files.files[i];
+        /* On graded a later MADV_COLLAPSE would, as on the real kernel, map the hole as zeros: no defence exists. */
+        if (!file->exists || file->kind == MNW_BACKING_GRADED)
+            continue;
+        for (uint64_t page = 0; page < file->page_count; page++) {
+            if (!file->cached[page] || !fake_views_map(file, page))
+                continue;
+            if (!random_below(fiber_random(), ++candidates)) {
+                lost_file = file;
+                lost_page = page;
+            }
+        }
+    }
+    if (!lost_file)
+        return;
+    sim_trace("kernel: page %llu of a file is lost", (unsigned long long)lost_page);
+    fake_file_drop(lost_file, lost_page);
+}
+
+/* ---- src/sys/backing.h --------------------------------------------------------------------------------- */
+
+int mnw__backing_check(enum mnw_backing kind, uint64_t budget_bytes) {
+    fake_call("backing_check");
+    if (kind != MNW_BACKING_HUGETLB_2M && kind != MNW_BACKING_HUGETLB_1G)
+        return 0;
+    size_t page_bytes = mnw__backing_page_bytes(kind);
+    if (budget_bytes / page_bytes > fake_config.hugepages)
+        return mnw__fail(-ENOMEM, "the fake machine has %llu huge pages of %zu bytes",
+                         (unsigned long long)fake_config.hugepages, page_bytes);
+    return 0;
+}
+
+static struct fake_file *free_file(void) {
+    for (int i = 0; i < FAKE_FILES; i++)
+        if (!files.files[i].exists)
+            return &files.files[i];
+    sim_fail("more than %d files", FAKE_FILES);
+}
+
+int mnw__backing_create(struct mnw__backing *backing, enum mnw_backing kind, uint64_t size_bytes) {
+    fake_call("backing_create");
+    if (fake_strikes(FAKE_OPEN))
+        return mnw__fail(-ENOMEM, "no memory for a file of %llu bytes", (unsigned long long)size_bytes);
+    size_t page_bytes = mnw__backing_page_bytes(kind);
+    struct fake_file *file = free_file();
+    *file = (struct fake_file){.exists = true, .kind = kind, .page_bytes = page_bytes};
+    file->extent_bytes = mnw__backing_extent_bytes(kind);
+    /* The file covers whole extents: its last huge folio is as large as any other. */
+    uint64_t size = mnw__align_up(size_bytes, file->extent_bytes ? file->extent_bytes : page_bytes);
+    file->page_count = size / page_bytes;
+    file->cached = calloc(file->page_count, sizeof(*file->cached));
+    void *alias = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (!file->cached || alias == MAP_FAILED)
+        sim_fail("no memory for a fake file of %llu bytes", (unsigned long long)size);
+    file->bytes = alias;
+    int fd = fake_fd_new(FD_FILE), readonly_fd = fake_fd_new(FD_FILE);
+    fake_fd_get(fd, FD_FILE)->file = fake_fd_get(readonly_fd, FD_FILE)->file = file;
+    *backing = (struct mnw__backing){kind, page_bytes, mnw__align_up(size_bytes, page_bytes), fd, readonly_fd, alias};
+    sim_trace("backing %d: created, %llu pages", fd, (unsigned long long)file->page_count);
+    fake_call("backing_create done");
+    return 0;
+}
+
+void mnw__backing_destroy(struct mnw__backing *backing) {
+    fake_call("backing_destroy");
+    struct fake_file *file = fake_file_of(backing->fd);
+    sim_trace("backing %d: destroyed", backing->fd);
+    for (uint64_t page = 0; page < file->page_count; page++)
+        fake_file_drop(file, page);
+    fake_fd_free(backing->fd);
+    fake_fd_free(backing->readonly_fd);
+    munmap(file->bytes, file->page_count * file->page_bytes);
+    free(file->cached);
+    *file = (struct fake_file){0};
+}
+
+/* First and one past the last page of a range: whole pages (on graded, extents) or to the end of the backing. */
+static void page_range(const struct mnw__backing *backing, uint64_t offset, size_t length, uint64_t *first,
+                       uint64_t *end) {
+    const struct fake_file *file = fake_file_of(backing->fd);
+    size_t unit = file->kind == MNW_BACKING_GRADED ? file->extent_bytes : file->page_bytes;
+    uint64_t size = backing->size_bytes;
+    if (!length || offset + length < offset || offset + length > size || offset % unit ||
+        ((offset + length) % unit && offset + length != size))
+        sim_fail("a backing of %llu bytes is asked for [%llu, +%zu): not whole %s inside it", (unsigned long long)size,
+                 (unsigned long long)offset, length, unit == file->page_bytes ? "pages" : "folios");
+    *first = offset / file->page_bytes;
+    *end = offset + length == size ? file->page_count : (offset + length) / file->page_bytes;
+}
+
+static bool is_exhausted(void) {
+    if (files.exhausted_until > fiber_now())
+        return true;
+    if (!fake_strikes(FAKE_EXHAUSTED))
+        return false;
+    files.exhausted_until = fiber_now() + random_below(fiber_random(), fake_config.exhausted_ns + 1);
+    return true;
+}
+
+int mnw__backing_allocate(struct mnw__backing *backing, uint64_t offset, size_t length) {
+    fake_call("allocate");
+    struct fake_file *file = fake_file_of(backing->fd);
+    uint64_t first, end;
+    page_range(backing, offset, length, &first, &end);
+    if (is_exhausted() ||
+        (fake_is_hugetlb(file) && files.resident + length > fake_config.hugepages * file->page_bytes)) {
+        sim_trace("backing %d: allocate [%llu, %llu) = -ENOSPC", backing->fd, (unsigned long long)first,
+                  (unsigned long long)end);
+        return mnw__fail(-ENOSPC, "no memory for pages %llu to %llu", (unsigned long long)first,
+                         (unsigned long long)end);
+    }
+    for (uint64_t page = first; page < end; page++)
+        fake_file_fill_hole(file, page);
+    sim_trace("backing %d: allocate [%llu, %llu), resident %llu", backing->fd, (unsigned long long)first,
+              (unsigned long long)end, (unsigned long long)files.resident);
+    if (files.resident > files.budget)
+        sim_fail("law 5: %llu bytes resident, over the budget of %llu", (unsigned long long)files.resident,
+                 (unsigned long long)files.budget);
+    fake_call("allocate done");
+    return 0;
+}
+
+int mnw__backing_punch(struct mnw__backing *backing, uint64_t offset, size_t length) {
+    fake_call("punch");
+    struct fake_file *file = fake_file_of(backing->fd);
+    uint64_t first, end;
+    page_range(backing, offset, length, &first, &end);
+    for (uint64_t page = first; page < end; page++)
+        fake_file_drop(file, page);
+    sim_trace("backing %d: punch [%llu, %llu)", backing->fd, (unsigned long long)first, (unsigned long long)end);
+    fake_call("punch done");
+    return 0;
+}
+
+/* ---- a run's begin and end ----------------------------------------------------------------------------- */
+
+static unsigned files_open(void) {
+    unsigned count = 0;
+    for (int i = 0; i < FAKE_FILES; i++)
+        count += files.files[i].exists;
+    return count;
+}
+
+void fake_files_begin(void) {
+    memset(&files, 0, sizeof(files));
+    files.budget = UINT64_MAX;
+}
+
+void fake_files_end(void) {
+    if (files_open())
+        sim_fail("%u backings were never destroyed", files_open());
+}

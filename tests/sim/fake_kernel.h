@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The fake kernel's own structures, shared by fake_*.c alone. See fake.h for the rules.
+ */
+#ifndef MNW_SIM_FAKE_KERNEL_H
+#define MNW_SIM_FAKE_KERNEL_H
+
+#include "fake.h"
+#include "fiber.h"
+#include "sys/uffd.h"
+
+enum { FAKE_FILES = 16, FAKE_VIEWS = 48, FAKE_FDS = 96, FAKE_FD_BASE = 100, FAKE_WAITERS = 64, FAKE_EVENTS = 16 };
+
+/* ---- files --------------------------------------------------------------------------------------------- */
+
+struct fake_file {
+    bool exists;
+    enum mnw_backing kind;
+    size_t page_bytes, extent_bytes;
+    uint64_t page_count;
+    bool *cached; /* in the page cache; false: a hole */
+    char *bytes;  /* the alias */
+};
+
+bool fake_is_hugetlb(const struct fake_file *file);
+void fake_file_fill_hole(struct fake_file *file, uint64_t page);
+void fake_file_drop(struct fake_file *file, uint64_t page);
+void *fake_file_page(struct fake_file *file, uint64_t page);
+/* The file behind a backing's descriptor. */
+struct fake_file *fake_file_of(int fd);
+
+/* ---- views --------------------------------------------------------------------------------------------- */
+
+enum fake_pte {
+    PTE_NONE,
+    PTE_MAPPED, /* the file's page */
+    PTE_COPY,   /* a private page of this view */
+    PTE_POISON,
+};
+
+struct fake_entry {
+    enum fake_pte pte : 8;
+    bool huge : 1;   /* part of one huge mapping */
+    bool wp : 1;     /* write-protected, or (on an empty entry) a marker of it */
+    bool barred : 1; /* another mapping has taken this page's place */
+    uint8_t modes;   /* registered */
+    int16_t uffd;    /* to which descriptor; -1: none */
+    char *copy;
+};
+
+struct fake_view {
+    bool exists;
+    bool writable;
+    struct fake_file *file;
+    uint64_t first; /* page of the file */
+    size_t page_bytes, pages, length;
+    uintptr_t address;
+    struct fake_entry *entries;
+};
+
+/* The view that maps the address, or NULL. */
+struct fake_view *fake_view_at(uintptr_t address);
+/* The entry of an address in a view. */
+struct fake_entry *fake_entry_at(struct fake_view *view, uintptr_t address);
+/* Empties an entry; a huge mapping goes as a whole. Markers stay unless `markers`. */
+void fake_entry_clear(struct fake_view *view, size_t index, bool markers);
+/* A page has left the file. */
+void fake_views_drop(struct fake_file *file, uint64_t page);
+bool fake_views_map(struct fake_file *file, uint64_t page);
+void fake_views_unregister(int fd);
+
+/* ---- descriptors --------------------------------------------------------------------------------------- */
+
+enum fake_fd_type { FD_FREE, FD_FILE, FD_UFFD, FD_EVENT };
+
+struct fake_waiter {
+    int fiber;
+    uintptr_t address; /* rounded down to its page */
+    unsigned flags;
+    bool used, read;
+    uint64_t order;
+};
+
+struct fake_uffd {
+    bool initialised;
+    uint64_t features;
+    struct fake_waiter waiters[FAKE_WAITERS];
+    struct mnw__uffd_event events[FAKE_EVENTS]; /* not faults */
+    int event_count;
+};
+
+struct fake_fd {
+    enum fake_fd_type type;
+    struct fake_file *file;
+    struct fake_uffd *uffd;
+    uint64_t count; /* of an eventfd */
+};
+
+int fake_fd_new(enum fake_fd_type type);
+struct fake_fd *fake_fd_get(int fd, enum fake_fd_type type); /* NULL: not one */
+void fake_fd_free(int fd);
+/* Something may have become readable. */
+void fake_fd_changed(int fd);
+bool fake_fd_is_readable(int fd);
+unsigned fake_pollers_open(void);
+
+/* ---- userfaultfd --------------------------------------------------------------------------------------- */
+
+/* Blocks the calling fiber in a fault until it is woken, or signalled. */
+void fake_uffd_wait(int fd, uintptr_t address, unsigned flags, uint64_t began);
+void fake_uffd_wake_range(int fd, uintptr_t start, size_t length);
+/* An event other than a fault; blocks until it is read. */
+void fake_uffd_post(int fd, const struct mnw__uffd_event *event);
+bool fake_uffd_is_readable(const struct fake_uffd *uffd);
+
+/* ---- begin and end of a run, one pair per file ----------------------------------------------------------- */
+
+void fake_files_begin(void);
+void fake_files_end(void);
+void fake_views_begin(void);
+void fake_views_end(void);
+void fake_fds_begin(void);
+void fake_fds_end(void);
+void fake_threads_begin(void);
+void fake_threads_end(void);
+
+#endif

@@ -1,0 +1,327 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * userfaultfd of the fake kernel: descriptors, registration, waiters, events. Filling is in fake_fill.c.
+ */
+#include "base/error.h"
+#include "fake_kernel.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SMALL_PAGE ((uintptr_t)4096)
+
+enum { API_VERSION = 0xAA, API_IOCTLS = 1 << 0 | 1 << 1 };
+
+/* Numbers of the range ioctls, as the kernel reports them. */
+enum {
+    IOCTL_WAKE = 1 << 2,
+    IOCTL_COPY = 1 << 3,
+    IOCTL_ZEROPAGE = 1 << 4,
+    IOCTL_MOVE = 1 << 5,
+    IOCTL_WRITEPROTECT = 1 << 6,
+    IOCTL_CONTINUE = 1 << 7,
+    IOCTL_POISON = 1 << 8,
+};
+
+static uint64_t order;
+
+static uint64_t kernel_features(void) {
+    uint64_t features = ((uint64_t)MNW__UFFD_MOVE << 1) - 1;
+    return fake_config.has_poison ? features : features & ~(uint64_t)MNW__UFFD_POISON;
+}
+
+static bool is_range(uintptr_t start, size_t length) {
+    return length && !(start % SMALL_PAGE) && !(length % SMALL_PAGE) && start + length > start;
+}
+
+/* An initialised descriptor, or NULL: what the kernel answers with EINVAL. */
+static struct fake_uffd *uffd_of(int fd, const char *what) {
+    struct fake_fd *entry = fake_fd_get(fd, FD_UFFD);
+    if (!entry)
+        sim_fail("%s on descriptor %d, which is no userfaultfd", what, fd);
+    return entry->uffd->initialised ? entry->uffd : NULL;
+}
+
+/* ---- opening ------------------------------------------------------------------------------------------- */
+
+int mnw__uffd_probe(struct mnw__uffd_probe *probe) {
+    fake_call("uffd_probe");
+    *probe = (struct mnw__uffd_probe){.features = kernel_features(), .ioctls = API_IOCTLS};
+    probe->door = MNW__UFFD_DOOR_SYSCALL;
+    return 0;
+}
+
+int mnw__uffd_open_raw(enum mnw__uffd_door door) {
+    fake_call("userfaultfd");
+    if (door == MNW__UFFD_DOOR_NONE)
+        return -EINVAL;
+    if (fake_strikes(FAKE_OPEN))
+        return mnw__fail(-EMFILE, "no descriptor left for a userfaultfd");
+    int fd = fake_fd_new(FD_UFFD);
+    struct fake_uffd *uffd = calloc(1, sizeof(*uffd));
+    if (!uffd)
+        sim_fail("no memory for a fake userfaultfd");
+    fake_fd_get(fd, FD_UFFD)->uffd = uffd;
+    return fd;
+}
+
+int mnw__uffd_api(int fd, uint64_t version, uint64_t features, uint64_t *features_out, uint64_t *ioctls_out) {
+    fake_call("UFFDIO_API");
+    struct fake_fd *entry = fake_fd_get(fd, FD_UFFD);
+    if (!entry)
+        sim_fail("UFFDIO_API on descriptor %d, which is no userfaultfd", fd);
+    if (version != API_VERSION || (features & ~kernel_features()) || entry->uffd->initialised)
+        return -EINVAL;
+    entry->uffd->initialised = true;
+    entry->uffd->features = features;
+    if (features_out)
+        *features_out = kernel_features();
+    if (ioctls_out)
+        *ioctls_out = API_IOCTLS;
+    return 0;
+}
+
+int mnw__uffd_open(uint64_t features) {
+    int fd = mnw__uffd_open_raw(MNW__UFFD_DOOR_SYSCALL);
+    if (fd < 0)
+        return fd;
+    int error = mnw__uffd_api(fd, API_VERSION, features, NULL, NULL);
+    if (error) {
+        mnw__uffd_close(fd);
+        return mnw__fail(error, "the fake kernel lacks a feature of %#llx", (unsigned long long)features);
+    }
+    return fd;
+}
+
+static void wake_waiter(struct fake_waiter *waiter) {
+    waiter->used = false;
+    fiber_wake(waiter);
+}
+
+void mnw__uffd_close(int fd) {
+    fake_call("uffd_close");
+    struct fake_fd *entry = fake_fd_get(fd, FD_UFFD);
+    if (!entry)
+        sim_fail("close of descriptor %d, which is no userfaultfd", fd);
+    struct fake_uffd *uffd = entry->uffd;
+    sim_trace("uffd %d: closed", fd);
+    fake_views_unregister(fd);
+    for (int i = 0; i < FAKE_WAITERS; i++)
+        if (uffd->waiters[i].used)
+            wake_waiter(&uffd->waiters[i]);
+    fiber_wake(&uffd->event_count);
+    fake_fd_free(fd);
+    free(uffd);
+    fake_call("uffd_close done");
+}
+
+/* ---- registering --------------------------------------------------------------------------------------- */
+
+/* EINVAL, or 0 when the range is whole pages inside one view. */
+static int range_view(uintptr_t start, size_t length, struct fake_view **view) {
+    if (!is_range(start, length))
+        return -EINVAL;
+    *view = fake_view_at(start);
+    if (!*view)
+        return -EINVAL;
+    if (start + length > (*view)->address + (*view)->length)
+        sim_fail("a range that leaves its view is registered: not modelled");
+    return start % (*view)->page_bytes || length % (*view)->page_bytes ? -EINVAL : 0;
+}
+
+static uint64_t range_ioctls(const struct fake_view *view, unsigned modes) {
+    uint64_t ioctls = IOCTL_WAKE | IOCTL_COPY;
+    if (fake_config.has_poison)
+        ioctls |= IOCTL_POISON;
+    if (!fake_is_hugetlb(view->file))
+        ioctls |= IOCTL_ZEROPAGE | IOCTL_MOVE;
+    if (modes & MNW__UFFD_MODE_WP)
+        ioctls |= IOCTL_WRITEPROTECT;
+    if (modes & MNW__UFFD_MODE_MINOR)
+        ioctls |= IOCTL_CONTINUE;
+    return ioctls;
+}
+
+int mnw__uffd_register(int fd, uintptr_t start, size_t length, unsigned modes, uint64_t *ioctls) {
+    fake_call("UFFDIO_REGISTER");
+    struct fake_view *view;
+    const unsigned all = MNW__UFFD_MODE_MISSING | MNW__UFFD_MODE_WP | MNW__UFFD_MODE_MINOR;
+    if (!uffd_of(fd, "UFFDIO_REGISTER") || !modes || (modes & ~all) || range_view(start, length, &view))
+        return mnw__fail(-EINVAL, "UFFDIO_REGISTER [%#lx, +%zu)", (unsigned long)start, length);
+    if (fake_strikes(FAKE_OPEN))
+        return mnw__fail(-ENOMEM, "UFFDIO_REGISTER [%#lx, +%zu)", (unsigned long)start, length);
+    for (uintptr_t at = start; at < start + length; at += view->page_bytes)
+        if (fake_entry_at(view, at)->uffd >= 0 && fake_entry_at(view, at)->uffd != fd)
+            return mnw__fail(-EBUSY, "UFFDIO_REGISTER [%#lx, +%zu)", (unsigned long)start, length);
+    for (uintptr_t at = start; at < start + length; at += view->page_bytes) {
+        struct fake_entry *entry = fake_entry_at(view, at);
+        if (entry->barred)
+            return mnw__fail(-EINVAL, "UFFDIO_REGISTER of a barred range");
+        if (entry->uffd == fd && (entry->modes & modes) == modes)
+            continue;
+        entry->uffd = (int16_t)fd;
+        entry->modes = (uint8_t)modes;
+    }
+    if (ioctls)
+        *ioctls = range_ioctls(view, modes);
+    sim_trace("uffd %d: registered [%#lx, +%zu) modes %u", fd, (unsigned long)start, length, modes);
+    fake_call("UFFDIO_REGISTER done");
+    return 0;
+}
+
+int mnw__uffd_unregister(int fd, uintptr_t start, size_t length) {
+    fake_call("UFFDIO_UNREGISTER");
+    struct fake_view *view;
+    if (!uffd_of(fd, "UFFDIO_UNREGISTER") || range_view(start, length, &view))
+        return -EINVAL;
+    for (uintptr_t at = start; at < start + length; at += view->page_bytes)
+        if (fake_entry_at(view, at)->uffd >= 0 && fake_entry_at(view, at)->uffd != fd)
+            return -EINVAL;
+    for (uintptr_t at = start; at < start + length; at += view->page_bytes) {
+        struct fake_entry *entry = fake_entry_at(view, at);
+        if (entry->uffd < 0)
+            continue;
+        entry->uffd = -1;
+        if (entry->modes & MNW__UFFD_MODE_MISSING)
+            fake_uffd_wake_range(fd, at, view->page_bytes);
+        entry->modes = 0;
+    }
+    fake_call("UFFDIO_UNREGISTER done");
+    return 0;
+}
+
+/* ---- waiting and waking -------------------------------------------------------------------------------- */
+
+static struct fake_waiter *free_waiter(struct fake_uffd *uffd) {
+    for (int i = 0; i < FAKE_WAITERS; i++)
+        if (!uffd->waiters[i].used)
+            return &uffd->waiters[i];
+    sim_fail("more than %d waiters on one descriptor", FAKE_WAITERS);
+}
+
+void fake_uffd_wait(int fd, uintptr_t address, unsigned flags, uint64_t began) {
+    struct fake_uffd *uffd = fake_fd_get(fd, FD_UFFD)->uffd;
+    struct fake_waiter *waiter = free_waiter(uffd);
+    *waiter = (struct fake_waiter){fiber_self(), address, flags, true, false, ++order};
+    sim_trace("uffd %d: fault at %#lx%s%s", fd, (unsigned long)address, flags & MNW__UFFD_FAULT_MINOR ? " minor" : "",
+              flags & MNW__UFFD_FAULT_WRITE ? " write" : "");
+    fake_fd_changed(fd);
+    uint64_t limit = began + fake_config.fault_ns_max;
+    if (fiber_now() >= limit)
+        sim_fail("law 2: a fault at %#lx has not ended for %.3f s", (unsigned long)address,
+                 (double)(fiber_now() - began) / 1e9);
+    uint64_t patience = limit - fiber_now();
+    bool signalled = fake_strikes(FAKE_SIGNAL);
+    if (signalled)
+        patience = random_below(fiber_random(), 1000000);
+    if (fiber_wait(waiter, "a fault to be resolved", patience))
+        return;
+    if (!signalled)
+        sim_fail("law 2: a fault at %#lx has not ended for %.3f s", (unsigned long)address,
+                 (double)(fiber_now() - began) / 1e9);
+    sim_trace("uffd %d: signal to the waiter at %#lx", fd, (unsigned long)address);
+    waiter->used = false;
+}
+
+void fake_uffd_wake_range(int fd, uintptr_t start, size_t length) {
+    struct fake_uffd *uffd = fake_fd_get(fd, FD_UFFD)->uffd;
+    for (int i = 0; i < FAKE_WAITERS; i++) {
+        struct fake_waiter *waiter = &uffd->waiters[i];
+        if (waiter->used && waiter->address >= start && waiter->address - start < length)
+            wake_waiter(waiter);
+    }
+}
+
+int mnw__uffd_wake(int fd, uintptr_t start, size_t length) {
+    fake_call("UFFDIO_WAKE");
+    if (!uffd_of(fd, "UFFDIO_WAKE") || !is_range(start, length))
+        return -EINVAL;
+    fake_uffd_wake_range(fd, start, length);
+    sim_trace("uffd %d: wake [%#lx, +%zu)", fd, (unsigned long)start, length);
+    fake_call("UFFDIO_WAKE done");
+    return 0;
+}
+
+int mnw__uffd_waiting(int fd, uint64_t *pending, uint64_t *total) {
+    fake_call("fdinfo");
+    struct fake_uffd *uffd = uffd_of(fd, "fdinfo");
+    *pending = *total = 0;
+    for (int i = 0; uffd && i < FAKE_WAITERS; i++) {
+        *total += uffd->waiters[i].used;
+        *pending += uffd->waiters[i].used && !uffd->waiters[i].read;
+    }
+    return 0;
+}
+
+/* ---- events -------------------------------------------------------------------------------------------- */
+
+bool fake_uffd_is_readable(const struct fake_uffd *uffd) {
+    if (uffd->event_count)
+        return true;
+    for (int i = 0; i < FAKE_WAITERS; i++)
+        if (uffd->waiters[i].used && !uffd->waiters[i].read)
+            return true;
+    return false;
+}
+
+void fake_uffd_post(int fd, const struct mnw__uffd_event *event) {
+    struct fake_uffd *uffd = fake_fd_get(fd, FD_UFFD)->uffd;
+    if (uffd->event_count == FAKE_EVENTS)
+        sim_fail("more than %d unread events", FAKE_EVENTS);
+    uffd->events[uffd->event_count++] = *event;
+    fake_fd_changed(fd);
+    fiber_wait(&uffd->event_count, "an event to be read", FIBER_FOREVER);
+}
+
+static struct fake_waiter *oldest_unread(struct fake_uffd *uffd) {
+    struct fake_waiter *oldest = NULL;
+    for (int i = 0; i < FAKE_WAITERS; i++) {
+        struct fake_waiter *waiter = &uffd->waiters[i];
+        if (waiter->used && !waiter->read && (!oldest || waiter->order < oldest->order))
+            oldest = waiter;
+    }
+    return oldest;
+}
+
+static int read_faults(struct fake_uffd *uffd, struct mnw__uffd_event *events, int count) {
+    int number = 0;
+    for (struct fake_waiter *waiter; number < count && (waiter = oldest_unread(uffd));) {
+        waiter->read = true;
+        if (fake_strikes(FAKE_EVENT_LOST)) {
+            sim_trace("the event of %#lx is lost", (unsigned long)waiter->address);
+            continue;
+        }
+        events[number++] = (struct mnw__uffd_event){
+            .kind = MNW__UFFD_EV_FAULT,
+            .flags = waiter->flags,
+            .thread_id = uffd->features & MNW__UFFD_THREAD_ID ? (uint32_t)waiter->fiber + 1 : 0,
+            .address = waiter->address,
+            .fd = -1,
+        };
+    }
+    return number;
+}
+
+int mnw__uffd_read(int fd, struct mnw__uffd_event *events, int count) {
+    fake_call("uffd_read");
+    struct fake_uffd *uffd = uffd_of(fd, "read");
+    if (!uffd || count < 1)
+        return -EINVAL;
+    if (count > MNW__UFFD_BATCH)
+        count = MNW__UFFD_BATCH;
+    if (fake_strikes(FAKE_BATCH_SHORT))
+        count = 1 + (int)random_below(fiber_random(), (uint64_t)count);
+    int number = read_faults(uffd, events, count), taken = 0;
+    while (number < count && taken < uffd->event_count)
+        events[number++] = uffd->events[taken++];
+    if (taken) {
+        uffd->event_count -= taken;
+        memmove(uffd->events, uffd->events + taken, sizeof(uffd->events[0]) * (size_t)uffd->event_count);
+        fiber_wake(&uffd->event_count);
+    }
+    if (number)
+        sim_trace("uffd %d: read %d events, first at %#lx", fd, number, (unsigned long)events[0].address);
+    fake_call("uffd_read done");
+    return number;
+}
