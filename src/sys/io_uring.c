@@ -14,6 +14,8 @@
 #include <liburing.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 /*
  * Reads longer than this never run inside the submission. A read whose bytes are in the kernel's page cache
@@ -169,9 +171,14 @@ static unsigned enter(struct mnw__io_ring *ring, unsigned count) {
     return taken;
 }
 
+/* liburing declares this, and its 2.3 (Debian 12) forgets to export it. */
+static int enable(struct mnw__io_ring *ring) {
+    return (int)syscall(__NR_io_uring_register, ring->uring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
+}
+
 static bool is_ready(struct mnw__io_ring *ring) {
     if (ring->disabled && !ring->broken) {
-        ring->broken = io_uring_enable_rings(&ring->uring) < 0;
+        ring->broken = enable(ring) != 0;
         ring->disabled = ring->broken;
     }
     return !ring->broken;
