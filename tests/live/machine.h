@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The machine under the tests: settings that a test changes, and touching memory that may raise a signal.
+ *
+ * A test's main begins with machine_guard(): the tests then run in a child, and the parent puts back what
+ * machine_set() changed, however the child ends.
+ */
+#ifndef MNW_TESTS_LIVE_MACHINE_H
+#define MNW_TESTS_LIVE_MACHINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define SHMEM_ENABLED "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
+
+/* -1: this is the child, go on; otherwise the exit status for main to return. */
+int machine_guard(char **argv);
+/* Writes a setting of the kernel and remembers what it was. False: not permitted, or there is none. */
+bool machine_set(const char *path, const char *value);
+/* Makes `count` huge pages free, by raising the pool if need be. False: the machine could not. */
+bool machine_free_hugepages(size_t page_bytes, uint64_t count);
+
+/* Reads (or writes) one byte there: 0, or the signal it raised and the address that came with it. */
+int machine_touch(volatile char *at, uintptr_t *fault_address);
+int machine_poke(volatile char *at, char value, uintptr_t *fault_address);
+
+/* This process's open descriptors. */
+int machine_open_descriptors(void);
+
+#endif
