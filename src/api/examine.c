@@ -23,7 +23,7 @@
 
 #define THP_DIRECTORY   "/sys/kernel/mm/transparent_hugepage"
 #define FIX_UFFD        "sysctl -w vm.unprivileged_userfaultfd=1"
-#define FIX_UFFD_DEVICE "setfacl -m u:$(id -un):rw /dev/userfaultfd"
+#define FIX_UFFD_DEVICE "sudo setfacl -m u:$(id -un):rw /dev/userfaultfd"
 #define FIX_SHMEM_HUGE  "echo advise > " THP_DIRECTORY "/shmem_enabled"
 
 struct examination {

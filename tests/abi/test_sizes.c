@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The layout of the public structs on 64-bit machines. A number here changes only together with the soname, or
+ * when a struct that carries its size grows at its end: then the new size joins, and the old fields stay put.
+ */
+#include <minnow/minnow.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+
+#include <cmocka.h>
+
+#define SIZE(type, bytes)          _Static_assert(sizeof(struct type) == (bytes), "size of struct " #type)
+#define PLACE(type, member, bytes) _Static_assert(offsetof(struct type, member) == (bytes), #type "." #member)
+
+SIZE(mnw_store_options, 16);
+PLACE(mnw_store_options, direct, 8);
+
+SIZE(mnw_read, 32);
+PLACE(mnw_read, offset, 8);
+PLACE(mnw_read, buffer, 16);
+PLACE(mnw_read, length, 24);
+
+SIZE(mnw_store_callbacks, 40);
+PLACE(mnw_store_callbacks, size_bytes, 8);
+PLACE(mnw_store_callbacks, read, 16);
+PLACE(mnw_store_callbacks, close, 32);
+
+SIZE(mnw_pool_options, 72);
+PLACE(mnw_pool_options, backing, 8);
+PLACE(mnw_pool_options, budget_bytes, 16);
+PLACE(mnw_pool_options, numa, 24);
+PLACE(mnw_pool_options, nodes, 32);
+PLACE(mnw_pool_options, fault_threads_per_node, 40);
+PLACE(mnw_pool_options, policy, 44);
+PLACE(mnw_pool_options, extent_bytes, 48);
+PLACE(mnw_pool_options, recency_faults_per_second, 56);
+PLACE(mnw_pool_options, io_mode, 60);
+PLACE(mnw_pool_options, reads_in_flight, 64);
+
+SIZE(mnw_cache_options, 32);
+PLACE(mnw_cache_options, read_retries, 8);
+PLACE(mnw_cache_options, read_deadline_ms, 16);
+PLACE(mnw_cache_options, readahead_bytes, 24);
+
+SIZE(mnw_view_options, 32);
+PLACE(mnw_view_options, offset_bytes, 8);
+PLACE(mnw_view_options, length_bytes, 16);
+PLACE(mnw_view_options, flags, 24);
+
+SIZE(mnw_event, 48);
+PLACE(mnw_event, result, 4);
+PLACE(mnw_event, cache, 8);
+PLACE(mnw_event, offset, 16);
+PLACE(mnw_event, length, 24);
+PLACE(mnw_event, cookie, 32);
+PLACE(mnw_event, pages_failed, 40);
+
+SIZE(mnw_histogram, 24 + 8 * 256);
+SIZE(mnw_stats, 224);
+PLACE(mnw_stats, node_count, 4);
+PLACE(mnw_stats, budget_bytes, 8);
+PLACE(mnw_stats, resident_bytes_max, 24);
+PLACE(mnw_stats, faults_minor, 48);
+PLACE(mnw_stats, fills, 112);
+PLACE(mnw_stats, evictions, 168);
+PLACE(mnw_stats, events_dropped, 216);
+SIZE(mnw_node_latency, 4 * (24 + 8 * 256));
+PLACE(mnw_node_latency, total, 3 * (24 + 8 * 256));
+
+SIZE(mnw_finding, 32);
+PLACE(mnw_finding, found, 16);
+
+static void constants_stay(void **state) {
+    (void)state;
+    assert_int_equal(MNW_BACKING_HUGETLB_1G, 3);
+    assert_int_equal(MNW_NUMA_PREFERRED, 3);
+    assert_int_equal(MNW_POLICY_CLOCK, 1);
+    assert_int_equal(MNW_IO_THREADS, 2);
+    assert_int_equal(MNW_VIEW_WRITE, 1);
+    assert_int_equal(MNW_RESIDENT | MNW_FILLING | MNW_FAILED | MNW_PINNED, 15);
+    assert_int_equal(MNW_EVENT_PAGE_FAILED, 2);
+    assert_int_equal(MNW_STATS_VERSION, 1);
+}
+
+static void version_matches_header(void **state) {
+    (void)state;
+    unsigned major, minor, patch;
+    assert_int_equal(sscanf(mnw_version(), "%u.%u.%u", &major, &minor, &patch), 3);
+    assert_int_equal(major, MNW_VERSION_MAJOR);
+    assert_int_equal(minor, MNW_VERSION_MINOR);
+    assert_int_equal(patch, MNW_VERSION_PATCH);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(constants_stay), cmocka_unit_test(version_matches_header)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
