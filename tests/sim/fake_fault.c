@@ -8,8 +8,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* No userfaultfd watches this page: the kernel serves it alone, a hole as zeros. */
+/* No userfaultfd watches this page: the kernel serves it alone, a hole as zeros (on hugetlb zeros of its own). */
 static void serve_as_kernel(struct fake_view *view, struct fake_entry *entry, uint64_t file_page) {
+    if (fake_is_hugetlb(view->file) && !view->file->cached[file_page]) {
+        entry->copy = calloc(1, view->page_bytes);
+        if (!entry->copy)
+            sim_fail("no memory for a private page");
+        entry->pte = PTE_COPY;
+        return;
+    }
     fake_file_fill_hole(view->file, file_page);
     entry->pte = PTE_MAPPED;
 }
@@ -47,6 +54,10 @@ static bool walk(uintptr_t address, bool write, uint64_t began, enum fake_outcom
             return true;
         if (watch && entry->wp && (entry->modes & MNW__UFFD_MODE_WP)) {
             fake_uffd_wait(entry->uffd, page_address, flags | MNW__UFFD_FAULT_WP, began);
+            return false;
+        }
+        if (entry->huge) { /* the huge mapping goes, and the page faults as if it had never been mapped */
+            fake_entry_clear(view, index, false);
             return false;
         }
         if (entry->pte == PTE_MAPPED)

@@ -69,8 +69,8 @@ size_t mnw__memory_page_bytes(void) {
     return 4096;
 }
 
-bool mnw__memory_is_forked(void) {
-    return false;
+uint32_t mnw__memory_generation(void) {
+    return 0;
 }
 
 /* ---- src/sys/numa.h ------------------------------------------------------------------------------------ */

@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The world of the scenarios that is the real kernel: threads, signals, real pages.
+ *
+ * Owns the handlers of SIGBUS and SIGSEGV, and the huge pages it borrows: the pool is given back as it was, also
+ * when the program fails.
+ */
+#include "sim/scenario.h"
+
+#include "base/error.h"
+#include "sys/backing.h"
+
+#include <setjmp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define POOL "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
+
+enum { HUGE_PAGES = 40, PATIENCE_S = 120 };
+
+static _Thread_local sigjmp_buf escape;
+static _Thread_local volatile sig_atomic_t is_touching;
+static _Thread_local uintptr_t signalled_at;
+static long pages_before = -1, pages_now;
+
+/* ---- consumers --------------------------------------------------------------------------------------------- */
+
+static void on_signal(int number, siginfo_t *info, void *context) {
+    (void)context;
+    if (!is_touching) {
+        signal(number, SIG_DFL);
+        raise(number);
+        return;
+    }
+    signalled_at = (uintptr_t)info->si_addr;
+    siglongjmp(escape, number);
+}
+
+static void let_signals_in(void) {
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGBUS);
+    sigaddset(&signals, SIGSEGV);
+    pthread_sigmask(SIG_UNBLOCK, &signals, NULL);
+}
+
+/* Byte by byte, so that the signal names the very byte; memcpy may start anywhere. */
+static enum world_outcome move(volatile unsigned char *to, const volatile unsigned char *from, size_t length,
+                               uintptr_t *stopped) {
+    let_signals_in();
+    int number = sigsetjmp(escape, 1);
+    if (!number) {
+        is_touching = 1;
+        for (size_t i = 0; i < length; i++)
+            to[i] = from[i];
+        is_touching = 0;
+        return WORLD_OK;
+    }
+    is_touching = 0;
+    *stopped = signalled_at;
+    return number == SIGBUS ? WORLD_SIGBUS : WORLD_SIGSEGV;
+}
+
+enum world_outcome world_read(uintptr_t address, void *bytes, size_t length, uintptr_t *stopped) {
+    return move(bytes, (const volatile unsigned char *)address, length, stopped);
+}
+
+enum world_outcome world_write(uintptr_t address, const void *bytes, size_t length, uintptr_t *stopped) {
+    return move((volatile unsigned char *)address, bytes, length, stopped);
+}
+
+/* ---- huge pages -------------------------------------------------------------------------------------------- */
+
+static long read_pool(void) {
+    long pages = -1;
+    FILE *file = fopen(POOL, "r");
+    if (!file)
+        return -1;
+    if (fscanf(file, "%ld", &pages) != 1)
+        pages = -1;
+    fclose(file);
+    return pages;
+}
+
+static void write_pool(long pages) {
+    FILE *file = fopen(POOL, "w");
+    if (!file)
+        return;
+    fprintf(file, "%ld\n", pages);
+    fclose(file);
+}
+
+static void give_pages_back(void) {
+    if (pages_before >= 0)
+        write_pool(pages_before);
+    pages_before = -1;
+}
+
+static void on_end(int number) {
+    give_pages_back();
+    signal(number, SIG_DFL);
+    raise(number);
+}
+
+static void borrow_pages(void) {
+    pages_now = pages_before = read_pool();
+    if (pages_before < 0 || pages_before >= HUGE_PAGES)
+        return;
+    atexit(give_pages_back);
+    write_pool(HUGE_PAGES);
+    pages_now = read_pool();
+}
+
+/* ---- the world --------------------------------------------------------------------------------------------- */
+
+bool world_has(enum mnw_backing kind, const char **why) {
+    if (kind == MNW_BACKING_HUGETLB_2M && pages_now < HUGE_PAGES) {
+        *why = "too few 2 MiB pages, and the pool could not be raised";
+        return false;
+    }
+    if (!mnw__backing_check(kind, 0))
+        return true;
+    *why = mnw__fail_message();
+    return false;
+}
+
+void world_run(void (*script)(enum mnw_backing kind), enum mnw_backing kind) {
+    alarm(PATIENCE_S); /* a scenario that hangs is a failure, not a wait */
+    script(kind);
+    alarm(0);
+}
+
+void world_begin(void) {
+    static const int ends[] = {SIGINT, SIGTERM, SIGHUP, SIGALRM, SIGABRT};
+    struct sigaction action = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_NODEFER};
+    sigaction(SIGBUS, &action, NULL);
+    sigaction(SIGSEGV, &action, NULL);
+    for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++)
+        signal(ends[i], on_end);
+    borrow_pages();
+}
+
+void world_end(void) {
+    give_pages_back();
+}

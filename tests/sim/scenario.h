@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Scenarios: scripts that run on the fake kernel and on the real one, and must tell the same story.
+ *
+ * A scenario is written once, against the public API and src/sys. What differs between the worlds is here: how
+ * a consumer touches memory. Threads, locks and time are those of src/sys/thread.h, which both worlds have.
+ * Lines said are compared between the worlds: they speak of pages and counts, never of addresses or times.
+ */
+#ifndef MNW_SIM_SCENARIO_H
+#define MNW_SIM_SCENARIO_H
+
+#include "minnow/minnow.h"
+#include "sys/thread.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* ---- what a world gives (scenario_world_fake.c, tests/live/scenario_world.c) ------------------------------ */
+
+enum world_outcome { WORLD_OK, WORLD_SIGBUS, WORLD_SIGSEGV };
+
+/* Loads and stores of a consumer. `*stopped` is the address that raised the signal. */
+enum world_outcome world_read(uintptr_t address, void *bytes, size_t length, uintptr_t *stopped);
+enum world_outcome world_write(uintptr_t address, const void *bytes, size_t length, uintptr_t *stopped);
+/* Can this backing be had here? If not, says why. */
+bool world_has(enum mnw_backing kind, const char **why);
+/* Runs one script from beginning to end; everything it made must be gone after it. */
+void world_run(void (*script)(enum mnw_backing kind), enum mnw_backing kind);
+void world_begin(void);
+void world_end(void);
+
+/* ---- what a scenario says ---------------------------------------------------------------------------------- */
+
+/* A line of the story. */
+void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* Says the line, and fails the scenario unless the condition holds. */
+void expect(bool condition, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* The name of a result: "ok", "EEXIST", "3". */
+const char *result_name(int64_t result);
+const char *outcome_name(enum world_outcome outcome);
+/* Fails the scenario unless `result` is `wanted`; says both. */
+void expect_result(const char *what, int64_t result, int64_t wanted);
+
+/* ---- readers in the background ----------------------------------------------------------------------------- */
+
+struct reader {
+    struct mnw__thread thread;
+    uintptr_t address, stopped;
+    size_t length;
+    bool writes;
+    unsigned char *bytes;
+    enum world_outcome outcome;
+    _Atomic bool ended;
+};
+
+/* Reads (writes) `length` bytes at the address on a thread of its own. */
+void reader_start(struct reader *reader, uintptr_t address, size_t length);
+void writer_start(struct reader *reader, uintptr_t address, size_t length, unsigned char value);
+/* The outcome; the bytes read stay until reader_free(). */
+enum world_outcome reader_join(struct reader *reader);
+void reader_free(struct reader *reader);
+/* Has it ended within a while that is long enough? */
+bool reader_ends(struct reader *reader);
+/* Is it still not done after a while that would have been long enough? */
+bool reader_sleeps(struct reader *reader);
+/* Waits until the condition holds; fails the scenario after 20 s. */
+void wait_until(bool (*condition)(void *), void *context, const char *what);
+
+/* ---- the scripts ------------------------------------------------------------------------------------------- */
+
+enum {
+    ON_SHMEM = 1 << MNW_BACKING_SHMEM,
+    ON_GRADED = 1 << MNW_BACKING_GRADED,
+    ON_HUGETLB = 1 << MNW_BACKING_HUGETLB_2M,
+    ON_BASE = ON_SHMEM | ON_GRADED,
+    ON_ALL = ON_BASE | ON_HUGETLB,
+};
+
+struct scenario {
+    const char *name;
+    unsigned kinds;
+    void (*run)(enum mnw_backing kind);
+};
+
+extern const struct scenario scenarios_kernel[];  /* descriptors and registration */
+extern const struct scenario scenarios_resolve[]; /* CONTINUE, POISON, COPY, WP */
+extern const struct scenario scenarios_memory[];  /* punch, zap, collapse, bar */
+
+#endif
