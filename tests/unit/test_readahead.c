@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Readahead on traces. Each trace is played through a small consumer: it faults on pages that are not mapped,
+ * the plan maps `around` resident pages, and what was planned becomes resident.
+ */
+#include "unit.h"
+
+#include "model/random.h"
+#include "policy/readahead.h"
+
+#include <stdbool.h>
+#include <string.h>
+
+enum { PAGES = 1 << 16, WINDOW = 256 };
+
+static struct {
+    struct mnw__readahead readahead;
+    struct mnw__readahead_plan plan; /* the last */
+    bool resident[PAGES], mapped[PAGES], planned[PAGES];
+    unsigned faults, stalls; /* a stall: the page was neither resident nor planned */
+    uint64_t planned_count, planned_twice;
+} world;
+
+static void begin(uint32_t window_max) {
+    memset(&world, 0, sizeof(world));
+    mnw__readahead_init(&world.readahead, PAGES, window_max);
+}
+
+static void apply_plan(uint64_t page) {
+    const struct mnw__readahead_plan *plan = &world.plan;
+    assert_true(plan->around >= 1 && plan->around <= MNW__READAHEAD_AROUND_MAX);
+    assert_true(page + plan->around <= PAGES);
+    for (uint32_t i = 0; i < plan->count; i++) {
+        uint64_t ahead = plan->start + (uint64_t)((int64_t)i * plan->stride);
+        assert_true(ahead < PAGES);
+        assert_true(ahead != page);
+        world.planned_twice += world.planned[ahead];
+        world.planned[ahead] = world.resident[ahead] = true;
+        world.planned_count++;
+    }
+    for (uint64_t i = page; i < page + plan->around && world.resident[i]; i++)
+        world.mapped[i] = true;
+}
+
+static void fault(uint64_t page) {
+    world.faults++;
+    mnw__readahead_fault(&world.readahead, page, &world.plan);
+    world.resident[page] = true;
+    apply_plan(page);
+}
+
+/* A consumer reads the page: nothing happens when it is mapped. */
+static void touch(uint64_t page) {
+    if (world.mapped[page])
+        return;
+    world.stalls += !world.resident[page];
+    fault(page);
+}
+
+static void test_sequential_is_read_ahead(void **state) {
+    (void)state;
+    begin(WINDOW);
+    for (uint64_t page = 100; page < 20100; page++)
+        touch(page);
+    assert_true(world.stalls <= 3); /* the three that made it known */
+    assert_true(world.faults < 20000 / 16);
+    assert_int_equal(world.planned_twice, 0);
+    assert_true(world.planned_count >= 20000 - 3);
+    assert_true(world.planned_count <= 20000 + 2 * WINDOW);
+    assert_int_equal(world.plan.around, MNW__READAHEAD_AROUND_MAX);
+}
+
+static void test_windows_double_up_to_the_largest(void **state) {
+    (void)state;
+    static const uint32_t largest[] = {1, 2, 3, 4, 100, 256, 1000};
+    for (unsigned i = 0; i < 7; i++) {
+        begin(largest[i]);
+        uint32_t expected = largest[i] < 4 ? largest[i] : 4;
+        for (uint64_t page = 0; page < 8000; page++) {
+            if (world.mapped[page])
+                continue;
+            touch(page);
+            if (!world.plan.count)
+                continue;
+            assert_int_equal(world.plan.count, expected);
+            expected = expected * 2 < largest[i] ? expected * 2 : largest[i];
+        }
+        assert_int_equal(expected, largest[i]);
+        assert_true(world.stalls <= 3);
+        assert_int_equal(world.planned_twice, 0);
+    }
+}
+
+/* When the next window is planned, a part of the last one is still ahead of the consumer. */
+static void test_reads_stay_ahead(void **state) {
+    (void)state;
+    begin(WINDOW);
+    for (uint64_t page = 0; page < 20000; page++) {
+        if (world.mapped[page])
+            continue;
+        touch(page);
+        if (page > 1000 && world.plan.count) {
+            assert_true(world.plan.start >= page + WINDOW / 4);
+            assert_true(world.plan.start + world.plan.count <= page + 2 * WINDOW);
+        }
+    }
+}
+
+static void test_no_readahead_when_off(void **state) {
+    (void)state;
+    begin(0);
+    memset(world.resident, 1, sizeof(world.resident));
+    for (uint64_t page = 0; page < 5000; page++)
+        touch(page);
+    assert_int_equal(world.planned_count, 0);
+    assert_true(world.faults < 5000 / 32); /* resident neighbours are still mapped ahead */
+}
+
+static void test_a_fault_that_repeats_is_no_news(void **state) {
+    (void)state;
+    begin(WINDOW);
+    for (unsigned i = 0; i < 100; i++) {
+        fault(50);
+        assert_int_equal(world.plan.count, 0);
+        assert_int_equal(world.plan.around, 1);
+    }
+    fault(51);
+    fault(51);
+    assert_int_equal(world.planned_count, 0);
+    fault(52);
+    uint64_t planned = world.planned_count;
+    assert_int_equal(planned, 4);
+    for (unsigned i = 0; i < 100; i++)
+        fault(52);
+    assert_int_equal(world.planned_count, planned);
+}
+
+static void test_strides_are_read_ahead(void **state) {
+    (void)state;
+    static const int64_t strides[] = {2, 3, 7, 16, 100, 509, -1, -2, -5, -64, -333};
+    for (unsigned i = 0; i < 11; i++) {
+        begin(WINDOW);
+        int64_t page = strides[i] > 0 ? 5 : PAGES - 6;
+        unsigned touched = 0;
+        for (; page >= 0 && page < PAGES && touched < 2000; page += strides[i], touched++)
+            touch((uint64_t)page);
+        assert_true(touched > 100);
+        assert_true(world.stalls <= 4);
+        assert_true(world.planned_count >= touched - 4);
+        assert_true(world.planned_count <= touched + 64);
+        assert_int_equal(world.planned_twice, 0);
+    }
+}
+
+/* A page of the stride that was mapped already raises no fault. */
+static void test_strides_survive_a_skip(void **state) {
+    (void)state;
+    begin(WINDOW);
+    for (uint64_t page = 0; page < 40 * 50; page += 40)
+        touch(page);
+    unsigned stalls = world.stalls;
+    for (uint64_t page = 40 * 52; page < 40 * 100; page += 40)
+        touch(page);
+    assert_int_equal(world.stalls, stalls);
+}
+
+static void test_interleaved_streams_do_not_disturb(void **state) {
+    (void)state;
+    static const int64_t strides[] = {1, 1, -3, 11};
+    uint64_t at[] = {0, 20000, 50000, 52000};
+    begin(WINDOW);
+    for (unsigned round = 0; round < 1000; round++)
+        for (unsigned i = 0; i < 4; i++, at[i - 1] += (uint64_t)strides[i - 1])
+            touch(at[i]);
+    assert_true(world.stalls <= 3 + 3 + 4 + 4);
+    assert_true(world.planned_count <= 4000 + 4 * 2 * WINDOW);
+}
+
+static void test_randomly_interleaved_streams_are_known(void **state) {
+    (void)state;
+    unsigned stalls = 0;
+    for (uint64_t seed = 1; seed <= 50; seed++) {
+        struct random random = {seed};
+        uint64_t at[] = {100, 20000, 40000};
+        begin(WINDOW);
+        for (unsigned i = 0; i < 3000; i++)
+            touch(at[random_below(&random, 3)]++);
+        stalls += world.stalls;
+    }
+    assert_true(stalls < 50 * 3 * 8); /* of 150000 touches */
+}
+
+static void test_random_reads_nothing_ahead(void **state) {
+    (void)state;
+    struct mnw__readahead readahead;
+    struct mnw__readahead_plan plan;
+    for (uint64_t seed = 1; seed <= 10; seed++) {
+        struct random random = {seed};
+        mnw__readahead_init(&readahead, 1u << 24, WINDOW);
+        for (unsigned i = 0; i < 50000; i++) {
+            mnw__readahead_fault(&readahead, random_below(&random, 1u << 24), &plan);
+            assert_int_equal(plan.count, 0);
+            assert_int_equal(plan.around, 1);
+        }
+    }
+}
+
+static void test_a_stream_survives_random_faults(void **state) {
+    (void)state;
+    struct random random = {1};
+    begin(WINDOW);
+    unsigned stalls = 0;
+    for (uint64_t page = 0; page < 5000; page++) {
+        fault(30000 + random_below(&random, 30000));
+        unsigned before = world.stalls;
+        touch(page);
+        stalls += world.stalls - before;
+    }
+    assert_true(stalls <= 3);
+}
+
+static void test_an_idle_stream_is_halved_then_forgotten(void **state) {
+    (void)state;
+    struct random random = {7};
+    begin(WINDOW);
+    for (uint64_t page = 0; page < 5000; page++)
+        touch(page);
+    const struct mnw__readahead_stream *stream = &world.readahead.streams[0];
+    assert_int_equal(stream->window, WINDOW);
+    uint32_t window = WINDOW;
+    bool halved = false;
+    for (unsigned i = 0; i < 10000 && stream->stride == 1; i++) {
+        fault(30000 + random_below(&random, 30000));
+        assert_true(stream->window == window || stream->window == window / 2);
+        halved |= stream->window < window;
+        window = stream->window;
+    }
+    assert_true(halved);
+    assert_int_not_equal(stream->stride, 1);
+}
+
+static void test_the_end_of_the_store_is_kept(void **state) {
+    (void)state;
+    begin(WINDOW);
+    for (uint64_t page = PAGES - 500; page < PAGES; page++)
+        touch(page);
+    assert_true(world.stalls <= 3);
+    assert_int_equal(world.planned_count, 500 - 3);
+    begin(WINDOW);
+    for (int64_t page = 600; page >= 0; page -= 3)
+        touch((uint64_t)page);
+    assert_int_equal(world.planned_count, 201 - 4);
+    mnw__readahead_fault(&world.readahead, PAGES, &world.plan);
+    assert_int_equal(world.plan.count, 0);
+    assert_int_equal(world.plan.around, 1);
+}
+
+static void test_any_trace_keeps_the_contract(void **state) {
+    (void)state;
+    for (uint64_t seed = 1; seed <= 200; seed++) {
+        struct random random = {seed};
+        struct mnw__readahead_plan plan;
+        struct mnw__readahead readahead;
+        uint64_t count = 1 + random_below(&random, 200);
+        mnw__readahead_init(&readahead, count, (uint32_t)random_below(&random, 40));
+        uint64_t page = 0;
+        for (unsigned i = 0; i < 500; i++) {
+            page = random_below(&random, 3) ? (page + random_below(&random, 4)) % count : random_below(&random, count);
+            mnw__readahead_fault(&readahead, page, &plan);
+            assert_true(plan.around >= 1 && page + plan.around <= count);
+            assert_true(plan.count <= readahead.window_max);
+            for (uint32_t k = 0; k < plan.count; k++) {
+                uint64_t ahead = plan.start + (uint64_t)((int64_t)k * plan.stride);
+                assert_true(ahead < count && ahead != page);
+            }
+        }
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_sequential_is_read_ahead),
+        cmocka_unit_test(test_windows_double_up_to_the_largest),
+        cmocka_unit_test(test_reads_stay_ahead),
+        cmocka_unit_test(test_no_readahead_when_off),
+        cmocka_unit_test(test_a_fault_that_repeats_is_no_news),
+        cmocka_unit_test(test_strides_are_read_ahead),
+        cmocka_unit_test(test_strides_survive_a_skip),
+        cmocka_unit_test(test_interleaved_streams_do_not_disturb),
+        cmocka_unit_test(test_randomly_interleaved_streams_are_known),
+        cmocka_unit_test(test_random_reads_nothing_ahead),
+        cmocka_unit_test(test_a_stream_survives_random_faults),
+        cmocka_unit_test(test_an_idle_stream_is_halved_then_forgotten),
+        cmocka_unit_test(test_the_end_of_the_store_is_kept),
+        cmocka_unit_test(test_any_trace_keeps_the_contract),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
