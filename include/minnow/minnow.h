@@ -329,7 +329,6 @@ struct mnw_stats {
     uint64_t fills_failed;
     uint64_t fills_late; /* past their deadline */
     uint64_t read_retries;
-    uint64_t answers_stale; /* answers that named no unanswered read */
     uint64_t readahead_pages;
     uint64_t evictions; /* extents */
     uint64_t evicted_bytes;

@@ -13,13 +13,19 @@
 #include <errno.h>
 #include <string.h>
 
-static int refuse_child(const char *what) {
-    if (!mnw__memory_is_forked())
+/* The store belongs to the process that opened it. */
+static int refuse_heir(const struct mnw_store *store, const char *what) {
+    if (store->generation == mnw__memory_generation())
         return 0;
-    return mnw__fail(-EOWNERDEAD,
-                     "%s: this process was forked after minnow was loaded; handles stay the parent's, "
-                     "and the child needs an exec",
+    return mnw__fail(-EOWNERDEAD, "%s: this store was opened before fork(2) and stays the parent's; open it anew",
                      what);
+}
+
+/* What was opened well is from now on this process's. */
+static int own(int result, struct mnw_store **store) {
+    if (!result)
+        (*store)->generation = mnw__memory_generation();
+    return result;
 }
 
 int mnw_store_open(struct mnw_store **store, const char *uri, const struct mnw_store_options *options) {
@@ -29,15 +35,13 @@ int mnw_store_open(struct mnw_store **store, const char *uri, const struct mnw_s
         return mnw__fail(-EINVAL, "mnw_store_open: `store` and `uri` must not be NULL");
     int error = mnw__options_copy(&known, sizeof(known), options, "mnw_store_options");
     if (!error)
-        error = refuse_child("mnw_store_open");
-    if (!error)
         error = mnw__uri_parse(uri, &parsed);
     if (error)
         return error;
     if (strcmp(parsed.scheme, "file"))
         return mnw__fail(-ENOTSUP, "opening store \"%.200s\": no store of scheme \"%s\"; known: file", uri,
                          parsed.scheme);
-    return mnw__store_open_file(store, parsed.path, parsed.direct >= 0 ? parsed.direct : known.direct);
+    return own(mnw__store_open_file(store, parsed.path, parsed.direct >= 0 ? parsed.direct : known.direct), store);
 }
 
 int mnw_store_open_memory(struct mnw_store **store, const void *data, uint64_t size_bytes) {
@@ -48,8 +52,7 @@ int mnw_store_open_memory(struct mnw_store **store, const void *data, uint64_t s
     if (size_bytes > INT64_MAX || (uintptr_t)data + size_bytes < (uintptr_t)data)
         return mnw__fail(-EINVAL, "mnw_store_open_memory: %llu bytes do not fit behind %p",
                          (unsigned long long)size_bytes, data);
-    int error = refuse_child("mnw_store_open_memory");
-    return error ? error : mnw__store_open_memory(store, data, size_bytes);
+    return own(mnw__store_open_memory(store, data, size_bytes), store);
 }
 
 int mnw_store_open_callbacks(struct mnw_store **store, const struct mnw_store_callbacks *callbacks, void *context) {
@@ -66,14 +69,13 @@ int mnw_store_open_callbacks(struct mnw_store **store, const struct mnw_store_ca
     if (known.size_bytes > INT64_MAX)
         return mnw__fail(-EINVAL, "mnw_store_open_callbacks: size_bytes %llu is not a file offset",
                          (unsigned long long)known.size_bytes);
-    error = refuse_child("mnw_store_open_callbacks");
-    return error ? error : mnw__store_open_callbacks(store, &known, context);
+    return own(mnw__store_open_callbacks(store, &known, context), store);
 }
 
 int mnw_read_done(struct mnw_store *store, uint64_t token, int64_t result) {
     if (!store)
         return mnw__fail(-EINVAL, "mnw_read_done: `store` must not be NULL");
-    int error = refuse_child("mnw_read_done");
+    int error = refuse_heir(store, "mnw_read_done");
     return error ? error : mnw__store_callbacks_done(store, token, result);
 }
 
@@ -84,7 +86,7 @@ uint64_t mnw_store_size(const struct mnw_store *store) {
 int mnw_store_close(struct mnw_store *store) {
     if (!store)
         return mnw__fail(-EINVAL, "mnw_store_close: `store` must not be NULL");
-    int error = refuse_child("mnw_store_close");
+    int error = refuse_heir(store, "mnw_store_close");
     if (error)
         return error;
     uint32_t users = atomic_load_explicit(&store->users, memory_order_acquire);

@@ -37,6 +37,7 @@ struct mnw__store_ops {
 struct mnw_store {
     const struct mnw__store_ops *ops;
     uint64_t size_bytes;    /* fixed at open, at least 1 */
+    uint32_t generation;    /* the process it belongs to: mnw__memory_generation() */
     _Atomic uint32_t users; /* caches open on it */
 };
 

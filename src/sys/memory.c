@@ -6,32 +6,31 @@
 #include "sys/memory.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 static size_t page_bytes;
-/* Nonzero in the process that loaded the library. The kernel wipes the page in a child, whoever forks and how. */
-static volatile char *canary;
-static volatile bool forked; /* where the kernel cannot wipe: the C library's fork() at least is seen */
+/* Nonzero in a process that has been counted. The kernel wipes the page in a child, whoever forks and how. */
+static _Atomic uint32_t *canary;
+static _Atomic uint32_t generation;
 
+/* Where the kernel cannot wipe, the C library's fork() at least is seen. */
 static void note_fork(void) {
-    forked = true;
+    atomic_fetch_add(&generation, 1);
 }
 
 __attribute__((constructor)) static void prepare(void) {
     page_bytes = (size_t)sysconf(_SC_PAGESIZE);
-    char *page = mmap(NULL, page_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (page == MAP_FAILED) {
-        pthread_atfork(NULL, NULL, note_fork);
+    void *page = mmap(NULL, page_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page != MAP_FAILED && madvise(page, page_bytes, MADV_WIPEONFORK) == 0) {
+        canary = page;
+        atomic_store(canary, 1);
         return;
     }
-    if (madvise(page, page_bytes, MADV_WIPEONFORK)) {
+    if (page != MAP_FAILED)
         munmap(page, page_bytes);
-        pthread_atfork(NULL, NULL, note_fork);
-        return;
-    }
-    *page = 1;
-    canary = page;
+    pthread_atfork(NULL, NULL, note_fork);
 }
 
 void *mnw__memory_reserve(size_t length) {
@@ -49,6 +48,9 @@ size_t mnw__memory_page_bytes(void) {
     return page_bytes;
 }
 
-bool mnw__memory_is_forked(void) {
-    return canary ? !*canary : forked;
+uint32_t mnw__memory_generation(void) {
+    uint32_t wiped = 0;
+    if (canary && atomic_compare_exchange_strong(canary, &wiped, 1))
+        atomic_fetch_add(&generation, 1);
+    return atomic_load(&generation);
 }

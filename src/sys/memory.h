@@ -5,8 +5,8 @@
 #ifndef MNW_SYS_MEMORY_H
 #define MNW_SYS_MEMORY_H
 
-#include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 /* Zeroed, not reserved in memory or swap. NULL: no address space. */
 void *mnw__memory_reserve(size_t length);
@@ -15,7 +15,10 @@ void mnw__memory_release(void *memory, size_t length);
 /* The base page of this machine. */
 size_t mnw__memory_page_bytes(void);
 
-/* Has this process been forked since the library was loaded? Async-signal-safe, no system call (MADV_WIPEONFORK). */
-bool mnw__memory_is_forked(void);
+/*
+ * Which process this is, counted in forks since the library was loaded: a handle made under another number
+ * belongs to a parent. Async-signal-safe, no system call (MADV_WIPEONFORK).
+ */
+uint32_t mnw__memory_generation(void);
 
 #endif

@@ -58,14 +58,14 @@ PLACE(mnw_event, cookie, 32);
 PLACE(mnw_event, pages_failed, 40);
 
 SIZE(mnw_histogram, 24 + 8 * 256);
-SIZE(mnw_stats, 224);
+SIZE(mnw_stats, 216);
 PLACE(mnw_stats, node_count, 4);
 PLACE(mnw_stats, budget_bytes, 8);
 PLACE(mnw_stats, resident_bytes_max, 24);
 PLACE(mnw_stats, faults_minor, 48);
 PLACE(mnw_stats, fills, 112);
-PLACE(mnw_stats, evictions, 168);
-PLACE(mnw_stats, events_dropped, 216);
+PLACE(mnw_stats, evictions, 160);
+PLACE(mnw_stats, events_dropped, 208);
 SIZE(mnw_node_latency, 4 * (24 + 8 * 256));
 PLACE(mnw_node_latency, total, 3 * (24 + 8 * 256));
 

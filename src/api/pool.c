@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: MIT */
+/* The public face of pools, caches and views: checks arguments, calls the engine. Owns nothing. */
+#include "engine/pool.h"
+#include "api/handle.h"
+#include "base/error.h"
+#include "base/options.h"
+#include "minnow/minnow.h"
+#include "store/store.h"
+#include "sys/memory.h"
+
+#include <errno.h>
+
+#define MNW_STRING_(text) #text
+#define MNW_STRING(text)  MNW_STRING_(text)
+
+const char *mnw_version(void) {
+    return MNW_STRING(MNW_VERSION_MAJOR) "." MNW_STRING(MNW_VERSION_MINOR) "." MNW_STRING(MNW_VERSION_PATCH);
+}
+
+const char *mnw_error(void) {
+    return mnw__fail_message();
+}
+
+/* ---- pools ---- */
+
+int mnw_pool_open(struct mnw_pool **pool, const struct mnw_pool_options *options) {
+    struct mnw_pool_options known;
+    if (!pool || !options)
+        return mnw__fail(-EINVAL, "mnw_pool_open: `pool` and `options` must not be NULL");
+    int error = mnw__options_copy(&known, sizeof(known), options, "mnw_pool_options");
+    if (!error)
+        error = mnw__pool_open(pool, &known);
+    if (!error)
+        (*pool)->generation = mnw__memory_generation();
+    return error;
+}
+
+int mnw_pool_set_budget(struct mnw_pool *pool, uint64_t budget_bytes) {
+    int error = mnw__check_pool(pool, "mnw_pool_set_budget");
+    return error ? error : mnw__pool_set_budget(pool, budget_bytes);
+}
+
+int mnw_pool_close(struct mnw_pool *pool) {
+    int error = mnw__check_pool(pool, "mnw_pool_close");
+    return error ? error : mnw__pool_close(pool);
+}
+
+int mnw_pool_event_fd(const struct mnw_pool *pool) {
+    int error = mnw__check_pool(pool, "mnw_pool_event_fd");
+    return error ? error : pool->notices.event_fd;
+}
+
+int mnw_pool_next_event(struct mnw_pool *pool, struct mnw_event *event) {
+    int error = mnw__check_pool(pool, "mnw_pool_next_event");
+    if (!error && !event)
+        error = mnw__fail(-EINVAL, "mnw_pool_next_event: `event` must not be NULL");
+    if (error)
+        return error;
+    if (!mnw__notices_take(&pool->notices, event))
+        return 0;
+    if (event->kind == MNW_EVENT_PREFETCH)
+        mnw__job_event_taken(pool);
+    return 1;
+}
+
+/* ---- caches ---- */
+
+int mnw_cache_open(struct mnw_cache **cache, struct mnw_pool *pool, struct mnw_store *store,
+                   const struct mnw_cache_options *options) {
+    struct mnw_cache_options known;
+    if (!cache || !store)
+        return mnw__fail(-EINVAL, "mnw_cache_open: `cache` and `store` must not be NULL");
+    int error = mnw__check_pool(pool, "mnw_cache_open");
+    if (!error && store->generation != pool->generation)
+        error = mnw__fail(-EOWNERDEAD, "mnw_cache_open: the store was opened before this process was forked");
+    if (!error)
+        error = mnw__options_copy(&known, sizeof(known), options, "mnw_cache_options");
+    return error ? error : mnw__cache_open(cache, pool, store, &known);
+}
+
+size_t mnw_cache_page_size(const struct mnw_cache *cache) {
+    return cache ? cache->backing.page_bytes : 0;
+}
+
+int mnw_cache_close(struct mnw_cache *cache) {
+    int error = mnw__check_cache(cache, "mnw_cache_close");
+    return error ? error : mnw__cache_close(cache);
+}
+
+/* ---- views ---- */
+
+int mnw_view_open(struct mnw_view **view, struct mnw_cache *cache, const struct mnw_view_options *options) {
+    struct mnw_view_options known;
+    if (!view)
+        return mnw__fail(-EINVAL, "mnw_view_open: `view` must not be NULL");
+    int error = mnw__check_cache(cache, "mnw_view_open");
+    if (!error)
+        error = mnw__options_copy(&known, sizeof(known), options, "mnw_view_options");
+    return error ? error : mnw__view_open(view, cache, &known);
+}
+
+void *mnw_view_data(const struct mnw_view *view) {
+    return view ? (void *)view->address : NULL;
+}
+
+size_t mnw_view_length(const struct mnw_view *view) {
+    return view ? view->length : 0;
+}
+
+int mnw_view_close(struct mnw_view *view) {
+    int error = mnw__check_view(view, "mnw_view_close");
+    return error ? error : mnw__view_close(view);
+}

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: MIT */
+/* The public face of ranges: pin, prefetch, invalidate, residency. Owns nothing. */
+#include "api/handle.h"
+#include "base/error.h"
+#include "engine/cache.h"
+#include "engine/job.h"
+#include "engine/pin.h"
+#include "engine/reclaim.h"
+#include "minnow/minnow.h"
+
+#include <errno.h>
+
+int mnw_pin(struct mnw_cache *cache, uint64_t offset, uint64_t length) {
+    uint64_t page, count;
+    int error =
+        cache ? mnw__check_range(cache, offset, length, "mnw_pin", &page, &count) : mnw__check_cache(NULL, "mnw_pin");
+    return error ? error : mnw__pin_pages(cache, page, count);
+}
+
+int mnw_unpin(struct mnw_cache *cache, uint64_t offset, uint64_t length) {
+    uint64_t page, count;
+    int error = cache ? mnw__check_range(cache, offset, length, "mnw_unpin", &page, &count)
+                      : mnw__check_cache(NULL, "mnw_unpin");
+    return error ? error : mnw__unpin_pages(cache, page, count);
+}
+
+int64_t mnw_prefetch(struct mnw_cache *cache, uint64_t offset, uint64_t length, uint64_t cookie) {
+    uint64_t page, count;
+    int error = cache ? mnw__check_range(cache, offset, length, "mnw_prefetch", &page, &count)
+                      : mnw__check_cache(NULL, "mnw_prefetch");
+    if (error)
+        return error;
+    int64_t id = mnw__job_prefetch(cache, page, count, cookie);
+    if (id == -EAGAIN)
+        return mnw__fail(-EAGAIN,
+                         "mnw_prefetch: %d prefetches are running or have their event unread; take events "
+                         "with mnw_pool_next_event()",
+                         MNW__JOB_PREFETCHES);
+    return id;
+}
+
+int mnw_prefetch_cancel(struct mnw_pool *pool, int64_t id) {
+    int error = mnw__check_pool(pool, "mnw_prefetch_cancel");
+    if (!error)
+        error = mnw__job_cancel(pool, id);
+    if (error == -ENOENT)
+        return mnw__fail(error, "mnw_prefetch_cancel: no prefetch %lld is running", (long long)id);
+    return error;
+}
+
+int mnw_invalidate(struct mnw_cache *cache, uint64_t offset, uint64_t length) {
+    uint64_t page, count, stuck;
+    int error = cache ? mnw__check_range(cache, offset, length, "mnw_invalidate", &page, &count)
+                      : mnw__check_cache(NULL, "mnw_invalidate");
+    if (error)
+        return error;
+    error = mnw__reclaim_range(cache, page, count, &stuck);
+    if (error && stuck == UINT64_MAX)
+        return mnw__fail(error, "mnw_invalidate: part of the range is pinned; unpin it first");
+    if (error)
+        return mnw__fail(error,
+                         "mnw_invalidate: stopped at offset %llu (error %d): pinned meanwhile, or the store has "
+                         "not answered a read there within its deadline",
+                         (unsigned long long)mnw__cache_page_offset(cache, stuck), -error);
+    return 0;
+}
+
+static uint8_t residency_of(const struct mnw_cache *cache, uint64_t page) {
+    uint8_t flags = 0;
+    switch (mnw__page_state(mnw__page_load(&cache->pages, page))) {
+    case MNW__PAGE_ABSENT:
+        break;
+    case MNW__PAGE_FILLING:
+        flags = MNW_FILLING;
+        break;
+    case MNW__PAGE_PRESENT:
+        flags = MNW_RESIDENT;
+        break;
+    case MNW__PAGE_FAILED:
+        flags = MNW_FAILED;
+        break;
+    }
+    if (mnw__extent_load(&cache->pages, mnw__extent_of(&cache->pages, page)).user_pins)
+        flags |= MNW_PINNED;
+    return flags;
+}
+
+int mnw_residency(struct mnw_cache *cache, uint64_t offset, uint8_t *pages, size_t count) {
+    uint64_t page, all;
+    int error = mnw__check_cache(cache, "mnw_residency");
+    if (!error && !pages)
+        error = mnw__fail(-EINVAL, "mnw_residency: `pages` must not be NULL");
+    if (!error && count > cache->pages.page_count)
+        error = mnw__fail(-EINVAL, "mnw_residency: %zu pages are more than the cache has", count);
+    if (!error)
+        error =
+            mnw__check_range(cache, offset, count * (uint64_t)cache->backing.page_bytes, "mnw_residency", &page, &all);
+    if (error)
+        return error;
+    for (size_t i = 0; i < count; i++)
+        pages[i] = residency_of(cache, page + i);
+    return 0;
+}

@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: MIT */
+/* Statistics: sums of what the engine counts, as a struct and as JSON. Owns nothing. */
+#include "api/handle.h"
+#include "base/error.h"
+#include "base/histogram.h"
+#include "engine/cache.h"
+#include "engine/fault.h"
+#include "engine/pool.h"
+#include "minnow/minnow.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Where each counter goes in the public struct, and what JSON calls it. */
+#define FIELDS(X)                                                                                                      \
+    X(FAULTS_MINOR, faults_minor)                                                                                      \
+    X(FAULTS_MISSING, faults_missing)                                                                                  \
+    X(FAULTS_RESOLVED, faults_resolved)                                                                                \
+    X(FAULTS_JOINED, faults_joined)                                                                                    \
+    X(FAULTS_FAILED, faults_failed)                                                                                    \
+    X(FAULTS_STARVED, faults_starved)                                                                                  \
+    X(PAGES_MAPPED, pages_mapped)                                                                                      \
+    X(PAGES_PROMOTED, pages_promoted)                                                                                  \
+    X(FILLS, fills)                                                                                                    \
+    X(FILL_BYTES, fill_bytes)                                                                                          \
+    X(FILLS_FAILED, fills_failed)                                                                                      \
+    X(FILLS_LATE, fills_late)                                                                                          \
+    X(READ_RETRIES, read_retries)                                                                                      \
+    X(READAHEAD_PAGES, readahead_pages)                                                                                \
+    X(EVICTIONS, evictions)                                                                                            \
+    X(EVICTED_BYTES, evicted_bytes)                                                                                    \
+    X(EVICTIONS_DIRECT, evictions_direct)                                                                              \
+    X(ZAPS, zaps)                                                                                                      \
+    X(PAGES_LOST, pages_lost)                                                                                          \
+    X(REDELIVERIES, redeliveries)
+
+static void add_counters(struct mnw_stats *stats, const struct mnw__counters *counters) {
+#define ADD(counter, field)                                                                                            \
+    stats->field += atomic_load_explicit(&counters->values[MNW__##counter], memory_order_relaxed);
+    FIELDS(ADD)
+#undef ADD
+}
+
+static void add_pool(struct mnw_stats *stats, struct mnw_pool *pool) {
+    stats->version = MNW_STATS_VERSION;
+    stats->node_count = (uint32_t)__builtin_popcountll(pool->nodes);
+    stats->budget_bytes = atomic_load(&pool->budget);
+    stats->resident_bytes_max = atomic_load(&pool->charged_max);
+    stats->events_dropped = mnw__notices_dropped(&pool->notices);
+}
+
+static int copy_out(struct mnw_stats *to, size_t size, const struct mnw_stats *from, const char *call) {
+    if (!to || size < offsetof(struct mnw_stats, budget_bytes))
+        return mnw__fail(-EINVAL, "%s: `stats` must not be NULL and `size` must be sizeof(struct mnw_stats)", call);
+    memset(to, 0, size);
+    memcpy(to, from, size < sizeof(*from) ? size : sizeof(*from));
+    return 0;
+}
+
+static void collect(struct mnw_pool *pool, struct mnw_stats *stats) {
+    memset(stats, 0, sizeof(*stats));
+    add_pool(stats, pool);
+    stats->resident_bytes = atomic_load(&pool->charged);
+    stats->pinned_bytes = atomic_load(&pool->pinned);
+    mnw__mutex_lock(&pool->lock);
+    add_counters(stats, &pool->retired);
+    for (struct mnw_cache *cache = pool->caches; cache; cache = cache->next) {
+        add_counters(stats, &cache->counters);
+        stats->metadata_bytes += mnw__cache_metadata_bytes(cache);
+    }
+    mnw__mutex_unlock(&pool->lock);
+}
+
+int mnw_pool_stats(struct mnw_pool *pool, struct mnw_stats *stats, size_t size) {
+    struct mnw_stats now;
+    int error = mnw__check_pool(pool, "mnw_pool_stats");
+    if (error)
+        return error;
+    collect(pool, &now);
+    return copy_out(stats, size, &now, "mnw_pool_stats");
+}
+
+int mnw_cache_stats(struct mnw_cache *cache, struct mnw_stats *stats, size_t size) {
+    struct mnw_stats now = {0};
+    int error = mnw__check_cache(cache, "mnw_cache_stats");
+    if (error)
+        return error;
+    add_pool(&now, cache->pool);
+    add_counters(&now, &cache->counters);
+    now.resident_bytes = atomic_load(&cache->charged);
+    now.pinned_bytes = atomic_load(&cache->pinned_extents) * cache->pool->extent_bytes;
+    now.metadata_bytes = mnw__cache_metadata_bytes(cache);
+    return copy_out(stats, size, &now, "mnw_cache_stats");
+}
+
+static bool collect_latency(struct mnw_pool *pool, int node, struct mnw_node_latency *latency) {
+    bool any = false;
+    memset(latency, 0, sizeof(*latency));
+    for (unsigned i = 0; i < pool->thread_count; i++) {
+        if (pool->threads[i].node != node)
+            continue;
+        const struct mnw__latency *from = pool->threads[i].latency;
+        mnw__histogram_merge(&latency->queue, &from->queue);
+        mnw__histogram_merge(&latency->fill, &from->fill);
+        mnw__histogram_merge(&latency->map, &from->map);
+        mnw__histogram_merge(&latency->total, &from->total);
+        any = true;
+    }
+    return any;
+}
+
+int mnw_pool_latency(struct mnw_pool *pool, unsigned node, struct mnw_node_latency *latency, size_t size) {
+    struct mnw_node_latency now;
+    int error = mnw__check_pool(pool, "mnw_pool_latency");
+    if (error)
+        return error;
+    if (!latency || !size)
+        return mnw__fail(-EINVAL, "mnw_pool_latency: `latency` must not be NULL and `size` must be its size");
+    if (!collect_latency(pool, (int)node, &now))
+        return mnw__fail(-ENOENT, "mnw_pool_latency: the pool has no fault thread on node %u", node);
+    memset(latency, 0, size);
+    memcpy(latency, &now, size < sizeof(now) ? size : sizeof(now));
+    return 0;
+}
+
+/* ---- JSON ---- */
+
+static json_t *number(uint64_t value) {
+    return json_integer((json_int_t)value);
+}
+
+static json_t *histogram_json(const struct mnw_histogram *histogram) {
+    json_t *object = json_object();
+    json_object_set_new(object, "count", number(histogram->count));
+    json_object_set_new(object, "mean_ns", number(histogram->count ? histogram->sum_ns / histogram->count : 0));
+    json_object_set_new(object, "p50_ns", number(mnw_histogram_quantile(histogram, 0.5)));
+    json_object_set_new(object, "p90_ns", number(mnw_histogram_quantile(histogram, 0.9)));
+    json_object_set_new(object, "p99_ns", number(mnw_histogram_quantile(histogram, 0.99)));
+    json_object_set_new(object, "p999_ns", number(mnw_histogram_quantile(histogram, 0.999)));
+    json_object_set_new(object, "max_ns", number(histogram->max_ns));
+    return object;
+}
+
+static json_t *nodes_json(struct mnw_pool *pool) {
+    json_t *nodes = json_array();
+    for (uint64_t left = pool->nodes; left; left &= left - 1) {
+        struct mnw_node_latency latency;
+        int node = __builtin_ctzll(left);
+        if (!collect_latency(pool, node, &latency))
+            continue;
+        json_t *object = json_object();
+        json_object_set_new(object, "node", json_integer(node));
+        json_object_set_new(object, "queue", histogram_json(&latency.queue));
+        json_object_set_new(object, "fill", histogram_json(&latency.fill));
+        json_object_set_new(object, "map", histogram_json(&latency.map));
+        json_object_set_new(object, "total", histogram_json(&latency.total));
+        json_array_append_new(nodes, object);
+    }
+    return nodes;
+}
+
+char *mnw_pool_stats_json(struct mnw_pool *pool) {
+    struct mnw_stats stats;
+    if (mnw__check_pool(pool, "mnw_pool_stats_json"))
+        return NULL;
+    collect(pool, &stats);
+    json_t *object = json_object();
+    json_object_set_new(object, "version", json_integer(stats.version));
+#define SET(field)                  json_object_set_new(object, #field, number(stats.field));
+#define SET_COUNTER(counter, field) SET(field)
+    SET(budget_bytes)
+    SET(resident_bytes)
+    SET(resident_bytes_max)
+    SET(pinned_bytes)
+    SET(metadata_bytes)
+    FIELDS(SET_COUNTER)
+    SET(events_dropped)
+#undef SET
+#undef SET_COUNTER
+    json_object_set_new(object, "nodes", nodes_json(pool));
+    char *text = json_dumps(object, JSON_INDENT(2));
+    json_decref(object);
+    return text;
+}

@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: MIT */
+#include "engine/cache.h"
+
+#include "base/bits.h"
+#include "base/error.h"
+#include "engine/pool.h"
+#include "store/store.h"
+#include "sys/memory.h"
+#include "sys/numa.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#define RETRIES_DEFAULT         2
+#define RETRY_DELAY_MS_DEFAULT  10
+#define DEADLINE_MS_DEFAULT     30000
+#define READAHEAD_BYTES_DEFAULT (1u << 20)
+#define READAHEAD_HUGE_DEFAULT  4
+/* One read of the store at most; and one that a fault waits for. */
+#define FILL_BYTES_MAX   (256u << 10)
+#define DEMAND_BYTES_MAX (64u << 10)
+
+bool mnw__cache_charge(struct mnw_cache *cache, uint64_t bytes) {
+    if (!mnw__pool_charge(cache->pool, bytes))
+        return false;
+    atomic_fetch_add_explicit(&cache->charged, bytes, memory_order_relaxed);
+    return true;
+}
+
+void mnw__cache_uncharge(struct mnw_cache *cache, uint64_t bytes) {
+    atomic_fetch_sub_explicit(&cache->charged, bytes, memory_order_relaxed);
+    mnw__pool_uncharge(cache->pool, bytes);
+}
+
+bool mnw__cache_enter(struct mnw_cache *cache, uint64_t extent, bool fault) {
+    enum mnw__enter entered = mnw__extent_enter(&cache->pages, extent, fault);
+    if (entered == MNW__ENTER_FRESH) {
+        mnw__mutex_lock(&cache->policy_lock);
+        cache->policy.ops->insert(&cache->policy, (uint32_t)extent);
+        mnw__mutex_unlock(&cache->policy_lock);
+    }
+    return entered != MNW__ENTER_BUSY;
+}
+
+bool mnw__cache_is_promotable(const struct mnw_cache *cache, uint64_t extent) {
+    if (cache->backing.kind != MNW_BACKING_GRADED)
+        return false;
+    struct mnw__extent word = mnw__extent_load(&cache->pages, extent);
+    return word.present == 1u << cache->pages.extent_shift && !word.unfit;
+}
+
+/* ---- metadata ---- */
+
+static size_t words_bytes(const struct mnw_cache *cache) {
+    return cache->pages.page_count * sizeof(*cache->pages.words);
+}
+
+static size_t extents_bytes(const struct mnw_cache *cache) {
+    return cache->pages.extent_count * sizeof(*cache->pages.extents);
+}
+
+static size_t nodes_bytes(const struct mnw_cache *cache) {
+    return cache->pages.extent_count * sizeof(*cache->nodes);
+}
+
+uint64_t mnw__cache_metadata_bytes(const struct mnw_cache *cache) {
+    return words_bytes(cache) + extents_bytes(cache) + nodes_bytes(cache);
+}
+
+static void release_metadata(struct mnw_cache *cache) {
+    if (cache->pages.words)
+        mnw__memory_release(cache->pages.words, words_bytes(cache));
+    if (cache->pages.extents)
+        mnw__memory_release(cache->pages.extents, extents_bytes(cache));
+    if (cache->nodes)
+        mnw__memory_release(cache->nodes, nodes_bytes(cache));
+}
+
+static int reserve_metadata(struct mnw_cache *cache) {
+    struct mnw_pool *pool = cache->pool;
+    struct mnw__pages *pages = &cache->pages;
+    pages->extent_shift = mnw__log2(pool->extent_bytes / pool->page_bytes);
+    pages->page_count = (cache->store->size_bytes - 1) / pool->page_bytes + 1;
+    pages->extent_count = ((pages->page_count - 1) >> pages->extent_shift) + 1;
+    if (pages->extent_count > MNW__POLICY_EXTENTS_MAX)
+        return mnw__fail(-ENOSPC,
+                         "cache: a store of %llu bytes has more than %u extents of %zu bytes; use a pool with "
+                         "larger extents",
+                         (unsigned long long)cache->store->size_bytes, MNW__POLICY_EXTENTS_MAX, pool->extent_bytes);
+    pages->words = mnw__memory_reserve(words_bytes(cache));
+    pages->extents = mnw__memory_reserve(extents_bytes(cache));
+    cache->nodes = mnw__memory_reserve(nodes_bytes(cache));
+    if (!pages->words || !pages->extents || !cache->nodes) {
+        release_metadata(cache);
+        return mnw__fail(-ENOMEM,
+                         "cache: no address space for %llu bytes of metadata; ulimit -v, or "
+                         "vm.overcommit_memory, may forbid it",
+                         (unsigned long long)mnw__cache_metadata_bytes(cache));
+    }
+    mnw__policy_init(&cache->policy, pool->policy, cache->nodes, (uint32_t)pages->extent_count);
+    return 0;
+}
+
+/* ---- opening ---- */
+
+static void set_options(struct mnw_cache *cache, const struct mnw_cache_options *options) {
+    static const struct mnw_cache_options none;
+    const struct mnw_cache_options *given = options ? options : &none;
+    uint64_t page_bytes = cache->pool->page_bytes;
+    bool huge = page_bytes > DEMAND_BYTES_MAX;
+
+    cache->read_retries = given->read_retries == UINT32_MAX ? 0 : given->read_retries;
+    if (!given->read_retries)
+        cache->read_retries = RETRIES_DEFAULT;
+    cache->retry_delay_ns =
+        (given->retry_delay_ms ? given->retry_delay_ms : RETRY_DELAY_MS_DEFAULT) * (uint64_t)1000000;
+    cache->deadline_ns = (given->read_deadline_ms ? given->read_deadline_ms : DEADLINE_MS_DEFAULT) * (uint64_t)1000000;
+    uint64_t readahead = given->readahead_bytes;
+    if (!readahead)
+        readahead = huge ? READAHEAD_HUGE_DEFAULT * page_bytes : READAHEAD_BYTES_DEFAULT;
+    if (given->readahead_bytes == UINT64_MAX)
+        readahead = 0;
+    /* A window of more than a quarter of the budget would evict itself. */
+    readahead = mnw__min(readahead, atomic_load(&cache->pool->budget) / 4);
+    cache->readahead_pages = (uint32_t)mnw__min(readahead / page_bytes, UINT32_MAX);
+    cache->fill_pages_max = (uint32_t)mnw__max(FILL_BYTES_MAX / page_bytes, 1);
+    cache->demand_pages_max = (uint32_t)mnw__max(DEMAND_BYTES_MAX / page_bytes, 1);
+}
+
+static int create_backing(struct mnw_cache *cache) {
+    struct mnw_pool *pool = cache->pool;
+    int error = mnw__backing_create(&cache->backing, pool->backing, cache->store->size_bytes);
+    if (error)
+        return error;
+    /* For shmem the file's policy counts, not the allocating thread's. */
+    if (pool->numa != MNW_NUMA_LOCAL)
+        error = mnw__numa_set_range_policy(cache->backing.alias, cache->backing.size_bytes, pool->numa, pool->nodes);
+    if (error) {
+        mnw__backing_destroy(&cache->backing);
+        return mnw__fail(error, "cache: the NUMA policy could not be set on its backing (error %d)", -error);
+    }
+    return 0;
+}
+
+static void link_cache(struct mnw_cache *cache) {
+    struct mnw_pool *pool = cache->pool;
+    mnw__mutex_lock(&pool->lock);
+    cache->next = pool->caches;
+    pool->caches = cache;
+    mnw__mutex_unlock(&pool->lock);
+}
+
+int mnw__cache_open(struct mnw_cache **out, struct mnw_pool *pool, struct mnw_store *store,
+                    const struct mnw_cache_options *options) {
+    struct mnw_cache *cache = calloc(1, sizeof(*cache));
+    if (!cache)
+        return mnw__fail(-ENOMEM, "cache: out of memory");
+    cache->pool = pool;
+    cache->store = store;
+    set_options(cache, options);
+    int error = reserve_metadata(cache);
+    if (error)
+        goto free_cache;
+    error = create_backing(cache);
+    if (error)
+        goto release;
+    mnw__mutex_init(&cache->policy_lock);
+    mnw__mutex_init(&cache->views_lock);
+    atomic_fetch_add(&store->users, 1);
+    link_cache(cache);
+    *out = cache;
+    return 0;
+
+release:
+    release_metadata(cache);
+free_cache:
+    free(cache);
+    return error;
+}
+
+/* ---- closing ---- */
+
+static int refuse_if_used(struct mnw_cache *cache) {
+    mnw__mutex_lock(&cache->views_lock);
+    bool viewed = cache->views != NULL;
+    mnw__mutex_unlock(&cache->views_lock);
+    if (viewed)
+        return mnw__fail(-EBUSY, "cache: a view of it is still open; close it first");
+    if (atomic_load(&cache->jobs_active))
+        return mnw__fail(-EBUSY, "cache: a prefetch or a pin is still running in it; cancel it, or wait");
+    if (atomic_load(&cache->pinned_extents))
+        return mnw__fail(-EBUSY, "cache: %llu extents are still pinned; unpin them first",
+                         (unsigned long long)atomic_load(&cache->pinned_extents));
+    return 0;
+}
+
+/* Reads in flight write into the backing: they must end before it goes. */
+static int wait_for_fills(struct mnw_cache *cache) {
+    uint64_t pause_ns = 200000, end_ns = mnw__clock_ns() + cache->deadline_ns + cache->deadline_ns / 4;
+    while (atomic_load_explicit(&cache->fills_active, memory_order_acquire)) {
+        if (mnw__clock_ns() > end_ns)
+            return mnw__fail(-EBUSY,
+                             "cache: the store has not answered %u reads within their deadline; it must answer "
+                             "them before the cache can close",
+                             atomic_load(&cache->fills_active));
+        mnw__sleep_ns(pause_ns);
+    }
+    return 0;
+}
+
+static void unlink_cache(struct mnw_cache *cache) {
+    struct mnw_pool *pool = cache->pool;
+    mnw__mutex_lock(&pool->lock);
+    struct mnw_cache **link = &pool->caches;
+    while (*link != cache)
+        link = &(*link)->next;
+    *link = cache->next;
+    for (unsigned i = 0; i < MNW__COUNTER_COUNT; i++)
+        mnw__count(&pool->retired, (enum mnw__counter)i, atomic_load(&cache->counters.values[i]));
+    mnw__mutex_unlock(&pool->lock);
+}
+
+int mnw__cache_close(struct mnw_cache *cache) {
+    int error = refuse_if_used(cache);
+    if (!error)
+        error = wait_for_fills(cache);
+    if (error)
+        return error;
+    unlink_cache(cache);
+    while (atomic_load_explicit(&cache->evicting, memory_order_acquire))
+        mnw__sleep_ns(100000);
+    mnw__backing_destroy(&cache->backing);
+    mnw__pool_uncharge(cache->pool, atomic_load(&cache->charged));
+    mnw__pool_progress(cache->pool);
+    atomic_fetch_sub(&cache->store->users, 1);
+    release_metadata(cache);
+    mnw__mutex_destroy(&cache->policy_lock);
+    mnw__mutex_destroy(&cache->views_lock);
+    free(cache);
+    return 0;
+}

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Caches: one store's pages in one pool.
+ *
+ * Owns: the backing with its alias, the page and extent words, the eviction policy's nodes, the list of
+ * views. Locks, each a leaf but in this order: policy_lock, then views_lock. Neither is ever held while the
+ * store is called, and no holder touches a view's bytes.
+ */
+#ifndef MNW_ENGINE_CACHE_H
+#define MNW_ENGINE_CACHE_H
+
+#include "engine/counters.h"
+#include "minnow/minnow.h"
+#include "page/page.h"
+#include "policy/policy.h"
+#include "sys/backing.h"
+#include "sys/thread.h"
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+struct mnw_cache {
+    struct mnw_pool *pool;
+    struct mnw_store *store;
+    struct mnw_cache *next; /* pool->lock */
+    struct mnw__backing backing;
+    struct mnw__pages pages;
+    struct mnw__policy_node *nodes;
+
+    uint32_t read_retries;
+    uint64_t retry_delay_ns;
+    uint64_t deadline_ns;
+    uint32_t readahead_pages;  /* window; 0: none */
+    uint32_t fill_pages_max;   /* one read of the store */
+    uint32_t demand_pages_max; /* one read that somebody waits for */
+
+    struct mnw__mutex policy_lock;
+    struct mnw__policy policy; /* policy_lock */
+    struct mnw__mutex views_lock;
+    struct mnw_view *views; /* views_lock */
+
+    _Atomic uint64_t charged;      /* bytes of the pool's budget that are ours */
+    _Atomic uint32_t fills_active; /* fill slots that name this cache */
+    _Atomic uint32_t jobs_active;  /* jobs that name this cache */
+    _Atomic uint64_t pinned_extents;
+    _Atomic uint64_t evicting; /* evictions and drains under way: close waits */
+    int64_t turn;              /* pool->lock: weighs this cache against others in reclaim */
+    struct mnw__counters counters;
+};
+
+int mnw__cache_open(struct mnw_cache **cache, struct mnw_pool *pool, struct mnw_store *store,
+                    const struct mnw_cache_options *options);
+int mnw__cache_close(struct mnw_cache *cache);
+
+bool mnw__cache_charge(struct mnw_cache *cache, uint64_t bytes);
+void mnw__cache_uncharge(struct mnw_cache *cache, uint64_t bytes);
+
+/* Enters an extent, and gives a fresh one to the policy. False: it is being evicted. */
+bool mnw__cache_enter(struct mnw_cache *cache, uint64_t extent, bool fault);
+
+/* May the extent be mapped as one huge page? Every page of it PRESENT, and not refused before. While entered. */
+bool mnw__cache_is_promotable(const struct mnw_cache *cache, uint64_t extent);
+
+/* Metadata reserved for a cache, in bytes. */
+uint64_t mnw__cache_metadata_bytes(const struct mnw_cache *cache);
+
+static inline uint64_t mnw__cache_page_offset(const struct mnw_cache *cache, uint64_t page) {
+    return page * cache->backing.page_bytes;
+}
+
+#endif

@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: MIT */
+/* The decision: what one fault needs, from the page word alone. The thread around it is in fault_thread.c. */
+#include "engine/fault.h"
+
+#include "base/bits.h"
+#include "engine/cache.h"
+#include "engine/pool.h"
+#include "sys/uffd.h"
+
+#include <errno.h>
+
+/* Words move under us; so often they are looked at again before the fault is sent round through the kernel. */
+#define LOOKS_MAX 8
+/* Reads of readahead and of jobs leave this share of the slots to faults. */
+#define RESERVED_SHARE 4
+#define STARVED_GAP_NS 2000000000ull
+
+/* Resident neighbours from `page` on, within its extent. */
+static uint64_t count_present(const struct mnw_cache *cache, uint64_t page, uint64_t most) {
+    uint64_t end = mnw__min(page + most, mnw__extent_end(&cache->pages, mnw__extent_of(&cache->pages, page)));
+    uint64_t at = page + 1;
+    while (at < end && mnw__page_state(mnw__page_load(&cache->pages, at)) == MNW__PAGE_PRESENT)
+        at++;
+    return at - page;
+}
+
+/* The backing has no such page although its word says PRESENT: somebody punched it. The store still has it. */
+static void lose_page(struct mnw_cache *cache, uint64_t page) {
+    if (!mnw__page_drop(&cache->pages, page))
+        return;
+    mnw__extent_add_present(&cache->pages, mnw__extent_of(&cache->pages, page), -1);
+    if (!cache->pool->whole_extents)
+        mnw__cache_uncharge(cache, cache->backing.page_bytes);
+    mnw__count(&cache->counters, MNW__PAGES_LOST, 1);
+}
+
+/* True: ended. False: the page was lost; look again. */
+static bool map_present(struct mnw_view *view, uint64_t page, uint64_t around, bool wake, enum mnw__outcome *outcome) {
+    struct mnw_cache *cache = view->cache;
+    uint64_t extent = mnw__extent_of(&cache->pages, page);
+    *outcome = MNW__OUTCOME_ENDED;
+    mnw__page_arrive(&cache->pages, page);
+    if (mnw__cache_is_promotable(cache, extent) && mnw__view_promote(view, extent))
+        return true;
+    enum mnw__map mapped = mnw__view_map_pages(view, page, count_present(cache, page, around), 1, wake);
+    if (mapped == MNW__MAP_LOST) {
+        lose_page(cache, page);
+        return false;
+    }
+    if (mapped == MNW__MAP_DONE && !wake)
+        *outcome = MNW__OUTCOME_MAPPED;
+    return true;
+}
+
+/* No memory or no read slot just now. The kernel keeps the waiter; we remember to send it round. */
+static enum mnw__outcome starve(struct mnw__fault_thread *thread, struct mnw_view *view, uint64_t page) {
+    struct mnw_cache *cache = view->cache;
+    mnw__count(&cache->counters, MNW__FAULTS_STARVED, 1);
+    /* A fault that goes on starving is back with every tick: after a gap, this is another one. */
+    if (!view->starved_since_ns || thread->batch_ns - view->starved_last_ns > STARVED_GAP_NS)
+        view->starved_since_ns = thread->batch_ns;
+    view->starved_last_ns = thread->batch_ns;
+    if (thread->batch_ns - view->starved_since_ns > cache->deadline_ns) {
+        mnw__fill_refuse(view, page, -ENOMEM);
+        return MNW__OUTCOME_ENDED;
+    }
+    view->starved = true;
+    if (!thread->starving) {
+        thread->starving = true;
+        atomic_fetch_add(&thread->pool->starving, 1);
+    }
+    thread->starved_progress = atomic_load(&thread->pool->progress);
+    return MNW__OUTCOME_PENDING;
+}
+
+static bool slots_to_spare(const struct mnw__fault_thread *thread) {
+    return mnw__fill_free_slots(thread) > thread->fill_count / RESERVED_SHARE;
+}
+
+/* Reads what the view will want next; gives up at the first sign of scarcity. */
+static void read_ahead(struct mnw__fault_thread *thread, struct mnw_cache *cache, uint64_t page, int64_t stride,
+                       uint64_t count) {
+    while (count && page < cache->pages.page_count && slots_to_spare(thread)) {
+        uint32_t run = stride == 1 ? (uint32_t)mnw__min(count, cache->fill_pages_max) : 1, begun = 0;
+        bool absent = mnw__page_state(mnw__page_load(&cache->pages, page)) == MNW__PAGE_ABSENT;
+        if (absent && mnw__fill_begin(thread, cache, NULL, NULL, page, run, &begun) == MNW__BEGIN_STARVED)
+            return;
+        uint64_t step = begun ? begun : 1;
+        count -= mnw__min(count, step);
+        page += stride == 1 ? step : (uint64_t)stride;
+    }
+}
+
+/* The page's own read, and with it the first neighbours that a sequential reader will want at once. */
+static enum mnw__begin fill_page(struct mnw__fault_thread *thread, struct mnw_view *view, uint64_t page,
+                                 struct mnw__readahead_plan *plan) {
+    struct mnw_cache *cache = view->cache;
+    bool follows = plan->count && plan->stride == 1 && plan->start == page + 1;
+    uint32_t run = 1, begun = 0;
+    if (follows)
+        run += (uint32_t)mnw__min(plan->count, cache->demand_pages_max - 1);
+    enum mnw__begin result = mnw__fill_begin(thread, cache, view, NULL, page, run, &begun);
+    if (begun > 1 && follows) {
+        plan->start += begun - 1;
+        plan->count -= mnw__min(plan->count, begun - 1);
+    }
+    if (result == MNW__BEGIN_STARTED)
+        view->starved_since_ns = 0;
+    return result;
+}
+
+/* One look at an extent that is entered. True: `*outcome` is final. */
+static bool look(struct mnw__fault_thread *thread, struct mnw_view *view, uint64_t page, bool wake,
+                 struct mnw__readahead_plan *plan, enum mnw__outcome *outcome) {
+    struct mnw_cache *cache = view->cache;
+    switch (mnw__page_state(mnw__page_load(&cache->pages, page))) {
+    case MNW__PAGE_PRESENT:
+        if (!map_present(view, page, plan->around, wake, outcome))
+            return false;
+        mnw__count(&cache->counters, MNW__FAULTS_RESOLVED, 1);
+        return true;
+    case MNW__PAGE_FILLING:
+        if (!mnw__page_join(&cache->pages, page))
+            return false;
+        mnw__count(&cache->counters, MNW__FAULTS_JOINED, 1);
+        *outcome = MNW__OUTCOME_PENDING;
+        return true;
+    case MNW__PAGE_ABSENT:
+        switch (fill_page(thread, view, page, plan)) {
+        case MNW__BEGIN_STARTED:
+            *outcome = MNW__OUTCOME_PENDING;
+            return true;
+        case MNW__BEGIN_STARVED:
+            *outcome = starve(thread, view, page);
+            return true;
+        case MNW__BEGIN_TAKEN:
+            return false;
+        }
+        return false;
+    case MNW__PAGE_FAILED:
+        mnw__view_poison_page(view, page);
+        *outcome = MNW__OUTCOME_ENDED;
+        return true;
+    }
+    return false;
+}
+
+static enum mnw__outcome resolve(struct mnw__fault_thread *thread, struct mnw_view *view, uint64_t page, bool wake,
+                                 struct mnw__readahead_plan *plan) {
+    struct mnw_cache *cache = view->cache;
+    uint64_t extent = mnw__extent_of(&cache->pages, page);
+    enum mnw__outcome outcome = MNW__OUTCOME_PENDING;
+    for (unsigned looks = 0; looks < LOOKS_MAX; looks++) {
+        if (!mnw__cache_enter(cache, extent, true))
+            return MNW__OUTCOME_PENDING; /* its evictor wakes the waiters */
+        bool final = look(thread, view, page, wake, plan, &outcome);
+        mnw__extent_leave(&cache->pages, extent);
+        if (final)
+            return outcome;
+    }
+    mnw__view_wake(view, page, 1);
+    return MNW__OUTCOME_ENDED;
+}
+
+enum mnw__outcome mnw__fault_serve(struct mnw__fault_thread *thread, struct mnw_view *view, uint64_t page, bool wake) {
+    struct mnw__readahead_plan plan;
+    mnw__readahead_fault(&view->readahead, page, &plan);
+    enum mnw__outcome outcome = resolve(thread, view, page, wake, &plan);
+    if (plan.count)
+        read_ahead(thread, view->cache, plan.start, plan.stride, plan.count);
+    return outcome;
+}
+
+void mnw__fault_retry_starved(struct mnw__fault_thread *thread, bool always) {
+    if (!thread->starving)
+        return;
+    if (!always && atomic_load(&thread->pool->progress) == thread->starved_progress)
+        return;
+    thread->starving = false;
+    atomic_fetch_sub(&thread->pool->starving, 1);
+    for (struct mnw_view *view = thread->views; view; view = view->next_of_thread) {
+        if (!view->starved)
+            continue;
+        view->starved = false;
+        mnw__view_wake_all(view);
+    }
+}
+
+void mnw__fault_watch(struct mnw__fault_thread *thread, uint64_t now_ns) {
+    (void)now_ns;
+    for (struct mnw_view *view = thread->views; view; view = view->next_of_thread) {
+        uint64_t pending = 0, total = 0;
+        if (mnw__uffd_waiting(view->uffd, &pending, &total) || !total)
+            continue;
+        mnw__count(&view->cache->counters, MNW__REDELIVERIES, total);
+        mnw__view_wake_all(view);
+    }
+}

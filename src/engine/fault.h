@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Fault threads: read events, decide from the page word alone, resolve.
+ *
+ * Owns: the views attached to a thread, its fill slots, its jobs' progress. Everything but the answers of
+ * reads happens on the thread itself, under its lock, which others take only to attach or detach a view.
+ * Never allocates once started, never touches a view, never waits for anything but its poller and leaf locks.
+ */
+#ifndef MNW_ENGINE_FAULT_H
+#define MNW_ENGINE_FAULT_H
+
+#include "base/histogram.h"
+#include "engine/fill.h"
+#include "engine/view.h"
+#include "sys/thread.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct mnw_pool;
+struct mnw__io;
+struct mnw__poller;
+
+struct mnw__latency {
+    struct mnw__histogram queue, fill, map, total;
+};
+
+struct mnw__fault_thread {
+    struct mnw_pool *pool;
+    unsigned index;
+    int node;
+    bool started;
+    struct mnw__thread thread;
+    struct mnw__poller *poller;
+    struct mnw__io *io;
+    struct mnw__mutex lock;
+    struct mnw_view *views;        /* lock */
+    _Atomic uint64_t detached;     /* views detached so far */
+    _Atomic uint32_t jobs_waiting; /* jobs given to this thread */
+    bool starving;                 /* lock */
+    uint64_t starved_progress;     /* lock: pool->progress before the fault that starved */
+    uint64_t batch_ns;             /* lock: when the batch under way was read */
+    uint64_t timer_ns, watch_ns;   /* lock: when timers and watchdog are due next */
+    struct mnw__fill *fills;       /* fill.h */
+    unsigned fill_count;
+    _Atomic uint64_t free_fills[MNW__FILL_SLOTS_MAX / 64];
+    _Atomic uint64_t attention[MNW__FILL_SLOTS_MAX / 64];
+    struct mnw__latency *latency; /* of this thread's node */
+};
+
+int mnw__fault_thread_start(struct mnw__fault_thread *thread, struct mnw_pool *pool, unsigned index, int node,
+                            const struct mnw_pool_options *options);
+void mnw__fault_thread_stop(struct mnw__fault_thread *thread);
+void mnw__fault_thread_kick(struct mnw__fault_thread *thread);
+
+int mnw__fault_attach(struct mnw__fault_thread *thread, struct mnw_view *view);
+/* On return, no event of the view is or will be handled. */
+void mnw__fault_detach(struct mnw_view *view);
+
+enum mnw__outcome {
+    MNW__OUTCOME_MAPPED,  /* mapped without waking: the caller wakes */
+    MNW__OUTCOME_ENDED,   /* its waiters were woken, with the page, SIGBUS, or to fault again */
+    MNW__OUTCOME_PENDING, /* somebody else will end it */
+};
+/* The decision: one fault of `view` on `page`, from the words alone. On the fault thread, under its lock. */
+enum mnw__outcome mnw__fault_serve(struct mnw__fault_thread *thread, struct mnw_view *view, uint64_t page, bool wake);
+
+/* The watchdog: views with waiters that nothing seems to serve are woken to fault again. */
+void mnw__fault_watch(struct mnw__fault_thread *thread, uint64_t now_ns);
+/* Faults that starved look again, if anything was given back since. */
+void mnw__fault_retry_starved(struct mnw__fault_thread *thread, bool always);
+
+#endif

@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: MIT */
+/* The fault thread: waiting, reading events in batches, timers, attaching and detaching views. */
+#include "base/bits.h"
+#include "base/error.h"
+#include "engine/cache.h"
+#include "engine/fault.h"
+#include "engine/job.h"
+#include "engine/pool.h"
+#include "sys/io.h"
+#include "sys/numa.h"
+#include "sys/poller.h"
+#include "sys/uffd.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define TAGS_MAX 64
+/* Starved faults and stalled jobs look again at least this often. */
+#define SCARCE_TICK_NS 50000000ull
+/* The watchdog: while there are events, and while there are none. */
+#define WATCH_BUSY_NS 1000000000ull
+#define WATCH_IDLE_NS 10000000000ull
+
+/* ---- one batch of one view ---- */
+
+struct batch {
+    unsigned pending, mapped;
+    uint64_t pages[MNW__UFFD_BATCH];
+    bool is_mapped[MNW__UFFD_BATCH];
+    int count;
+};
+
+/*
+ * A wake walks every waiter of the descriptor, so a batch that was resolved whole is woken by one call. With
+ * others still waiting in between, a wide wake would only send them round again: then page by page.
+ */
+static void wake_batch(struct mnw_view *view, const struct batch *batch) {
+    if (!batch->mapped)
+        return;
+    if (!batch->pending) {
+        uint64_t low = UINT64_MAX, high = 0;
+        for (int i = 0; i < batch->count; i++) {
+            low = mnw__min(low, batch->pages[i]);
+            high = mnw__max(high, batch->pages[i]);
+        }
+        mnw__view_wake(view, low, high - low + 1);
+        return;
+    }
+    for (int i = 0; i < batch->count; i++)
+        if (batch->is_mapped[i])
+            mnw__view_wake(view, batch->pages[i], 1);
+}
+
+static void serve_event(struct mnw__fault_thread *thread, struct mnw_view *view, const struct mnw__uffd_event *event,
+                        bool wake, struct batch *batch) {
+    if (event->kind != MNW__UFFD_EV_FAULT)
+        return;
+    uint64_t offset = event->address - view->address;
+    if (event->address < view->address || offset >= view->length)
+        return;
+    uint64_t page = view->first_page + offset / view->cache->backing.page_bytes;
+    bool minor = event->flags & MNW__UFFD_FAULT_MINOR;
+    mnw__count(&view->cache->counters, minor ? MNW__FAULTS_MINOR : MNW__FAULTS_MISSING, 1);
+
+    uint64_t begin_ns = mnw__clock_ns();
+    enum mnw__outcome outcome = mnw__fault_serve(thread, view, page, wake);
+    mnw__histogram_add_shared(&thread->latency->queue, begin_ns - thread->batch_ns);
+    if (outcome != MNW__OUTCOME_PENDING) {
+        uint64_t end_ns = mnw__clock_ns();
+        mnw__histogram_add_shared(&thread->latency->map, end_ns - begin_ns);
+        mnw__histogram_add_shared(&thread->latency->total, end_ns - thread->batch_ns);
+    }
+    batch->pages[batch->count] = page;
+    batch->is_mapped[batch->count++] = outcome == MNW__OUTCOME_MAPPED;
+    batch->mapped += outcome == MNW__OUTCOME_MAPPED;
+    batch->pending += outcome == MNW__OUTCOME_PENDING;
+}
+
+static void serve_view(struct mnw__fault_thread *thread, struct mnw_view *view) {
+    struct mnw__uffd_event events[MNW__UFFD_BATCH];
+    int count = mnw__uffd_read(view->uffd, events, MNW__UFFD_BATCH);
+    if (count <= 0)
+        return;
+    struct batch batch;
+    batch.pending = batch.mapped = 0;
+    batch.count = 0;
+    view->active = true;
+    thread->batch_ns = mnw__clock_ns();
+    for (int i = 0; i < count; i++)
+        serve_event(thread, view, &events[i], count == 1, &batch);
+    if (count > 1)
+        wake_batch(view, &batch);
+}
+
+/* ---- the loop ---- */
+
+static bool owns(const struct mnw__fault_thread *thread, const void *tag) {
+    const struct mnw_view *view = thread->views;
+    while (view && view != tag)
+        view = view->next_of_thread;
+    return view != NULL;
+}
+
+static void push_reads(struct mnw__fault_thread *thread) {
+    if (!thread->io)
+        return;
+    do
+        mnw__io_submit(thread->io);
+    while (mnw__io_reap(thread->io) > 0);
+}
+
+static void run_timers(struct mnw__fault_thread *thread, enum mnw__job_more more_jobs) {
+    uint64_t now_ns = mnw__clock_ns();
+    if (now_ns >= thread->timer_ns) {
+        thread->timer_ns = UINT64_MAX; /* retries begun below may set it sooner */
+        uint64_t next_ns = mnw__fill_timers(thread, now_ns);
+        thread->timer_ns = mnw__min(thread->timer_ns, next_ns);
+        mnw__fault_retry_starved(thread, true);
+    }
+    if (more_jobs == MNW__JOB_MORE_SOON)
+        thread->timer_ns = now_ns;
+    if (thread->starving || more_jobs == MNW__JOB_MORE_LATER)
+        thread->timer_ns = mnw__min(thread->timer_ns, now_ns + SCARCE_TICK_NS);
+    bool active = false;
+    for (struct mnw_view *view = thread->views; view; view = view->next_of_thread)
+        active |= view->active;
+    if (active)
+        thread->watch_ns = mnw__min(thread->watch_ns, now_ns + WATCH_BUSY_NS);
+    if (now_ns >= thread->watch_ns) {
+        thread->watch_ns = now_ns + WATCH_IDLE_NS;
+        for (struct mnw_view *view = thread->views; view; view = view->next_of_thread)
+            view->active = false;
+        mnw__fault_watch(thread, now_ns);
+    }
+}
+
+static int64_t time_to_wait(const struct mnw__fault_thread *thread) {
+    uint64_t due_ns = mnw__min(thread->timer_ns, thread->watch_ns), now_ns = mnw__clock_ns();
+    return due_ns <= now_ns ? 0 : (int64_t)mnw__min(due_ns - now_ns, INT64_MAX - 1);
+}
+
+static void run(void *argument) {
+    struct mnw__fault_thread *thread = argument;
+    void *tags[TAGS_MAX];
+    mnw__numa_set_thread_policy(thread->pool->numa, thread->pool->nodes);
+    while (!atomic_load_explicit(&thread->pool->stopping, memory_order_acquire)) {
+        uint64_t detached = atomic_load(&thread->detached);
+        int count = mnw__poller_wait(thread->poller, tags, TAGS_MAX, time_to_wait(thread));
+        mnw__mutex_lock(&thread->lock);
+        /* A view detached during the wait may still be among the tags. */
+        bool stale = detached != atomic_load(&thread->detached);
+        for (int i = 0; i < count; i++)
+            if (tags[i] != thread->io && (!stale || owns(thread, tags[i])))
+                serve_view(thread, tags[i]);
+        push_reads(thread);
+        mnw__fill_attend(thread);
+        enum mnw__job_more more_jobs = MNW__JOB_MORE_NONE;
+        if (atomic_load(&thread->jobs_waiting))
+            more_jobs = mnw__job_advance(thread);
+        mnw__fault_retry_starved(thread, false);
+        run_timers(thread, more_jobs);
+        push_reads(thread);
+        mnw__mutex_unlock(&thread->lock);
+    }
+}
+
+/* ---- from other threads ---- */
+
+void mnw__fault_thread_kick(struct mnw__fault_thread *thread) {
+    mnw__poller_kick(thread->poller);
+}
+
+int mnw__fault_attach(struct mnw__fault_thread *thread, struct mnw_view *view) {
+    mnw__mutex_lock(&thread->lock);
+    view->next_of_thread = thread->views;
+    thread->views = view;
+    view->active = true;
+    mnw__mutex_unlock(&thread->lock);
+    int error = mnw__poller_add(thread->poller, view->uffd, view);
+    if (error)
+        mnw__fault_detach(view);
+    return error;
+}
+
+void mnw__fault_detach(struct mnw_view *view) {
+    struct mnw__fault_thread *thread = view->thread;
+    mnw__poller_remove(thread->poller, view->uffd);
+    atomic_fetch_add(&thread->detached, 1);
+    mnw__mutex_lock(&thread->lock);
+    struct mnw_view **link = &thread->views;
+    while (*link != view)
+        link = &(*link)->next_of_thread;
+    *link = view->next_of_thread;
+    mnw__mutex_unlock(&thread->lock);
+}
+
+static void init_fills(struct mnw__fault_thread *thread) {
+    for (unsigned i = 0; i < thread->fill_count; i++) {
+        thread->fills[i].thread = thread;
+        thread->free_fills[i / 64] |= 1ull << (i % 64);
+    }
+}
+
+static int open_reads(struct mnw__fault_thread *thread, enum mnw_io_mode mode) {
+    int error = mnw__io_open(&thread->io, mode, thread->fill_count, thread->node, mnw__fill_answer, thread);
+    if (error)
+        return mnw__fail(error, "pool: %s could not be set up for %u reads (error %d); `minnow doctor` tells why",
+                         mode == MNW_IO_URING ? "io_uring" : "file reading", thread->fill_count, -error);
+    if (mnw__io_fd(thread->io) < 0)
+        return 0;
+    error = mnw__poller_add(thread->poller, mnw__io_fd(thread->io), thread->io);
+    if (error)
+        mnw__io_close(thread->io);
+    return error;
+}
+
+int mnw__fault_thread_start(struct mnw__fault_thread *thread, struct mnw_pool *pool, unsigned index, int node,
+                            const struct mnw_pool_options *options) {
+    char name[16];
+    thread->pool = pool;
+    thread->index = index;
+    thread->node = node;
+    thread->timer_ns = UINT64_MAX;
+    thread->watch_ns = mnw__clock_ns() + WATCH_IDLE_NS;
+    thread->fill_count = options->reads_in_flight ? options->reads_in_flight : 128;
+    thread->fills = calloc(thread->fill_count, sizeof(*thread->fills));
+    thread->latency = calloc(1, sizeof(*thread->latency));
+    int error = -ENOMEM;
+    if (!thread->fills || !thread->latency)
+        goto free_memory;
+    init_fills(thread);
+    error = mnw__poller_open(&thread->poller);
+    if (error)
+        goto free_memory;
+    error = open_reads(thread, options->io_mode);
+    if (error)
+        goto close_poller;
+    mnw__mutex_init(&thread->lock);
+    snprintf(name, sizeof(name), "mnw-fault-%u", index);
+    error = mnw__thread_start(&thread->thread, name, node, run, thread);
+    if (error)
+        goto close_reads;
+    thread->started = true;
+    return 0;
+
+close_reads:
+    mnw__mutex_destroy(&thread->lock);
+    mnw__io_close(thread->io);
+close_poller:
+    mnw__poller_close(thread->poller);
+free_memory:
+    free(thread->latency);
+    free(thread->fills);
+    return error;
+}
+
+void mnw__fault_thread_stop(struct mnw__fault_thread *thread) {
+    if (!thread->started)
+        return;
+    mnw__fault_thread_kick(thread);
+    mnw__thread_join(&thread->thread);
+    mnw__io_close(thread->io);
+    mnw__poller_close(thread->poller);
+    mnw__mutex_destroy(&thread->lock);
+    free(thread->latency);
+    free(thread->fills);
+}

@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: MIT */
+/* Beginning a fill: slot, budget, claim, memory, first read. Answers and ends are in fill_end.c. */
+#include "engine/fill.h"
+
+#include "base/bits.h"
+#include "engine/cache.h"
+#include "engine/fault.h"
+#include "engine/fill_private.h"
+#include "engine/job.h"
+#include "engine/pool.h"
+#include "engine/reclaim.h"
+#include "engine/view.h"
+#include "store/store.h"
+
+#include <assert.h>
+#include <errno.h>
+
+/* How often memory that the budget allows but the machine refuses is asked for again after an eviction. */
+#define ALLOCATE_TRIES 4
+
+/* ---- slots ---- */
+
+static struct mnw__fill *take_slot(struct mnw__fault_thread *thread) {
+    for (unsigned i = 0; i < mnw__array_count(thread->free_fills); i++) {
+        uint64_t bits = atomic_load_explicit(&thread->free_fills[i], memory_order_acquire);
+        if (!bits)
+            continue;
+        unsigned bit = (unsigned)__builtin_ctzll(bits);
+        atomic_fetch_and_explicit(&thread->free_fills[i], ~(1ull << bit), memory_order_acq_rel);
+        struct mnw__fill *fill = &thread->fills[i * 64 + bit];
+        assert(atomic_load(&fill->state) == MNW__FILL_FREE);
+        return fill;
+    }
+    return NULL;
+}
+
+void mnw__fill_give_slot(struct mnw__fill *fill) {
+    struct mnw__fault_thread *thread = fill->thread;
+    unsigned slot = (unsigned)(fill - thread->fills);
+    fill->generation++;
+    atomic_store_explicit(&fill->state, MNW__FILL_FREE, memory_order_release);
+    atomic_fetch_or_explicit(&thread->free_fills[slot / 64], 1ull << (slot % 64), memory_order_acq_rel);
+}
+
+unsigned mnw__fill_free_slots(const struct mnw__fault_thread *thread) {
+    unsigned count = 0;
+    for (unsigned i = 0; i < mnw__array_count(thread->free_fills); i++)
+        count += (unsigned)__builtin_popcountll(atomic_load_explicit(&thread->free_fills[i], memory_order_relaxed));
+    return count;
+}
+
+/* ---- budget and claim ---- */
+
+/* Room for `bytes`; a run that somebody waits for may evict for it. */
+static bool charge(struct mnw_cache *cache, uint64_t bytes, bool may_evict) {
+    if (mnw__cache_charge(cache, bytes))
+        return true;
+    return may_evict && mnw__reclaim(cache->pool, bytes, true) > 0 && mnw__cache_charge(cache, bytes);
+}
+
+/* Charges a run of base pages; it may come out shorter. 0: no room. */
+static uint32_t charge_pages(struct mnw_cache *cache, uint32_t count, bool may_evict) {
+    uint64_t page_bytes = cache->backing.page_bytes;
+    if (charge(cache, count * page_bytes, may_evict))
+        return count;
+    return count > 1 && charge(cache, page_bytes, may_evict) ? 1 : 0;
+}
+
+/* Charges an extent that is entered, once for all its pages. */
+static bool charge_extent(struct mnw_cache *cache, uint64_t extent, bool may_evict) {
+    if (mnw__extent_load(&cache->pages, extent).charged)
+        return true;
+    if (!charge(cache, cache->pool->extent_bytes, may_evict))
+        return false;
+    if (!mnw__extent_charge(&cache->pages, extent))
+        mnw__cache_uncharge(cache, cache->pool->extent_bytes);
+    return true;
+}
+
+void mnw__fill_leave_run(struct mnw_cache *cache, uint64_t page, uint32_t count) {
+    uint64_t last = mnw__extent_of(&cache->pages, page + count - 1);
+    for (uint64_t extent = mnw__extent_of(&cache->pages, page); extent <= last; extent++)
+        mnw__extent_leave(&cache->pages, extent);
+}
+
+/* Claims ABSENT pages from `page` on, entering each extent of the run; the number claimed. */
+static uint32_t claim_pages(struct mnw_cache *cache, uint64_t page, uint32_t count, bool demand) {
+    uint32_t claimed = 0;
+    uint64_t entered = UINT64_MAX;
+    while (claimed < count) {
+        uint64_t extent = mnw__extent_of(&cache->pages, page + claimed);
+        bool enters = extent != entered;
+        if (enters && !mnw__cache_enter(cache, extent, demand && !claimed))
+            break;
+        if (!mnw__page_claim(&cache->pages, page + claimed, !demand || claimed)) {
+            if (enters)
+                mnw__extent_leave(&cache->pages, extent);
+            break;
+        }
+        entered = extent;
+        claimed++;
+    }
+    return claimed;
+}
+
+/* Claims and charges base pages, one by one. */
+static enum mnw__begin claim_run(struct mnw_cache *cache, uint64_t page, uint32_t *count, bool demand, bool may_evict) {
+    uint32_t charged = charge_pages(cache, *count, may_evict);
+    if (!charged)
+        return MNW__BEGIN_STARVED;
+    *count = claim_pages(cache, page, charged, demand);
+    if (*count < charged)
+        mnw__cache_uncharge(cache, (charged - *count) * (uint64_t)cache->backing.page_bytes);
+    return *count ? MNW__BEGIN_STARTED : MNW__BEGIN_TAKEN;
+}
+
+/* Claims pages of one extent whose memory comes whole. */
+static enum mnw__begin claim_in_extent(struct mnw_cache *cache, uint64_t page, uint32_t *count, bool demand,
+                                       bool may_evict) {
+    uint64_t extent = mnw__extent_of(&cache->pages, page);
+    if (!mnw__cache_enter(cache, extent, demand))
+        return MNW__BEGIN_TAKEN;
+    enum mnw__begin result = MNW__BEGIN_STARVED;
+    if (charge_extent(cache, extent, may_evict)) {
+        uint64_t left = mnw__extent_end(&cache->pages, extent) - page;
+        *count = claim_pages(cache, page, (uint32_t)mnw__min(*count, left), demand);
+        result = *count ? MNW__BEGIN_STARTED : MNW__BEGIN_TAKEN;
+    }
+    mnw__extent_leave(&cache->pages, extent);
+    return result;
+}
+
+/* ---- memory ---- */
+
+static bool allocate_run(struct mnw_cache *cache, uint64_t page, uint32_t count, bool may_evict) {
+    uint64_t offset = mnw__cache_page_offset(cache, page);
+    uint64_t length = count * (uint64_t)cache->backing.page_bytes;
+    if (cache->pool->whole_extents) {
+        uint64_t extent = mnw__extent_of(&cache->pages, page);
+        offset = mnw__cache_page_offset(cache, mnw__extent_first(&cache->pages, extent));
+        length = mnw__cache_page_offset(cache, mnw__extent_end(&cache->pages, extent)) - offset;
+    }
+    for (unsigned tries = 0;; tries++) {
+        int error = mnw__backing_allocate(&cache->backing, offset, length);
+        if (!error)
+            return true;
+        if (tries == ALLOCATE_TRIES || !may_evict || !mnw__reclaim(cache->pool, length, true))
+            return false;
+    }
+}
+
+/* Gives claimed pages back as if they had never been claimed; whoever joined meanwhile faults again. */
+void mnw__fill_unclaim(struct mnw_cache *cache, uint64_t page, uint32_t count) {
+    mnw__fill_free_memory(cache, page, count);
+    for (uint64_t end = page + count; page < end; page++)
+        if (mnw__page_unclaim(&cache->pages, page) & MNW__PAGE_JOINED)
+            mnw__views_wake(cache, page, 1);
+}
+
+/*
+ * Before the words leave FILLING: afterwards the pages may be claimed anew, and punching would take the new
+ * owner's memory. Where memory comes by extents, it stays for the extent's other pages.
+ */
+void mnw__fill_free_memory(struct mnw_cache *cache, uint64_t page, uint32_t count) {
+    if (cache->pool->whole_extents)
+        return;
+    uint64_t length = count * (uint64_t)cache->backing.page_bytes;
+    mnw__backing_punch(&cache->backing, mnw__cache_page_offset(cache, page), length);
+    mnw__cache_uncharge(cache, length);
+}
+
+/* ---- reading ---- */
+
+void mnw__fill_read(struct mnw__fill *fill) {
+    struct mnw__fault_thread *thread = fill->thread;
+    struct mnw_cache *cache = fill->cache;
+    uint64_t offset = mnw__cache_page_offset(cache, fill->first_page) + fill->done_bytes;
+    struct mnw_read read = {
+        .token = (uint64_t)fill->generation << 16 | (uint64_t)(fill - thread->fills),
+        .offset = offset,
+        .buffer = (char *)cache->backing.alias + offset,
+        .length = fill->wanted_bytes - fill->done_bytes,
+    };
+    atomic_store_explicit(&fill->state, MNW__FILL_READING, memory_order_release);
+    int error = cache->store->ops->read(cache->store, thread->io, &read, mnw__fill_answer, thread);
+    if (error)
+        mnw__fill_answer(thread, read.token, error);
+}
+
+static void set_up(struct mnw__fill *fill, struct mnw_cache *cache, struct mnw_view *view, struct mnw__job *job,
+                   uint64_t page, uint32_t count) {
+    uint64_t start = mnw__cache_page_offset(cache, page);
+    uint64_t end = mnw__min(mnw__cache_page_offset(cache, page + count), cache->store->size_bytes);
+    struct mnw__fault_thread *thread = fill->thread;
+    fill->cache = cache;
+    fill->view = view;
+    fill->job = job;
+    fill->first_page = page;
+    fill->page_count = count;
+    fill->attempts = 0;
+    fill->wanted_bytes = end - start;
+    fill->done_bytes = 0;
+    fill->began_ns = mnw__clock_ns();
+    fill->deadline_ns = fill->began_ns + cache->deadline_ns;
+    fill->retry_delay_ns = cache->retry_delay_ns;
+    fill->result = 0;
+    thread->timer_ns = mnw__min(thread->timer_ns, fill->deadline_ns);
+    atomic_fetch_add_explicit(&cache->fills_active, 1, memory_order_relaxed);
+    if (job)
+        atomic_fetch_add_explicit(&job->running, 1, memory_order_relaxed);
+}
+
+enum mnw__begin mnw__fill_begin(struct mnw__fault_thread *thread, struct mnw_cache *cache, struct mnw_view *view,
+                                struct mnw__job *job, uint64_t page, uint32_t count, uint32_t *begun) {
+    bool demand = view != NULL, may_evict = view || job;
+    *begun = 0;
+    struct mnw__fill *fill = take_slot(thread);
+    if (!fill)
+        return MNW__BEGIN_STARVED;
+
+    count = (uint32_t)mnw__min(mnw__min(count, cache->fill_pages_max), cache->pages.page_count - page);
+    enum mnw__begin result = cache->pool->whole_extents ? claim_in_extent(cache, page, &count, demand, may_evict)
+                                                        : claim_run(cache, page, &count, demand, may_evict);
+    if (result == MNW__BEGIN_STARTED && !allocate_run(cache, page, count, may_evict)) {
+        mnw__fill_unclaim(cache, page, count);
+        mnw__fill_leave_run(cache, page, count);
+        result = MNW__BEGIN_STARVED;
+    }
+    if (result != MNW__BEGIN_STARTED) {
+        mnw__fill_give_slot(fill);
+        return result;
+    }
+    *begun = count;
+    set_up(fill, cache, view, job, page, count);
+    mnw__fill_read(fill);
+    return result;
+}

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Fills: bringing pages from the store into the backing, each page by one fill at a time.
+ *
+ * Owns: the fill slots of a fault thread, from the claim of the pages to their end. Slots are taken by their
+ * fault thread only, ended by whoever has the last answer. A slot pins the extents of its run throughout.
+ *
+ *     FREE --begin--> READING --answer--> ANSWERED --> finish / read on --> READING
+ *                        |                    |--error--> PAUSED --retry--> READING
+ *                        |--deadline--> ABANDONED --answer--> LATE --> FREE
+ *
+ * An answer of all the bytes is finished on the thread that brings it; everything else (short answers,
+ * errors, late ones) is left to the fault thread, so that no store ever recurses.
+ * An ABANDONED fill keeps its memory and its pins until the store answers: the store still owns the buffer.
+ */
+#ifndef MNW_ENGINE_FILL_H
+#define MNW_ENGINE_FILL_H
+
+#include "minnow/minnow.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct mnw_cache;
+struct mnw_view;
+struct mnw__fault_thread;
+struct mnw__job;
+
+enum mnw__fill_state {
+    MNW__FILL_FREE,
+    MNW__FILL_READING,
+    MNW__FILL_ANSWERED,
+    MNW__FILL_PAUSED,
+    MNW__FILL_ABANDONED,
+    MNW__FILL_LATE,
+};
+
+struct mnw__fill {
+    _Atomic uint32_t state;
+    uint32_t generation; /* of the slot; part of the token */
+    struct mnw__fault_thread *thread;
+    struct mnw_cache *cache;
+    struct mnw_view *view; /* whose fault began it; a name only: it may be closed. NULL: read ahead */
+    struct mnw__job *job;  /* NULL: none */
+    uint64_t first_page;   /* with a view, this is the page it waits for */
+    uint32_t page_count;
+    uint32_t attempts;
+    uint64_t wanted_bytes, done_bytes;
+    uint64_t began_ns, deadline_ns, retry_ns, retry_delay_ns;
+    int64_t result; /* of the last answer */
+};
+
+#define MNW__FILL_SLOTS_MAX 1024
+
+enum mnw__begin {
+    MNW__BEGIN_STARTED,
+    MNW__BEGIN_TAKEN,   /* the first page is not ABSENT, or its extent is being evicted */
+    MNW__BEGIN_STARVED, /* no free read slot, or no memory; nothing was changed */
+};
+/*
+ * Claims the run [page, page + count), as far as it is ABSENT, gives it memory and starts its read. `view`
+ * for a demand fill. On the fault thread, under its lock. The number of pages claimed comes back in `*begun`.
+ */
+enum mnw__begin mnw__fill_begin(struct mnw__fault_thread *thread, struct mnw_cache *cache, struct mnw_view *view,
+                                struct mnw__job *job, uint64_t page, uint32_t count, uint32_t *begun);
+
+/* mnw__io_done: an answer, on any thread. `context` is the fault thread. */
+void mnw__fill_answer(void *context, uint64_t token, int64_t result);
+
+/* On the fault thread, under its lock: goes on with fills that were answered short, in error, or late. */
+void mnw__fill_attend(struct mnw__fault_thread *thread);
+/* The same: starts retries that are due, ends fills past their deadline. Returns when to call again. */
+uint64_t mnw__fill_timers(struct mnw__fault_thread *thread, uint64_t now_ns);
+
+/* Ends a page that no memory could be had for: FAILED for this view's waiters. */
+void mnw__fill_refuse(struct mnw_view *view, uint64_t page, int error);
+
+unsigned mnw__fill_free_slots(const struct mnw__fault_thread *thread);
+
+#endif

@@ -1,0 +1,361 @@
+/* SPDX-License-Identifier: MIT */
+/* Ending a fill: answers, success, retries, failure, deadlines. See fill.h for the states. */
+#include "base/bits.h"
+#include "engine/cache.h"
+#include "engine/fault.h"
+#include "engine/fill.h"
+#include "engine/fill_private.h"
+#include "engine/job.h"
+#include "engine/pool.h"
+#include "engine/view.h"
+#include "store/store.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+
+/* An abandoned fill's pages may be joined at any time; this often they are looked at. */
+#define ABANDONED_TICK_NS 100000000ull
+
+static void end_slot(struct mnw__fill *fill, uint64_t pages_failed) {
+    struct mnw_cache *cache = fill->cache;
+    struct mnw__job *job = fill->job;
+    mnw__fill_give_slot(fill);
+    mnw__pool_progress(cache->pool);
+    if (job)
+        mnw__job_fill_ended(job, pages_failed);
+    atomic_fetch_sub_explicit(&cache->fills_active, 1, memory_order_release); /* last: the cache may close now */
+}
+
+/* ---- success: on the thread of the answer ---- */
+
+static void zero_tail(struct mnw__fill *fill) {
+    struct mnw_cache *cache = fill->cache;
+    uint64_t start = mnw__cache_page_offset(cache, fill->first_page);
+    uint64_t length = fill->page_count * (uint64_t)cache->backing.page_bytes;
+    if (fill->wanted_bytes < length)
+        memset((char *)cache->backing.alias + start + fill->wanted_bytes, 0, length - fill->wanted_bytes);
+}
+
+static int check_bytes(const struct mnw__fill *fill) {
+    struct mnw_store *store = fill->cache->store;
+    uint64_t offset = mnw__cache_page_offset(fill->cache, fill->first_page);
+    if (!store->ops->check)
+        return 0;
+    return store->ops->check(store, offset, (const char *)fill->cache->backing.alias + offset, fill->wanted_bytes);
+}
+
+struct filled {
+    bool joined;  /* somebody else waits for one of the pages */
+    bool spoiled; /* an invalidate came: some of the pages are ABSENT again */
+};
+
+/*
+ * Makes the run PRESENT. A spoiled page's extent is EVICTING and stays so while we are in it, so its memory
+ * can be freed after its word has changed.
+ */
+static struct filled fill_words(struct mnw__fill *fill) {
+    struct mnw_cache *cache = fill->cache;
+    struct filled filled = {0};
+    for (uint64_t page = fill->first_page; page < fill->first_page + fill->page_count; page++) {
+        uint32_t before = mnw__page_fill(&cache->pages, page);
+        filled.joined |= !!(before & MNW__PAGE_JOINED);
+        if (before & MNW__PAGE_SPOILED) {
+            filled.spoiled = true;
+            mnw__fill_free_memory(cache, page, 1);
+        } else {
+            mnw__extent_add_present(&cache->pages, mnw__extent_of(&cache->pages, page), 1);
+        }
+    }
+    return filled;
+}
+
+static bool promote_run(struct mnw_view *view, const struct mnw__fill *fill) {
+    struct mnw_cache *cache = fill->cache;
+    uint64_t extent = mnw__extent_of(&cache->pages, fill->first_page);
+    return mnw__cache_is_promotable(cache, extent) && mnw__view_promote(view, extent);
+}
+
+static void map_run(struct mnw_view *view, const struct mnw__fill *fill, bool all_wanted) {
+    uint64_t page = fill->first_page, end = page + fill->page_count;
+    uint64_t view_end = view->first_page + view->page_count;
+    if (end <= view->first_page || page >= view_end)
+        return;
+    if (promote_run(view, fill))
+        return;
+    if (page < view->first_page)
+        page = view->first_page;
+    uint64_t wanted = all_wanted ? end - page : 1;
+    if (mnw__view_map_pages(view, page, end - page, wanted, true) == MNW__MAP_LOST)
+        mnw__view_wake(view, page, end - page);
+}
+
+/* The view that began the fill, if it is still open, and all views where others joined. */
+static void resolve_run(struct mnw__fill *fill, struct filled filled) {
+    struct mnw_cache *cache = fill->cache;
+    if (filled.spoiled) {
+        mnw__views_wake(cache, fill->first_page, fill->page_count);
+        return;
+    }
+    if (!fill->view && !filled.joined)
+        return;
+    mnw__mutex_lock(&cache->views_lock);
+    for (struct mnw_view *view = cache->views; view; view = view->next)
+        if (filled.joined || view == fill->view)
+            map_run(view, fill, filled.joined);
+    mnw__mutex_unlock(&cache->views_lock);
+}
+
+static void finish(struct mnw__fill *fill) {
+    struct mnw_cache *cache = fill->cache;
+    struct mnw__latency *latency = fill->thread->latency;
+    uint64_t filled_ns = mnw__clock_ns();
+    bool demand = fill->view != NULL;
+
+    zero_tail(fill);
+    struct filled filled = fill_words(fill);
+    resolve_run(fill, filled);
+
+    mnw__count(&cache->counters, MNW__FILLS, 1);
+    mnw__count(&cache->counters, MNW__FILL_BYTES, fill->wanted_bytes);
+    if (!demand)
+        mnw__count(&cache->counters, MNW__READAHEAD_PAGES, fill->page_count);
+    mnw__histogram_add_shared(&latency->fill, filled_ns - fill->began_ns);
+    if (demand) {
+        uint64_t mapped_ns = mnw__clock_ns();
+        mnw__histogram_add_shared(&latency->map, mapped_ns - filled_ns);
+        mnw__histogram_add_shared(&latency->total, mapped_ns - fill->began_ns);
+    }
+    mnw__fill_leave_run(cache, fill->first_page, fill->page_count);
+    end_slot(fill, 0);
+}
+
+static void attend_later(struct mnw__fill *fill) {
+    struct mnw__fault_thread *thread = fill->thread;
+    unsigned slot = (unsigned)(fill - thread->fills);
+    atomic_fetch_or_explicit(&thread->attention[slot / 64], 1ull << (slot % 64), memory_order_release);
+    mnw__fault_thread_kick(thread);
+}
+
+void mnw__fill_answer(void *context, uint64_t token, int64_t result) {
+    struct mnw__fault_thread *thread = context;
+    struct mnw__fill *fill = &thread->fills[token & 0xffff];
+    /* Stores answer exactly once (the callback store sees to it for its embedder), so the slot is ours. */
+    assert((token & 0xffff) < thread->fill_count && fill->generation == (uint32_t)(token >> 16));
+    uint32_t seen = MNW__FILL_READING;
+    if (!atomic_compare_exchange_strong(&fill->state, &seen, MNW__FILL_ANSWERED)) {
+        assert(seen == MNW__FILL_ABANDONED);
+        atomic_store_explicit(&fill->state, MNW__FILL_LATE, memory_order_release);
+        attend_later(fill);
+        return;
+    }
+    fill->result = result;
+    if (result > 0 && fill->done_bytes + (uint64_t)result >= fill->wanted_bytes) {
+        int error = check_bytes(fill);
+        if (!error) {
+            finish(fill);
+            return;
+        }
+        fill->result = error < 0 ? error : -EILSEQ;
+        fill->done_bytes = 0;
+    }
+    attend_later(fill);
+}
+
+/* ---- failure: on the fault thread ---- */
+
+static void tell_failure(const struct mnw__fill *fill, int error) {
+    struct mnw_cache *cache = fill->cache;
+    mnw__notices_add(&cache->pool->notices, &(struct mnw_event){
+                                                .kind = MNW_EVENT_PAGE_FAILED,
+                                                .result = error,
+                                                .cache = cache,
+                                                .offset = mnw__cache_page_offset(cache, fill->first_page),
+                                                .length = cache->backing.page_bytes,
+                                            });
+}
+
+/* FILLING -> FAILED: whoever waits faults again, finds FAILED, and gets its SIGBUS then. */
+static void fail_page(struct mnw_cache *cache, uint64_t page) {
+    mnw__page_fail(&cache->pages, page);
+    mnw__views_wake(cache, page, 1);
+}
+
+static void fail(struct mnw__fill *fill, int error) {
+    struct mnw_cache *cache = fill->cache;
+    mnw__count(&cache->counters, MNW__FILLS_FAILED, 1);
+    if (fill->view) {
+        assert(fill->page_count == 1);
+        mnw__fill_free_memory(cache, fill->first_page, 1);
+        fail_page(cache, fill->first_page);
+        tell_failure(fill, error);
+    } else {
+        mnw__fill_unclaim(cache, fill->first_page, fill->page_count);
+    }
+    mnw__fill_leave_run(cache, fill->first_page, fill->page_count);
+    end_slot(fill, fill->page_count);
+}
+
+/*
+ * A run failed, which may be the fault of a page nobody asked for: only the first page goes on alone. The
+ * others are ABSENT again; whoever joined them asks for them by itself.
+ */
+static void shrink_to_first(struct mnw__fill *fill) {
+    struct mnw_cache *cache = fill->cache;
+    uint64_t page = fill->first_page + 1;
+    uint32_t count = fill->page_count - 1;
+    mnw__fill_unclaim(cache, page, count);
+    uint64_t extent = mnw__extent_of(&cache->pages, fill->first_page);
+    uint64_t last = mnw__extent_of(&cache->pages, page + count - 1);
+    while (++extent <= last)
+        mnw__extent_leave(&cache->pages, extent);
+    uint64_t start = mnw__cache_page_offset(cache, fill->first_page);
+    fill->page_count = 1;
+    fill->wanted_bytes = mnw__min(cache->backing.page_bytes, cache->store->size_bytes - start);
+    fill->done_bytes = 0;
+}
+
+static void retry_or_fail(struct mnw__fill *fill, int error, uint64_t now_ns) {
+    struct mnw_cache *cache = fill->cache;
+    if (fill->view && fill->page_count > 1) {
+        shrink_to_first(fill);
+        mnw__fill_read(fill);
+    } else if (fill->attempts < cache->read_retries) {
+        fill->attempts++;
+        fill->retry_ns = now_ns + fill->retry_delay_ns;
+        fill->retry_delay_ns *= 2;
+        fill->thread->timer_ns = mnw__min(fill->thread->timer_ns, fill->retry_ns);
+        atomic_store(&fill->state, MNW__FILL_PAUSED);
+        mnw__count(&cache->counters, MNW__READ_RETRIES, 1);
+    } else {
+        fail(fill, error);
+    }
+}
+
+static void go_on(struct mnw__fill *fill, uint64_t now_ns) {
+    if (fill->result > 0) {
+        fill->done_bytes += (uint64_t)fill->result;
+        mnw__fill_read(fill);
+    } else {
+        /* The store ended before the size it had when it was opened. */
+        retry_or_fail(fill, fill->result ? (int)fill->result : -ENODATA, now_ns);
+    }
+}
+
+/* ---- deadlines ---- */
+
+static bool is_filling(const struct mnw_cache *cache, uint64_t page) {
+    return mnw__page_state(mnw__page_load(&cache->pages, page)) == MNW__PAGE_FILLING;
+}
+
+/* Past the deadline, waiting for these pages ends in SIGBUS. Pages nobody waits for stay FILLING. */
+static void fail_joined(struct mnw__fill *fill) {
+    struct mnw_cache *cache = fill->cache;
+    for (uint64_t page = fill->first_page; page < fill->first_page + fill->page_count; page++) {
+        uint32_t word = mnw__page_load(&cache->pages, page);
+        if (mnw__page_state(word) == MNW__PAGE_FILLING && (word & MNW__PAGE_JOINED))
+            fail_page(cache, page);
+    }
+}
+
+static void abandon(struct mnw__fill *fill) {
+    struct mnw_cache *cache = fill->cache;
+    uint32_t seen = MNW__FILL_READING;
+    if (!atomic_compare_exchange_strong(&fill->state, &seen, MNW__FILL_ABANDONED))
+        return; /* answered just now */
+    mnw__count(&cache->counters, MNW__FILLS_LATE, 1);
+    mnw__count(&cache->counters, MNW__FILLS_FAILED, 1);
+    if (fill->view) {
+        fail_page(cache, fill->first_page);
+        tell_failure(fill, -ETIMEDOUT);
+    }
+    fail_joined(fill);
+    if (fill->job) {
+        mnw__job_fill_ended(fill->job, fill->page_count);
+        fill->job = NULL;
+    }
+}
+
+/* The store has let go of the buffer at last. What it brought is not trusted. */
+static void end_late(struct mnw__fill *fill) {
+    struct mnw_cache *cache = fill->cache;
+    mnw__fill_free_memory(cache, fill->first_page, fill->page_count);
+    for (uint64_t page = fill->first_page; page < fill->first_page + fill->page_count; page++)
+        if (is_filling(cache, page) && (mnw__page_unclaim(&cache->pages, page) & MNW__PAGE_JOINED))
+            mnw__views_wake(cache, page, 1);
+    mnw__fill_leave_run(cache, fill->first_page, fill->page_count);
+    end_slot(fill, 0);
+}
+
+/* ---- the fault thread's visits ---- */
+
+static void attend(struct mnw__fill *fill) {
+    uint32_t state = atomic_load_explicit(&fill->state, memory_order_acquire);
+    if (state == MNW__FILL_ANSWERED)
+        go_on(fill, mnw__clock_ns());
+    else if (state == MNW__FILL_LATE)
+        end_late(fill);
+}
+
+void mnw__fill_attend(struct mnw__fault_thread *thread) {
+    for (unsigned i = 0; i < mnw__array_count(thread->attention); i++) {
+        if (!atomic_load_explicit(&thread->attention[i], memory_order_relaxed))
+            continue;
+        uint64_t bits = atomic_exchange_explicit(&thread->attention[i], 0, memory_order_acquire);
+        for (; bits; bits &= bits - 1)
+            attend(&thread->fills[i * 64 + (unsigned)__builtin_ctzll(bits)]);
+    }
+}
+
+/* What is due for one fill; returns when it is due next. */
+static uint64_t check_timers(struct mnw__fill *fill, uint64_t now_ns) {
+    uint32_t state = atomic_load_explicit(&fill->state, memory_order_acquire);
+    if (state == MNW__FILL_READING) {
+        if (now_ns < fill->deadline_ns)
+            return fill->deadline_ns;
+        abandon(fill);
+        return now_ns + ABANDONED_TICK_NS;
+    }
+    if (state == MNW__FILL_ABANDONED) {
+        fail_joined(fill);
+        return now_ns + ABANDONED_TICK_NS;
+    }
+    if (state == MNW__FILL_PAUSED) {
+        uint64_t deadline_ns = fill->deadline_ns;
+        if (now_ns >= deadline_ns)
+            fail(fill, fill->result ? (int)fill->result : -ETIMEDOUT);
+        else if (now_ns >= fill->retry_ns)
+            mnw__fill_read(fill);
+        else
+            return mnw__min(fill->retry_ns, deadline_ns);
+        return deadline_ns;
+    }
+    return UINT64_MAX;
+}
+
+uint64_t mnw__fill_timers(struct mnw__fault_thread *thread, uint64_t now_ns) {
+    uint64_t next_ns = UINT64_MAX;
+    for (unsigned slot = 0; slot < thread->fill_count; slot++) {
+        struct mnw__fill *fill = &thread->fills[slot];
+        if (atomic_load_explicit(&fill->state, memory_order_acquire) != MNW__FILL_FREE)
+            next_ns = mnw__min(next_ns, check_timers(fill, now_ns));
+    }
+    return next_ns;
+}
+
+void mnw__fill_refuse(struct mnw_view *view, uint64_t page, int error) {
+    struct mnw_cache *cache = view->cache;
+    if (!mnw__page_claim(&cache->pages, page, false)) {
+        mnw__view_wake(view, page, 1);
+        return;
+    }
+    mnw__count(&cache->counters, MNW__FILLS_FAILED, 1);
+    fail_page(cache, page);
+    mnw__notices_add(&cache->pool->notices, &(struct mnw_event){
+                                                .kind = MNW_EVENT_PAGE_FAILED,
+                                                .result = error,
+                                                .cache = cache,
+                                                .offset = mnw__cache_page_offset(cache, page),
+                                                .length = cache->backing.page_bytes,
+                                            });
+}

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: MIT */
+/* Forgetting a range on request: nobody enters its extents, those inside leave, then it goes whole. */
+#include "engine/reclaim.h"
+
+#include "engine/cache.h"
+#include "engine/pin.h"
+#include "engine/pool.h"
+#include "engine/view.h"
+
+#include <errno.h>
+
+static bool is_pinned(const struct mnw_cache *cache, uint64_t first, uint64_t last) {
+    for (uint64_t extent = first; extent <= last; extent++)
+        if (mnw__extent_load(&cache->pages, extent).user_pins)
+            return true;
+    return false;
+}
+
+static void spoil(struct mnw_cache *cache, uint64_t extent) {
+    uint64_t end = mnw__extent_end(&cache->pages, extent);
+    for (uint64_t page = mnw__extent_first(&cache->pages, extent); page < end; page++)
+        mnw__page_spoil(&cache->pages, page);
+}
+
+/* Waits until nobody is inside, from 20 us at a time to 1 ms; a fill in flight is inside until its end. */
+static int wait_until_left(struct mnw_cache *cache, uint64_t extent) {
+    uint64_t pause_ns = 20000, end_ns = mnw__clock_ns() + cache->deadline_ns + cache->deadline_ns / 4;
+    while (mnw__extent_load(&cache->pages, extent).engine_pins) {
+        if (mnw__clock_ns() > end_ns)
+            return -EBUSY;
+        mnw__sleep_ns(pause_ns);
+        if (pause_ns < 1000000)
+            pause_ns *= 2;
+    }
+    return 0;
+}
+
+/* EVICTING by us, whoever was inside; waits while another has it. */
+static int drain(struct mnw_cache *cache, uint64_t extent, struct mnw__extent *before) {
+    int error;
+    while ((error = mnw__extent_drain(&cache->pages, extent, before)) == -EAGAIN)
+        mnw__sleep_ns(20000);
+    return error;
+}
+
+static void heal(struct mnw_cache *cache, uint64_t extent) {
+    uint64_t first = mnw__extent_first(&cache->pages, extent), end = mnw__extent_end(&cache->pages, extent);
+    bool any = false;
+    for (uint64_t page = first; page < end; page++)
+        any |= mnw__page_heal(&cache->pages, page);
+    if (any && cache->pool->has_poison)
+        mnw__views_heal(cache, first, end - first);
+}
+
+/*
+ * Without the kernel's poison, a failed page is hidden behind another mapping, and mapping it again leaves a
+ * moment in which it is not registered. So it is read first; what cannot be read stays SIGBUS.
+ */
+static void reopen(struct mnw_cache *cache, uint64_t extent) {
+    uint64_t first = mnw__extent_first(&cache->pages, extent), end = mnw__extent_end(&cache->pages, extent);
+    if (cache->pool->has_poison || !mnw__views_have_poison(cache, first, end - first))
+        return;
+    if (mnw__pin_pages(cache, first, end - first))
+        return;
+    mnw__views_heal(cache, first, end - first);
+    mnw__unpin_pages(cache, first, end - first);
+}
+
+/* Nothing in it, nobody in it: most of a sparse store. */
+static bool is_untouched(const struct mnw_cache *cache, uint64_t extent) {
+    uint64_t end = mnw__extent_end(&cache->pages, extent);
+    if (atomic_load_explicit(&cache->pages.extents[extent], memory_order_acquire))
+        return false;
+    for (uint64_t page = mnw__extent_first(&cache->pages, extent); page < end; page++)
+        if (mnw__page_load(&cache->pages, page))
+            return false;
+    return true;
+}
+
+static int forget_extent(struct mnw_cache *cache, uint64_t extent) {
+    struct mnw__extent before;
+    uint64_t bytes;
+    if (is_untouched(cache, extent))
+        return 0;
+    int error = drain(cache, extent, &before);
+    if (error)
+        return error;
+    spoil(cache, extent);
+    error = wait_until_left(cache, extent);
+    if (error) {
+        mnw__reclaim_keep(cache, extent);
+        return error;
+    }
+    heal(cache, extent);
+    mnw__mutex_lock(&cache->policy_lock);
+    cache->policy.ops->remove(&cache->policy, (uint32_t)extent);
+    mnw__mutex_unlock(&cache->policy_lock);
+    bool charged = mnw__extent_load(&cache->pages, extent).charged;
+    error = mnw__reclaim_extent(cache, extent, charged, &bytes);
+    if (!error)
+        reopen(cache, extent);
+    return error;
+}
+
+int mnw__reclaim_range(struct mnw_cache *cache, uint64_t page, uint64_t count, uint64_t *stuck) {
+    uint64_t first = mnw__extent_of(&cache->pages, page), last = mnw__extent_of(&cache->pages, page + count - 1);
+    *stuck = UINT64_MAX;
+    if (is_pinned(cache, first, last))
+        return -EBUSY;
+    atomic_fetch_add(&cache->evicting, 1);
+    int error = 0;
+    for (uint64_t extent = first; extent <= last && !error; extent++) {
+        error = forget_extent(cache, extent);
+        if (error)
+            *stuck = mnw__extent_first(&cache->pages, extent);
+    }
+    atomic_fetch_sub_explicit(&cache->evicting, 1, memory_order_release);
+    return error;
+}

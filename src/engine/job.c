@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: MIT */
+#include "engine/job.h"
+
+#include "engine/cache.h"
+#include "engine/fault.h"
+#include "engine/fill.h"
+#include "engine/pool.h"
+
+#include <errno.h>
+
+/* What one visit may do before faults come first again. */
+#define FILLS_PER_VISIT 16
+#define PAGES_PER_VISIT 65536
+/* Jobs leave this share of the read slots to faults. */
+#define RESERVED_SHARE 4
+
+/* ---- starting and ending ---- */
+
+static struct mnw__job *find_free(struct mnw_pool *pool) {
+    for (unsigned i = 0; i < MNW__JOB_COUNT; i++)
+        if (atomic_load(&pool->jobs[i].state) == MNW__JOB_FREE)
+            return &pool->jobs[i];
+    return NULL;
+}
+
+/* Under the pool's lock. */
+static struct mnw__job *start(struct mnw_cache *cache, uint64_t page, uint64_t count, bool is_prefetch,
+                              uint64_t cookie) {
+    struct mnw_pool *pool = cache->pool;
+    struct mnw__job *job = find_free(pool);
+    if (!job)
+        return NULL;
+    job->is_prefetch = is_prefetch;
+    job->id = ++pool->job_sequence;
+    job->cookie = cookie;
+    job->cache = cache;
+    job->thread = &pool->threads[(uint64_t)job->id % pool->thread_count];
+    job->first_page = job->next_page = page;
+    job->end_page = page + count;
+    job->is_begun = false;
+    job->stalled_ns = 0;
+    atomic_store(&job->running, 1);
+    atomic_store(&job->pages_failed, 0);
+    atomic_store(&job->cancelled, false);
+    atomic_fetch_add(&cache->jobs_active, 1);
+    atomic_store_explicit(&job->state, MNW__JOB_RUNNING, memory_order_release);
+    atomic_fetch_add(&job->thread->jobs_waiting, 1);
+    mnw__fault_thread_kick(job->thread);
+    return job;
+}
+
+static void tell(const struct mnw__job *job) {
+    struct mnw_cache *cache = job->cache;
+    uint64_t failed = atomic_load(&job->pages_failed);
+    int result = atomic_load(&job->cancelled) ? -ECANCELED : failed ? -EIO : 0;
+    mnw__notices_add(&cache->pool->notices,
+                     &(struct mnw_event){
+                         .kind = MNW_EVENT_PREFETCH,
+                         .result = result,
+                         .cache = cache,
+                         .offset = mnw__cache_page_offset(cache, job->first_page),
+                         .length = mnw__cache_page_offset(cache, job->end_page - job->first_page),
+                         .cookie = job->cookie,
+                         .pages_failed = failed,
+                     });
+}
+
+/* One part less is running; the last one ends the job. */
+static void part_ended(struct mnw__job *job) {
+    struct mnw_cache *cache = job->cache;
+    struct mnw_pool *pool = cache->pool;
+    if (atomic_fetch_sub(&job->running, 1) != 1)
+        return;
+    if (job->is_prefetch)
+        tell(job);
+    mnw__mutex_lock(&pool->lock);
+    atomic_store(&job->state, job->is_prefetch ? MNW__JOB_FREE : MNW__JOB_ENDED);
+    atomic_fetch_sub(&cache->jobs_active, 1);
+    mnw__condition_wake_all(&pool->changed);
+    mnw__mutex_unlock(&pool->lock);
+}
+
+void mnw__job_fill_ended(struct mnw__job *job, uint64_t pages_failed) {
+    struct mnw__fault_thread *thread = job->thread;
+    atomic_fetch_add(&job->pages_failed, pages_failed);
+    part_ended(job);
+    if (atomic_load(&thread->jobs_waiting))
+        mnw__fault_thread_kick(thread);
+}
+
+/* ---- on the fault thread ---- */
+
+/* Nothing could be begun. A job that waits in vain for as long as a read may take is given up. */
+static enum mnw__job_more stall(struct mnw__job *job) {
+    uint64_t now_ns = mnw__clock_ns();
+    if (!job->stalled_ns)
+        job->stalled_ns = now_ns;
+    if (atomic_load(&job->running) > 1 || now_ns - job->stalled_ns < job->cache->deadline_ns)
+        return MNW__JOB_MORE_LATER;
+    atomic_fetch_add(&job->pages_failed, job->end_page - job->next_page);
+    job->next_page = job->end_page;
+    return MNW__JOB_MORE_NONE;
+}
+
+static enum mnw__job_more advance(struct mnw__fault_thread *thread, struct mnw__job *job) {
+    struct mnw_cache *cache = job->cache;
+    unsigned fills = 0, pages = 0;
+    while (job->next_page < job->end_page && !atomic_load(&job->cancelled)) {
+        uint32_t begun = 1;
+        if (fills == FILLS_PER_VISIT || pages++ == PAGES_PER_VISIT)
+            return MNW__JOB_MORE_SOON;
+        switch (mnw__page_state(mnw__page_load(&cache->pages, job->next_page))) {
+        case MNW__PAGE_FAILED:
+            atomic_fetch_add(&job->pages_failed, 1);
+            break;
+        case MNW__PAGE_PRESENT:
+        case MNW__PAGE_FILLING:
+            break;
+        case MNW__PAGE_ABSENT:
+            if (mnw__fill_free_slots(thread) <= thread->fill_count / RESERVED_SHARE)
+                return stall(job);
+            uint64_t left = job->end_page - job->next_page;
+            enum mnw__begin result = mnw__fill_begin(thread, cache, NULL, job, job->next_page,
+                                                     left < UINT32_MAX ? (uint32_t)left : UINT32_MAX, &begun);
+            if (result != MNW__BEGIN_STARTED)
+                return stall(job);
+            job->stalled_ns = 0;
+            fills++;
+            break;
+        }
+        job->next_page += begun;
+    }
+    return MNW__JOB_MORE_NONE;
+}
+
+enum mnw__job_more mnw__job_advance(struct mnw__fault_thread *thread) {
+    enum mnw__job_more more = MNW__JOB_MORE_NONE;
+    for (unsigned i = 0; i < MNW__JOB_COUNT; i++) {
+        struct mnw__job *job = &thread->pool->jobs[i];
+        bool ours = atomic_load_explicit(&job->state, memory_order_acquire) == MNW__JOB_RUNNING &&
+                    job->thread == thread && !job->is_begun;
+        if (!ours)
+            continue;
+        enum mnw__job_more now = advance(thread, job);
+        if (now > more)
+            more = now;
+        if (job->next_page == job->end_page || atomic_load(&job->cancelled)) {
+            job->is_begun = true;
+            atomic_fetch_sub(&thread->jobs_waiting, 1);
+            part_ended(job);
+        }
+    }
+    return more;
+}
+
+/* ---- for the api ---- */
+
+int64_t mnw__job_prefetch(struct mnw_cache *cache, uint64_t page, uint64_t count, uint64_t cookie) {
+    struct mnw_pool *pool = cache->pool;
+    int64_t id = -EAGAIN;
+    mnw__mutex_lock(&pool->lock);
+    if (pool->prefetches < MNW__JOB_PREFETCHES) {
+        struct mnw__job *job = start(cache, page, count, true, cookie);
+        if (job) {
+            pool->prefetches++;
+            id = job->id;
+        }
+    }
+    mnw__mutex_unlock(&pool->lock);
+    return id;
+}
+
+void mnw__job_event_taken(struct mnw_pool *pool) {
+    mnw__mutex_lock(&pool->lock);
+    pool->prefetches--;
+    mnw__mutex_unlock(&pool->lock);
+}
+
+int mnw__job_cancel(struct mnw_pool *pool, int64_t id) {
+    int error = -ENOENT;
+    mnw__mutex_lock(&pool->lock);
+    for (unsigned i = 0; i < MNW__JOB_COUNT; i++) {
+        struct mnw__job *job = &pool->jobs[i];
+        if (atomic_load(&job->state) != MNW__JOB_RUNNING || job->id != id || !job->is_prefetch)
+            continue;
+        atomic_store(&job->cancelled, true);
+        mnw__fault_thread_kick(job->thread);
+        error = 0;
+    }
+    mnw__mutex_unlock(&pool->lock);
+    return error;
+}
+
+static bool all_present(const struct mnw_cache *cache, uint64_t page, uint64_t count) {
+    for (uint64_t end = page + count; page < end; page++)
+        if (mnw__page_state(mnw__page_load(&cache->pages, page)) != MNW__PAGE_PRESENT)
+            return false;
+    return true;
+}
+
+/* One job from start to end; the pages it could not bring. */
+static uint64_t run_job(struct mnw_cache *cache, uint64_t page, uint64_t count) {
+    struct mnw_pool *pool = cache->pool;
+    struct mnw__job *job;
+    mnw__mutex_lock(&pool->lock);
+    while (!(job = start(cache, page, count, false, 0)))
+        mnw__condition_wait(&pool->changed, &pool->lock, 10000000);
+    while (atomic_load(&job->state) != MNW__JOB_ENDED)
+        mnw__condition_wait(&pool->changed, &pool->lock, INT64_MAX);
+    uint64_t failed = atomic_load(&job->pages_failed);
+    atomic_store(&job->state, MNW__JOB_FREE);
+    mnw__mutex_unlock(&pool->lock);
+    return failed;
+}
+
+int mnw__job_read(struct mnw_cache *cache, uint64_t page, uint64_t count) {
+    /* Pages that others were filling are only passed over: look until all are there. */
+    while (!all_present(cache, page, count)) {
+        if (run_job(cache, page, count))
+            return -EIO;
+        if (!all_present(cache, page, count))
+            mnw__sleep_ns(200000);
+    }
+    return 0;
+}

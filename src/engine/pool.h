@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Pools: a budget, the threads that serve it, and the caches that share it.
+ *
+ * Owns: the fault threads, the reclaimer, the job table, the notices. Charging is lock-free and may be done
+ * by any thread; `lock` guards lists and jobs only, and is never held over a system call on a view.
+ */
+#ifndef MNW_ENGINE_POOL_H
+#define MNW_ENGINE_POOL_H
+
+#include "engine/counters.h"
+#include "engine/job.h"
+#include "engine/notice.h"
+#include "minnow/minnow.h"
+#include "policy/policy.h"
+#include "sys/thread.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct mnw__fault_thread;
+struct mnw__poller;
+
+struct mnw_pool {
+    /* fixed at open */
+    uint32_t generation; /* the process it belongs to: mnw__memory_generation() */
+    enum mnw_backing backing;
+    enum mnw_numa numa;
+    uint64_t nodes;
+    size_t page_bytes;
+    size_t extent_bytes;
+    bool whole_extents; /* memory comes and goes by extents, not by pages */
+    bool has_poison;
+    const struct mnw__policy_ops *policy;
+    uint32_t recency_faults_per_second;
+    struct mnw__fault_thread *threads;
+    unsigned thread_count;
+
+    /* the budget; charged <= budget at all times, but while set_budget shrinks it */
+    _Atomic uint64_t budget, charged, charged_max, pinned;
+    /* moves whenever memory or a read slot is given back: starved faults look again */
+    _Atomic uint64_t progress;
+    _Atomic uint32_t starving; /* fault threads that have starved faults */
+    _Atomic int64_t recency_credit;
+    _Atomic uint64_t recency_refilled_ns;
+    _Atomic uint32_t view_turn; /* spreads views over fault threads */
+
+    struct mnw__thread reclaimer;
+    struct mnw__poller *reclaimer_poller;
+    _Atomic bool reclaim_wanted;
+    _Atomic bool stopping;
+
+    struct mnw__mutex lock;
+    struct mnw__condition changed;        /* with lock: a job ended */
+    struct mnw_cache *caches;             /* lock */
+    struct mnw__job jobs[MNW__JOB_COUNT]; /* lock, but see job.h */
+    int64_t job_sequence;                 /* lock */
+    unsigned prefetches;                  /* lock: running, or their event unread */
+    struct mnw__counters retired;         /* lock: of closed caches */
+    struct mnw__notices notices;
+};
+
+int mnw__pool_open(struct mnw_pool **pool, const struct mnw_pool_options *options);
+int mnw__pool_close(struct mnw_pool *pool);
+int mnw__pool_set_budget(struct mnw_pool *pool, uint64_t budget_bytes);
+/* The least budget the pool can work with. */
+uint64_t mnw__pool_budget_min(const struct mnw_pool *pool);
+
+/* Takes bytes out of the budget; false when they are not there. Wakes the reclaimer when few remain. */
+bool mnw__pool_charge(struct mnw_pool *pool, uint64_t bytes);
+void mnw__pool_uncharge(struct mnw_pool *pool, uint64_t bytes);
+/* Memory or a read slot was given back: whoever starves looks again. */
+void mnw__pool_progress(struct mnw_pool *pool);
+/* Bytes that the reclaimer keeps free: it starts below low and stops at high. */
+uint64_t mnw__pool_low_bytes(const struct mnw_pool *pool);
+uint64_t mnw__pool_high_bytes(const struct mnw_pool *pool);
+
+#endif

@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: MIT */
+/* Choosing victims, evicting them, learning recency. Forgetting a range on request is in invalidate.c. */
+#include "engine/reclaim.h"
+
+#include "base/bits.h"
+#include "engine/cache.h"
+#include "engine/pool.h"
+#include "engine/view.h"
+#include "sys/poller.h"
+
+#include <errno.h>
+
+/* Extents taken from one cache before the pool looks which cache is due next. */
+#define BATCH 16
+/* What a fault thread frees when it must: some more than it needs, so that the next faults find room. */
+#define DIRECT_EXTENTS 8u
+#define DIRECT_SHARE   16
+
+/* ---- recency ---- */
+
+static void refill_credit(struct mnw_pool *pool) {
+    uint64_t now_ns = mnw__clock_ns(), last_ns = atomic_load(&pool->recency_refilled_ns);
+    uint64_t passed_ns = mnw__min(now_ns - last_ns, 1000000000);
+    if (passed_ns < 1000000 || !atomic_compare_exchange_strong(&pool->recency_refilled_ns, &last_ns, now_ns))
+        return;
+    int64_t most = pool->recency_faults_per_second;
+    int64_t more = most * (int64_t)passed_ns / 1000000000;
+    if (atomic_load(&pool->recency_credit) < most)
+        atomic_fetch_add(&pool->recency_credit, more);
+}
+
+static bool take_credit(struct mnw_pool *pool, int64_t faults) {
+    refill_credit(pool);
+    if (atomic_load(&pool->recency_credit) < faults)
+        return false;
+    atomic_fetch_sub(&pool->recency_credit, faults);
+    return true;
+}
+
+/*
+ * mnw__policy_recent. An extent that is mapped has been faulted since the last asking; unmapping it makes
+ * the next use a fault. One that was not used is not mapped either: nothing to do.
+ */
+static bool recent(void *context, uint32_t extent) {
+    struct mnw_cache *cache = context;
+    if (!mnw__extent_take_referenced(&cache->pages, extent))
+        return false;
+    unsigned present = mnw__extent_load(&cache->pages, extent).present;
+    bool huge = cache->backing.kind == MNW_BACKING_GRADED && mnw__cache_is_promotable(cache, extent);
+    if (present && take_credit(cache->pool, huge ? 1 : present)) {
+        uint64_t first = mnw__extent_first(&cache->pages, extent);
+        mnw__views_zap(cache, first, mnw__extent_end(&cache->pages, extent) - first);
+        mnw__count(&cache->counters, MNW__ZAPS, 1);
+    }
+    return true;
+}
+
+/* ---- one extent ---- */
+
+static uint64_t drop_words(struct mnw_cache *cache, uint64_t extent) {
+    uint64_t dropped = 0;
+    uint64_t end = mnw__extent_end(&cache->pages, extent);
+    for (uint64_t page = mnw__extent_first(&cache->pages, extent); page < end; page++)
+        if (mnw__page_state(mnw__page_load(&cache->pages, page)) == MNW__PAGE_PRESENT)
+            dropped += mnw__page_drop(&cache->pages, page);
+    return dropped;
+}
+
+static void put_back(struct mnw_cache *cache, uint64_t extent) {
+    mnw__mutex_lock(&cache->policy_lock);
+    /* Somebody else may be taking it away; whoever makes an extent ABSENT leaves none in the policy. */
+    if (mnw__extent_load(&cache->pages, extent).state == MNW__EXTENT_RESIDENT) {
+        /* It may have gone and come again since it was picked. */
+        cache->policy.ops->remove(&cache->policy, (uint32_t)extent);
+        cache->policy.ops->put_back(&cache->policy, (uint32_t)extent);
+    }
+    mnw__mutex_unlock(&cache->policy_lock);
+}
+
+void mnw__reclaim_keep(struct mnw_cache *cache, uint64_t extent) {
+    uint64_t first = mnw__extent_first(&cache->pages, extent);
+    mnw__mutex_lock(&cache->policy_lock);
+    bool awaited = mnw__extent_keep(&cache->pages, extent);
+    cache->policy.ops->remove(&cache->policy, (uint32_t)extent);
+    cache->policy.ops->insert(&cache->policy, (uint32_t)extent);
+    mnw__mutex_unlock(&cache->policy_lock);
+    if (awaited)
+        mnw__views_wake(cache, first, mnw__extent_end(&cache->pages, extent) - first);
+}
+
+int mnw__reclaim_extent(struct mnw_cache *cache, uint64_t extent, bool charged, uint64_t *bytes) {
+    uint64_t first = mnw__extent_first(&cache->pages, extent), end = mnw__extent_end(&cache->pages, extent);
+    uint64_t offset = mnw__cache_page_offset(cache, first);
+    bool empty = !charged && !mnw__extent_load(&cache->pages, extent).present;
+    *bytes = 0;
+    if (!empty) {
+        int error = mnw__backing_punch(&cache->backing, offset, mnw__cache_page_offset(cache, end) - offset);
+        if (error) {
+            mnw__reclaim_keep(cache, extent);
+            return error;
+        }
+    }
+    uint64_t dropped = drop_words(cache, extent);
+    if (cache->pool->whole_extents)
+        *bytes = charged ? cache->pool->extent_bytes : 0;
+    else
+        *bytes = dropped * cache->backing.page_bytes;
+    if (mnw__extent_evicted(&cache->pages, extent))
+        mnw__views_wake(cache, first, end - first);
+    mnw__cache_uncharge(cache, *bytes);
+    if (*bytes)
+        mnw__pool_progress(cache->pool);
+    return 0;
+}
+
+/* ---- victims ---- */
+
+static bool pick(struct mnw_cache *cache, uint32_t *extent) {
+    mnw__mutex_lock(&cache->policy_lock);
+    bool any = cache->policy.ops->pick(&cache->policy, recent, cache, extent);
+    mnw__mutex_unlock(&cache->policy_lock);
+    return any;
+}
+
+static uint64_t evict_one(struct mnw_cache *cache, uint32_t extent, bool direct) {
+    if (!mnw__extent_claim_eviction(&cache->pages, extent)) {
+        put_back(cache, extent);
+        return 0;
+    }
+    uint64_t bytes = 0;
+    bool charged = mnw__extent_load(&cache->pages, extent).charged;
+    if (mnw__reclaim_extent(cache, extent, charged, &bytes) || !bytes)
+        return 0;
+    mnw__count(&cache->counters, MNW__EVICTIONS, 1);
+    mnw__count(&cache->counters, MNW__EVICTED_BYTES, bytes);
+    if (direct)
+        mnw__count(&cache->counters, MNW__EVICTIONS_DIRECT, 1);
+    return bytes;
+}
+
+/* Evicts up to a batch; passes over extents in use, each at most once. */
+static uint64_t evict_batch(struct mnw_cache *cache, uint64_t bytes, bool direct) {
+    mnw__mutex_lock(&cache->policy_lock);
+    uint32_t tries = cache->policy.count;
+    mnw__mutex_unlock(&cache->policy_lock);
+    uint64_t given = 0;
+    uint32_t extent;
+    for (unsigned evicted = 0; evicted < BATCH && given < bytes && tries && pick(cache, &extent); tries--) {
+        uint64_t some = evict_one(cache, extent, direct);
+        given += some;
+        evicted += some > 0;
+    }
+    return given;
+}
+
+/*
+ * The cache whose turn it is: each gains by what it holds, the chosen one pays for all, so that over time
+ * each is chosen in proportion. Holds it open until `evicting` goes down again.
+ */
+static struct mnw_cache *choose_cache(struct mnw_pool *pool, unsigned *count) {
+    struct mnw_cache *chosen = NULL;
+    int64_t total = 0;
+    *count = 0;
+    mnw__mutex_lock(&pool->lock);
+    for (struct mnw_cache *cache = pool->caches; cache; cache = cache->next) {
+        int64_t held = (int64_t)(atomic_load_explicit(&cache->charged, memory_order_relaxed) / pool->page_bytes);
+        if (!held)
+            continue;
+        ++*count;
+        total += held;
+        cache->turn += held;
+        if (!chosen || cache->turn > chosen->turn)
+            chosen = cache;
+    }
+    if (chosen) {
+        chosen->turn -= total;
+        atomic_fetch_add(&chosen->evicting, 1);
+    }
+    mnw__mutex_unlock(&pool->lock);
+    return chosen;
+}
+
+uint64_t mnw__reclaim(struct mnw_pool *pool, uint64_t bytes, bool direct) {
+    uint64_t given = 0;
+    unsigned in_vain = 0, count;
+    if (direct)
+        bytes =
+            mnw__max(bytes, mnw__min(DIRECT_EXTENTS * pool->extent_bytes, atomic_load(&pool->budget) / DIRECT_SHARE));
+    while (given < bytes) {
+        struct mnw_cache *cache = choose_cache(pool, &count);
+        if (!cache)
+            break;
+        uint64_t some = evict_batch(cache, bytes - given, direct);
+        atomic_fetch_sub_explicit(&cache->evicting, 1, memory_order_release);
+        given += some;
+        in_vain = some ? 0 : in_vain + 1;
+        if (in_vain > 2 * count || (direct && in_vain && given))
+            break;
+    }
+    return given;
+}
+
+void mnw__reclaim_run(void *argument) {
+    struct mnw_pool *pool = argument;
+    while (!atomic_load_explicit(&pool->stopping, memory_order_acquire)) {
+        void *tag;
+        mnw__poller_wait(pool->reclaimer_poller, &tag, 1, INT64_MAX);
+        atomic_store_explicit(&pool->reclaim_wanted, false, memory_order_release);
+        uint64_t high = mnw__pool_high_bytes(pool);
+        for (;;) {
+            uint64_t budget = atomic_load(&pool->budget), charged = atomic_load(&pool->charged);
+            uint64_t left = budget > charged ? budget - charged : 0;
+            if (left >= high || atomic_load_explicit(&pool->stopping, memory_order_acquire))
+                break;
+            if (!mnw__reclaim(pool, high - left, false))
+                break;
+        }
+    }
+}

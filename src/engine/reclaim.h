@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Reclaim: giving memory back, in extents and batches, ahead of need.
+ *
+ * Owns: the reclaimer thread's loop and every eviction. Any thread but a consumer inside a fault may evict;
+ * an extent is evicted by whoever claims its word. Never waits for a fill: an extent in use is passed over.
+ */
+#ifndef MNW_ENGINE_RECLAIM_H
+#define MNW_ENGINE_RECLAIM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct mnw_pool;
+struct mnw_cache;
+
+/* Evicts until `bytes` were given back, or nothing evictable was found; the bytes given back. */
+uint64_t mnw__reclaim(struct mnw_pool *pool, uint64_t bytes, bool direct);
+/* The reclaimer thread: keeps the pool's low watermark. */
+void mnw__reclaim_run(void *pool);
+/* Takes an EVICTING extent without engine pins to ABSENT: punches, drops words, wakes. 0 or a negative errno. */
+int mnw__reclaim_extent(struct mnw_cache *cache, uint64_t extent, bool charged, uint64_t *bytes);
+
+/* EVICTING -> RESIDENT: it could not be evicted. */
+void mnw__reclaim_keep(struct mnw_cache *cache, uint64_t extent);
+
+/*
+ * Forgets [page, page + count), by whole extents: waits for fills in flight, heals failed pages. -EBUSY:
+ * pinned, or a read unanswered past its deadline (`*stuck` is its page).
+ */
+int mnw__reclaim_range(struct mnw_cache *cache, uint64_t page, uint64_t count, uint64_t *stuck);
+
+#endif

@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Resolving: what is done to one view's page table, and how each answer of the kernel is read.
+ *
+ * CONTINUE stops at the first obstacle and says little: a positive progress with -EAGAIN means "ask again
+ * from there", and the next call names the obstacle. It wakes nobody on an error, so each error path wakes.
+ */
+#include "engine/view.h"
+
+#include "engine/fault.h"
+#include "engine/pool.h"
+#include "sys/uffd.h"
+
+#include <errno.h>
+
+/* How often a transient refusal is asked again before the waiters are sent round through the kernel. */
+#define TRIES_MAX 16
+
+void mnw__view_wake(struct mnw_view *view, uint64_t page, uint64_t count) {
+    mnw__uffd_wake(view->uffd, mnw__view_address_of(view, page), count * view->cache->backing.page_bytes);
+}
+
+void mnw__view_wake_all(struct mnw_view *view) {
+    mnw__uffd_wake(view->uffd, view->address, view->length);
+}
+
+/* One CONTINUE; pages done, and the error that stopped it or 0. */
+static int map_some(struct mnw_view *view, uint64_t page, uint64_t count, bool wake, uint64_t *done) {
+    size_t page_bytes = view->cache->backing.page_bytes;
+    int64_t bytes = 0;
+    int error = mnw__uffd_continue(view->uffd, mnw__view_address_of(view, page), count * page_bytes,
+                                   wake ? 0 : MNW__UFFD_DONTWAKE, &bytes);
+    *done = error == 0 ? count : bytes > 0 ? (uint64_t)bytes / page_bytes : 0;
+    return error;
+}
+
+static enum mnw__map give_up(struct mnw_view *view, uint64_t page, uint64_t count, enum mnw__map how) {
+    mnw__view_wake(view, page, count);
+    return how;
+}
+
+enum mnw__map mnw__view_map_pages(struct mnw_view *view, uint64_t page, uint64_t count, uint64_t wanted, bool wake) {
+    uint64_t view_end = view->first_page + view->page_count;
+    if (page < view->first_page || page >= view_end)
+        return MNW__MAP_DONE;
+    if (count > view_end - page)
+        count = view_end - page;
+    if (wanted > count)
+        wanted = count;
+
+    uint64_t at = 0;
+    unsigned tries = 0;
+    enum mnw__map result = MNW__MAP_DONE;
+    while (at < count) {
+        uint64_t done = 0;
+        int error = map_some(view, page + at, count - at, wake, &done);
+        mnw__count(&view->cache->counters, MNW__PAGES_MAPPED, done);
+        at += done;
+        if (error == 0 || (done && at >= wanted))
+            break;
+        if (done) {
+            tries = 0;
+            continue;
+        }
+        if (at >= wanted)
+            break;
+        if (error == -EEXIST) { /* mapped already; a waiter may have come before it was */
+            mnw__view_wake(view, page + at, 1);
+            at++;
+        } else if (error == -EFAULT) {
+            result = at == 0 ? MNW__MAP_LOST : give_up(view, page + at, wanted - at, MNW__MAP_AGAIN);
+            break;
+        } else if (error == -ENOENT || error == -ESRCH) {
+            result = give_up(view, page + at, wanted - at, MNW__MAP_GONE);
+            break;
+        } else if (++tries == TRIES_MAX || error != -EAGAIN) {
+            result = give_up(view, page + at, wanted - at, MNW__MAP_AGAIN);
+            break;
+        }
+    }
+    return result;
+}
+
+bool mnw__view_promote(struct mnw_view *view, uint64_t extent) {
+    struct mnw_cache *cache = view->cache;
+    uint64_t first = mnw__extent_first(&cache->pages, extent);
+    uint64_t count = mnw__extent_end(&cache->pages, extent) - first;
+    if (!mnw__view_holds(view, first) || !mnw__view_holds(view, first + count - 1))
+        return false;
+    int error = mnw__view_collapse(mnw__view_address_of(view, first), count * cache->backing.page_bytes);
+    if (error) {
+        /* A copied page, or a kernel that cannot: it would be refused each time. */
+        if (error == -EINVAL)
+            mnw__extent_set_unfit(&cache->pages, extent);
+        return false;
+    }
+    mnw__count(&cache->counters, MNW__PAGES_PROMOTED, 1);
+    mnw__view_wake(view, first, count);
+    return true;
+}
+
+static void set_poisoned(struct mnw_view *view, uint64_t page) {
+    uint64_t index = page - view->first_page;
+    view->poisoned[index / 64] |= 1ull << (index % 64);
+}
+
+/* POISON wakes only when it took; over a mapped page or another marker it is EEXIST. */
+static void install_poison(struct mnw_view *view, uint64_t page) {
+    size_t length = view->cache->backing.page_bytes;
+    uintptr_t address = mnw__view_address_of(view, page);
+    for (unsigned tries = 0; tries < TRIES_MAX; tries++) {
+        int64_t done = 0;
+        int error = mnw__uffd_poison(view->uffd, address, length, 0, &done);
+        if (error == 0)
+            return;
+        if (error != -EAGAIN)
+            break;
+    }
+    mnw__view_wake(view, page, 1);
+}
+
+void mnw__view_poison_page(struct mnw_view *view, uint64_t page) {
+    struct mnw_cache *cache = view->cache;
+    /* Under the lock no healing comes between the look at the word and the marker. */
+    mnw__mutex_lock(&cache->views_lock);
+    if (mnw__page_state(mnw__page_load(&cache->pages, page)) != MNW__PAGE_FAILED) {
+        mnw__view_wake(view, page, 1);
+    } else {
+        mnw__count(&cache->counters, MNW__FAULTS_FAILED, 1);
+        set_poisoned(view, page);
+        if (cache->pool->has_poison) {
+            install_poison(view, page);
+        } else {
+            mnw__view_bar(mnw__view_address_of(view, page), cache->backing.page_bytes);
+            mnw__view_wake(view, page, 1);
+        }
+    }
+    mnw__mutex_unlock(&cache->views_lock);
+}

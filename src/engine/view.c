@@ -1,0 +1,256 @@
+/* SPDX-License-Identifier: MIT */
+/* Opening and closing views, and what is done to every view of a cache. One view's mapping is in resolve.c. */
+#include "engine/view.h"
+
+#include "base/bits.h"
+#include "base/error.h"
+#include "engine/fault.h"
+#include "engine/pool.h"
+#include "sys/memory.h"
+#include "sys/uffd.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+static size_t poisoned_bytes(const struct mnw_view *view) {
+    return mnw__align_up(view->page_count, 64) / 8;
+}
+
+static bool is_poisoned(const struct mnw_view *view, uint64_t page) {
+    uint64_t index = page - view->first_page;
+    return view->poisoned[index / 64] >> (index % 64) & 1;
+}
+
+static void clear_poisoned(struct mnw_view *view, uint64_t page) {
+    uint64_t index = page - view->first_page;
+    view->poisoned[index / 64] &= ~(1ull << (index % 64));
+}
+
+/* ---- opening ---- */
+
+static int check_range(struct mnw_view *view, const struct mnw_view_options *options) {
+    struct mnw_cache *cache = view->cache;
+    size_t page_bytes = cache->backing.page_bytes;
+    uint64_t offset = options ? options->offset_bytes : 0;
+    uint64_t length = options ? options->length_bytes : 0;
+    if (!mnw__is_aligned(offset, page_bytes))
+        return mnw__fail(-EINVAL, "view: offset %llu is not a multiple of the page size %zu",
+                         (unsigned long long)offset, page_bytes);
+    uint64_t first = offset / page_bytes;
+    if (first >= cache->pages.page_count)
+        return mnw__fail(-EINVAL, "view: offset %llu is past the end of the store (%llu bytes)",
+                         (unsigned long long)offset, (unsigned long long)cache->backing.size_bytes);
+    uint64_t pages_left = cache->pages.page_count - first;
+    uint64_t pages = length ? (length - 1) / page_bytes + 1 : pages_left;
+    if (pages > pages_left)
+        return mnw__fail(-EINVAL, "view: %llu bytes from offset %llu reach past the end of the store",
+                         (unsigned long long)length, (unsigned long long)offset);
+    view->first_page = first;
+    view->page_count = pages;
+    view->length = pages * page_bytes;
+    return 0;
+}
+
+static int check_flags(struct mnw_view *view, const struct mnw_view_options *options) {
+    unsigned flags = options ? options->flags : 0;
+    if (flags & ~(unsigned)MNW_VIEW_WRITE)
+        return mnw__fail(-EINVAL, "view: unknown flags 0x%x", flags & ~(unsigned)MNW_VIEW_WRITE);
+    view->writable = flags & MNW_VIEW_WRITE;
+    enum mnw_backing kind = view->cache->backing.kind;
+    if (view->writable && (kind == MNW_BACKING_HUGETLB_2M || kind == MNW_BACKING_HUGETLB_1G))
+        return mnw__fail(-EOPNOTSUPP, "view: writable views need a shmem or graded pool: on hugetlb, evicting a page "
+                                      "would destroy the copies that writes make");
+    return 0;
+}
+
+static int open_uffd(struct mnw_view *view) {
+    uint64_t features = view->cache->pool->backing <= MNW_BACKING_GRADED
+                            ? MNW__UFFD_MINOR_SHMEM | MNW__UFFD_MISSING_SHMEM
+                            : MNW__UFFD_MINOR_HUGETLBFS | MNW__UFFD_MISSING_HUGETLBFS;
+    if (view->cache->pool->has_poison)
+        features |= MNW__UFFD_POISON;
+    int fd = mnw__uffd_open(features);
+    if (fd < 0)
+        return mnw__fail(fd, "view: userfaultfd could not be opened (error %d); `minnow doctor` tells why", -fd);
+    view->uffd = fd;
+    int error =
+        mnw__uffd_register(fd, view->address, view->length, MNW__UFFD_MODE_MISSING | MNW__UFFD_MODE_MINOR, NULL);
+    if (error) {
+        mnw__uffd_close(fd);
+        return mnw__fail(error, "view: the kernel refused to register %zu bytes with userfaultfd (error %d)",
+                         view->length, -error);
+    }
+    return 0;
+}
+
+/* The node that serves the opener, if the pool has it; else the views take turns. */
+static struct mnw__fault_thread *choose_thread(struct mnw_pool *pool) {
+    unsigned turn = atomic_fetch_add_explicit(&pool->view_turn, 1, memory_order_relaxed);
+    return &pool->threads[turn % pool->thread_count];
+}
+
+static void link_view(struct mnw_view *view) {
+    struct mnw_cache *cache = view->cache;
+    mnw__mutex_lock(&cache->views_lock);
+    view->next = cache->views;
+    cache->views = view;
+    mnw__mutex_unlock(&cache->views_lock);
+}
+
+static void unlink_view(struct mnw_view *view) {
+    struct mnw_cache *cache = view->cache;
+    mnw__mutex_lock(&cache->views_lock);
+    struct mnw_view **link = &cache->views;
+    while (*link != view)
+        link = &(*link)->next;
+    *link = view->next;
+    mnw__mutex_unlock(&cache->views_lock);
+}
+
+static int start_view(struct mnw_view *view) {
+    view->poisoned = mnw__memory_reserve(poisoned_bytes(view));
+    if (!view->poisoned)
+        return mnw__fail(-ENOMEM, "view: no address space for %zu bytes of metadata", poisoned_bytes(view));
+    int error = mnw__view_map(&view->cache->backing, mnw__cache_page_offset(view->cache, view->first_page),
+                              view->length, view->writable, &view->address);
+    if (error) {
+        error = mnw__fail(error, "view: mmap of %zu bytes failed (error %d)", view->length, -error);
+        goto release;
+    }
+    error = open_uffd(view);
+    if (error)
+        goto unmap;
+    mnw__readahead_init(&view->readahead, view->cache->pages.page_count, view->cache->readahead_pages);
+    link_view(view);
+    error = mnw__fault_attach(view->thread, view);
+    if (!error)
+        return 0;
+    error = mnw__fail(error, "view: its userfaultfd could not be watched (error %d)", -error);
+    unlink_view(view);
+    mnw__uffd_close(view->uffd);
+unmap:
+    mnw__view_unmap(view->address, view->length);
+release:
+    mnw__memory_release(view->poisoned, poisoned_bytes(view));
+    return error;
+}
+
+int mnw__view_open(struct mnw_view **out, struct mnw_cache *cache, const struct mnw_view_options *options) {
+    struct mnw_view *view = calloc(1, sizeof(*view));
+    if (!view)
+        return mnw__fail(-ENOMEM, "view: out of memory");
+    view->cache = cache;
+    view->thread = choose_thread(cache->pool);
+    int error = check_range(view, options);
+    if (!error)
+        error = check_flags(view, options);
+    if (!error)
+        error = start_view(view);
+    if (error) {
+        free(view);
+        return error;
+    }
+    *out = view;
+    return 0;
+}
+
+/*
+ * First nobody maps into the view any more, then it is unmapped, and only then its waiters are woken: they
+ * fault again and find no mapping.
+ */
+int mnw__view_close(struct mnw_view *view) {
+    unlink_view(view);
+    mnw__fault_detach(view);
+    mnw__view_unmap(view->address, view->length);
+    mnw__uffd_wake(view->uffd, view->address, view->length);
+    mnw__uffd_close(view->uffd);
+    mnw__memory_release(view->poisoned, poisoned_bytes(view));
+    free(view);
+    return 0;
+}
+
+/* ---- every view of a cache ---- */
+
+/* The part of [page, page + *count) that the view holds; false when there is none. */
+static bool clip(const struct mnw_view *view, uint64_t *page, uint64_t *count) {
+    uint64_t first = mnw__max(*page, view->first_page);
+    uint64_t end = mnw__min(*page + *count, view->first_page + view->page_count);
+    if (first >= end)
+        return false;
+    *page = first;
+    *count = end - first;
+    return true;
+}
+
+void mnw__views_wake(struct mnw_cache *cache, uint64_t page, uint64_t count) {
+    mnw__mutex_lock(&cache->views_lock);
+    for (struct mnw_view *view = cache->views; view; view = view->next) {
+        uint64_t first = page, some = count;
+        if (clip(view, &first, &some))
+            mnw__view_wake(view, first, some);
+    }
+    mnw__mutex_unlock(&cache->views_lock);
+}
+
+void mnw__views_zap(struct mnw_cache *cache, uint64_t page, uint64_t count) {
+    mnw__mutex_lock(&cache->views_lock);
+    for (struct mnw_view *view = cache->views; view; view = view->next) {
+        uint64_t first = page, some = count;
+        /* A writable view may hold private copies, which zapping would lose. */
+        if (!view->writable && clip(view, &first, &some))
+            mnw__view_zap(mnw__view_address_of(view, first), some * cache->backing.page_bytes);
+    }
+    mnw__mutex_unlock(&cache->views_lock);
+}
+
+/* The kernel without poison: see mnw__views_heal. */
+static void unbar_page(struct mnw_view *view, uint64_t page) {
+    struct mnw_cache *cache = view->cache;
+    uintptr_t address = mnw__view_address_of(view, page);
+    size_t length = cache->backing.page_bytes;
+    if (mnw__page_state(mnw__page_load(&cache->pages, page)) != MNW__PAGE_PRESENT)
+        return;
+    if (mnw__view_unbar(&cache->backing, mnw__cache_page_offset(cache, page), address, length, view->writable))
+        return;
+    if (mnw__uffd_register(view->uffd, address, length, MNW__UFFD_MODE_MISSING | MNW__UFFD_MODE_MINOR, NULL))
+        mnw__view_bar(address, length);
+    else
+        clear_poisoned(view, page);
+}
+
+static void heal_page(struct mnw_view *view, uint64_t page) {
+    if (!view->cache->pool->has_poison) {
+        unbar_page(view, page);
+    } else {
+        mnw__view_zap(mnw__view_address_of(view, page), view->cache->backing.page_bytes);
+        clear_poisoned(view, page);
+    }
+}
+
+/* Calls `heal` or not for every poisoned page of the range; whether there was one. */
+static bool each_poisoned(struct mnw_cache *cache, uint64_t page, uint64_t count, bool heal) {
+    bool any = false;
+    mnw__mutex_lock(&cache->views_lock);
+    for (struct mnw_view *view = cache->views; view; view = view->next) {
+        uint64_t first = page, some = count;
+        if (!clip(view, &first, &some))
+            continue;
+        for (uint64_t end = first + some; first < end; first++) {
+            if (!is_poisoned(view, first))
+                continue;
+            any = true;
+            if (heal)
+                heal_page(view, first);
+        }
+    }
+    mnw__mutex_unlock(&cache->views_lock);
+    return any;
+}
+
+bool mnw__views_have_poison(struct mnw_cache *cache, uint64_t page, uint64_t count) {
+    return each_poisoned(cache, page, count, false);
+}
+
+void mnw__views_heal(struct mnw_cache *cache, uint64_t page, uint64_t count) {
+    each_poisoned(cache, page, count, true);
+}

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Views: one consumer's mapping and its userfaultfd, and everything that is done to its page table.
+ *
+ * Owns: the mapping, the descriptor, the set of poisoned pages. Mapping calls may come from any thread that
+ * knows the view to be open: its fault thread, or a holder of the cache's views_lock. Never touches the
+ * view's bytes.
+ */
+#ifndef MNW_ENGINE_VIEW_H
+#define MNW_ENGINE_VIEW_H
+
+#include "engine/cache.h"
+#include "minnow/minnow.h"
+#include "policy/readahead.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct mnw__fault_thread;
+
+struct mnw_view {
+    struct mnw_cache *cache;
+    struct mnw_view *next;           /* cache->views_lock */
+    struct mnw_view *next_of_thread; /* thread->lock */
+    struct mnw__fault_thread *thread;
+    uintptr_t address;
+    size_t length;
+    uint64_t first_page, page_count; /* of the cache */
+    int uffd;
+    bool writable;
+    struct mnw__readahead readahead; /* thread->lock */
+    bool active;                     /* thread->lock: had events since the watchdog looked */
+    bool starved;                    /* thread->lock: a fault of ours waits for memory or a read slot */
+    uint64_t starved_since_ns;       /* thread->lock; 0: not starving */
+    uint64_t starved_last_ns;        /* thread->lock */
+    uint64_t *poisoned;              /* cache->views_lock: bit per page of the view */
+};
+
+int mnw__view_open(struct mnw_view **view, struct mnw_cache *cache, const struct mnw_view_options *options);
+int mnw__view_close(struct mnw_view *view);
+
+static inline uintptr_t mnw__view_address_of(const struct mnw_view *view, uint64_t page) {
+    return view->address + (page - view->first_page) * view->cache->backing.page_bytes;
+}
+static inline bool mnw__view_holds(const struct mnw_view *view, uint64_t page) {
+    return page >= view->first_page && page - view->first_page < view->page_count;
+}
+
+enum mnw__map {
+    MNW__MAP_DONE,  /* every wanted page is mapped */
+    MNW__MAP_LOST,  /* the first wanted page is a hole in the backing: its word lied */
+    MNW__MAP_AGAIN, /* the kernel could not just now; the waiters were woken and will fault again */
+    MNW__MAP_GONE,  /* the consumer has unmapped it; the waiters were woken */
+};
+/*
+ * Maps [page, page + count), clipped to the view, every page of it PRESENT in an extent the caller has
+ * entered. The first `wanted` are needed; the rest is tried until the first obstacle. With `wake`, waiters
+ * on the mapped pages go on; without, the caller wakes them.
+ */
+enum mnw__map mnw__view_map_pages(struct mnw_view *view, uint64_t page, uint64_t count, uint64_t wanted, bool wake);
+/* Maps a complete extent as one huge page, and wakes its waiters. False: it cannot be; map pages instead. */
+bool mnw__view_promote(struct mnw_view *view, uint64_t extent);
+/* Waiters on these pages fault again. */
+void mnw__view_wake(struct mnw_view *view, uint64_t page, uint64_t count);
+void mnw__view_wake_all(struct mnw_view *view);
+
+/* If the page is FAILED, touching it in this view is SIGBUS from now on; its waiters go on in any case. */
+void mnw__view_poison_page(struct mnw_view *view, uint64_t page);
+
+/* The rest is done to every view of a cache that holds the pages; these take views_lock. */
+
+/* Waiters on these pages fault again. */
+void mnw__views_wake(struct mnw_cache *cache, uint64_t page, uint64_t count);
+/* Unmaps pages from read-only views, so that the next touch faults. */
+void mnw__views_zap(struct mnw_cache *cache, uint64_t page, uint64_t count);
+/* Is touching one of these pages SIGBUS in some view? */
+bool mnw__views_have_poison(struct mnw_cache *cache, uint64_t page, uint64_t count);
+/*
+ * Takes SIGBUS off these pages. With the kernel's poison: while their extent is EVICTING. Without it the
+ * range is mapped before it can be registered, and a touch in between goes past us: so while their extent
+ * is pinned, and only pages that are PRESENT are healed.
+ */
+void mnw__views_heal(struct mnw_cache *cache, uint64_t page, uint64_t count);
+
+#endif
