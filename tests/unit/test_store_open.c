@@ -139,13 +139,11 @@ static void test_close_waits_for_users(void **state) {
     assert_int_equal(mnw_store_close(store), 0);
 }
 
+/* The parent's handle is refused; the child's own is as good as any. */
 static int child_is_refused(void) {
-    struct mnw_store *other;
-    struct mnw_store_callbacks callbacks = {sizeof(callbacks), .size_bytes = 1, .read = never_read};
+    struct mnw_store *own;
     return mnw_store_close(store) == -EOWNERDEAD && mnw_read_done(store, 0, 0) == -EOWNERDEAD &&
-           mnw_store_open_memory(&other, "x", 1) == -EOWNERDEAD &&
-           mnw_store_open_callbacks(&other, &callbacks, NULL) == -EOWNERDEAD &&
-           mnw_store_open(&other, "file:///etc/passwd", NULL) == -EOWNERDEAD;
+           strstr(mnw__fail_message(), "parent") && !mnw_store_open_memory(&own, "x", 1) && !mnw_store_close(own);
 }
 
 static void test_child_is_refused(void **state) {
