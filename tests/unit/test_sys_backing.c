@@ -150,9 +150,6 @@ static void test_view(void **state) {
 static void test_private_writes(void **state) {
     const struct kind *kind = *state;
     need(kind);
-    if (mnw__backing_page_bytes(kind->kind) > 2 * MIB) {
-        skip(); /* a copy needs a third huge page */
-    }
     size_t unit = unit_of(kind->kind);
     struct mnw__backing backing;
     uintptr_t address;
