@@ -108,7 +108,7 @@ void touch_join(struct toucher *toucher) {
 }
 
 struct mnw__uffd_event event_next(int uffd) {
-    struct mnw__uffd_event event;
+    struct mnw__uffd_event event = {.fd = -1};
     struct pollfd wait = {.fd = uffd, .events = POLLIN};
     if (poll(&wait, 1, 5000) != 1 || mnw__uffd_read(uffd, &event, 1) != 1) {
         fail_msg("no event came");
