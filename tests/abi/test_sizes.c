@@ -11,66 +11,78 @@
 
 #include <cmocka.h>
 
-#define SIZE(type, bytes)          _Static_assert(sizeof(struct type) == (bytes), "size of struct " #type)
-#define PLACE(type, member, bytes) _Static_assert(offsetof(struct type, member) == (bytes), #type "." #member)
+struct fact {
+    const char *what;
+    size_t is, must_be;
+};
 
-SIZE(mnw_store_options, 16);
-PLACE(mnw_store_options, direct, 8);
+#define SIZE(type, bytes)                                                                                              \
+    { "sizeof(struct " #type ")", sizeof(struct type), bytes }
+#define PLACE(type, member, bytes)                                                                                     \
+    { "struct " #type "." #member, offsetof(struct type, member), bytes }
 
-SIZE(mnw_read, 32);
-PLACE(mnw_read, offset, 8);
-PLACE(mnw_read, buffer, 16);
-PLACE(mnw_read, length, 24);
+static const struct fact facts[] = {
+    SIZE(mnw_store_options, 16),
+    PLACE(mnw_store_options, direct, 8),
+    SIZE(mnw_read, 32),
+    PLACE(mnw_read, offset, 8),
+    PLACE(mnw_read, buffer, 16),
+    PLACE(mnw_read, length, 24),
+    SIZE(mnw_store_callbacks, 40),
+    PLACE(mnw_store_callbacks, size_bytes, 8),
+    PLACE(mnw_store_callbacks, read, 16),
+    PLACE(mnw_store_callbacks, close, 32),
+    SIZE(mnw_pool_options, 72),
+    PLACE(mnw_pool_options, backing, 8),
+    PLACE(mnw_pool_options, budget_bytes, 16),
+    PLACE(mnw_pool_options, numa, 24),
+    PLACE(mnw_pool_options, nodes, 32),
+    PLACE(mnw_pool_options, fault_threads_per_node, 40),
+    PLACE(mnw_pool_options, policy, 44),
+    PLACE(mnw_pool_options, extent_bytes, 48),
+    PLACE(mnw_pool_options, recency_faults_per_second, 56),
+    PLACE(mnw_pool_options, io_mode, 60),
+    PLACE(mnw_pool_options, reads_in_flight, 64),
+    SIZE(mnw_cache_options, 32),
+    PLACE(mnw_cache_options, read_retries, 8),
+    PLACE(mnw_cache_options, read_deadline_ms, 16),
+    PLACE(mnw_cache_options, readahead_bytes, 24),
+    SIZE(mnw_view_options, 32),
+    PLACE(mnw_view_options, offset_bytes, 8),
+    PLACE(mnw_view_options, length_bytes, 16),
+    PLACE(mnw_view_options, flags, 24),
+    SIZE(mnw_event, 48),
+    PLACE(mnw_event, result, 4),
+    PLACE(mnw_event, cache, 8),
+    PLACE(mnw_event, offset, 16),
+    PLACE(mnw_event, length, 24),
+    PLACE(mnw_event, cookie, 32),
+    PLACE(mnw_event, pages_failed, 40),
+    SIZE(mnw_histogram, 24 + 8 * 256),
+    SIZE(mnw_stats, 216),
+    PLACE(mnw_stats, node_count, 4),
+    PLACE(mnw_stats, budget_bytes, 8),
+    PLACE(mnw_stats, resident_bytes_max, 24),
+    PLACE(mnw_stats, faults_minor, 48),
+    PLACE(mnw_stats, fills, 112),
+    PLACE(mnw_stats, evictions, 160),
+    PLACE(mnw_stats, events_dropped, 208),
+    SIZE(mnw_node_latency, 4 * (24 + 8 * 256)),
+    PLACE(mnw_node_latency, total, 3 * (24 + 8 * 256)),
+    SIZE(mnw_finding, 32),
+    PLACE(mnw_finding, found, 16),
+};
 
-SIZE(mnw_store_callbacks, 40);
-PLACE(mnw_store_callbacks, size_bytes, 8);
-PLACE(mnw_store_callbacks, read, 16);
-PLACE(mnw_store_callbacks, close, 32);
-
-SIZE(mnw_pool_options, 72);
-PLACE(mnw_pool_options, backing, 8);
-PLACE(mnw_pool_options, budget_bytes, 16);
-PLACE(mnw_pool_options, numa, 24);
-PLACE(mnw_pool_options, nodes, 32);
-PLACE(mnw_pool_options, fault_threads_per_node, 40);
-PLACE(mnw_pool_options, policy, 44);
-PLACE(mnw_pool_options, extent_bytes, 48);
-PLACE(mnw_pool_options, recency_faults_per_second, 56);
-PLACE(mnw_pool_options, io_mode, 60);
-PLACE(mnw_pool_options, reads_in_flight, 64);
-
-SIZE(mnw_cache_options, 32);
-PLACE(mnw_cache_options, read_retries, 8);
-PLACE(mnw_cache_options, read_deadline_ms, 16);
-PLACE(mnw_cache_options, readahead_bytes, 24);
-
-SIZE(mnw_view_options, 32);
-PLACE(mnw_view_options, offset_bytes, 8);
-PLACE(mnw_view_options, length_bytes, 16);
-PLACE(mnw_view_options, flags, 24);
-
-SIZE(mnw_event, 48);
-PLACE(mnw_event, result, 4);
-PLACE(mnw_event, cache, 8);
-PLACE(mnw_event, offset, 16);
-PLACE(mnw_event, length, 24);
-PLACE(mnw_event, cookie, 32);
-PLACE(mnw_event, pages_failed, 40);
-
-SIZE(mnw_histogram, 24 + 8 * 256);
-SIZE(mnw_stats, 216);
-PLACE(mnw_stats, node_count, 4);
-PLACE(mnw_stats, budget_bytes, 8);
-PLACE(mnw_stats, resident_bytes_max, 24);
-PLACE(mnw_stats, faults_minor, 48);
-PLACE(mnw_stats, fills, 112);
-PLACE(mnw_stats, evictions, 160);
-PLACE(mnw_stats, events_dropped, 208);
-SIZE(mnw_node_latency, 4 * (24 + 8 * 256));
-PLACE(mnw_node_latency, total, 3 * (24 + 8 * 256));
-
-SIZE(mnw_finding, 32);
-PLACE(mnw_finding, found, 16);
+static void layouts_stay(void **state) {
+    (void)state;
+    unsigned moved = 0;
+    for (size_t i = 0; i < sizeof(facts) / sizeof(facts[0]); i++)
+        if (facts[i].is != facts[i].must_be) {
+            print_error("%s is %zu, was %zu\n", facts[i].what, facts[i].is, facts[i].must_be);
+            moved++;
+        }
+    assert_int_equal(moved, 0);
+}
 
 static void constants_stay(void **state) {
     (void)state;
@@ -94,6 +106,7 @@ static void version_matches_header(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(constants_stay), cmocka_unit_test(version_matches_header)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(layouts_stay), cmocka_unit_test(constants_stay),
+                                       cmocka_unit_test(version_matches_header)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
