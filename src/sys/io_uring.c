@@ -14,8 +14,6 @@
 #include <liburing.h>
 #include <stdbool.h>
 #include <stdlib.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 /*
  * Reads longer than this never run inside the submission. A read whose bytes are in the kernel's page cache
@@ -36,19 +34,16 @@ struct mnw__io_ring {
     struct mnw__io_request *queued_first, *queued_last; /* not submitted */
     struct mnw__io_request *ended_first, *ended_last;   /* done on the spot, not delivered */
     int64_t *results;                                   /* of those, by request */
-    bool disabled;                                      /* not yet enabled by its thread */
     bool deferred;                                      /* completions wait for the owner to fetch them */
     bool broken;                                        /* submission is refused for good */
     struct mnw__io_request requests[];
 };
 
 /*
- * Best first. Deferred task work keeps completions from interrupting the fault thread; it binds the ring to
- * one thread, which is the one that first submits (R_DISABLED), not the one that opens.
+ * Best first. Cooperative task work spares the fault thread interrupts between its system calls. Deferred task
+ * work would spare it more, but does not wake a thread that waits for the ring in epoll.
  */
 static const unsigned setup_flags[] = {
-    IORING_SETUP_SUBMIT_ALL | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
-        IORING_SETUP_R_DISABLED,
     IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
     0,
 };
@@ -57,7 +52,6 @@ static int open_ring(struct mnw__io_ring *ring, unsigned depth) {
     int error = -EINVAL;
     for (size_t i = 0; i < sizeof(setup_flags) / sizeof(setup_flags[0]) && error == -EINVAL; i++) {
         error = io_uring_queue_init(depth, &ring->uring, setup_flags[i]);
-        ring->disabled = setup_flags[i] & IORING_SETUP_R_DISABLED;
         ring->deferred = setup_flags[i] & IORING_SETUP_TASKRUN_FLAG;
     }
     return error;
@@ -171,24 +165,11 @@ static unsigned enter(struct mnw__io_ring *ring, unsigned count) {
     return taken;
 }
 
-/* liburing declares this, and its 2.3 (Debian 12) forgets to export it. */
-static int enable(struct mnw__io_ring *ring) {
-    return (int)syscall(__NR_io_uring_register, ring->uring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
-}
-
-static bool is_ready(struct mnw__io_ring *ring) {
-    if (ring->disabled && !ring->broken) {
-        ring->broken = enable(ring) != 0;
-        ring->disabled = ring->broken;
-    }
-    return !ring->broken;
-}
-
 void mnw__io_ring_submit(struct mnw__io_ring *ring) {
     if (!ring->queued_first) {
         return;
     }
-    unsigned taken = is_ready(ring) ? enter(ring, fill_entries(ring)) : 0;
+    unsigned taken = !ring->broken ? enter(ring, fill_entries(ring)) : 0;
     struct mnw__io_request *request = ring->queued_first, *next;
     ring->queued_first = NULL;
     for (; request; request = next) {
@@ -235,8 +216,7 @@ static int reap_completions(struct mnw__io_ring *ring) {
  * when the queue is empty.
  */
 int mnw__io_ring_reap(struct mnw__io_ring *ring) {
-    if (ring->deferred && !ring->disabled &&
-        (__atomic_load_n(ring->uring.sq.kflags, __ATOMIC_RELAXED) & IORING_SQ_TASKRUN)) {
+    if (ring->deferred && (__atomic_load_n(ring->uring.sq.kflags, __ATOMIC_RELAXED) & IORING_SQ_TASKRUN)) {
         io_uring_get_events(&ring->uring);
     }
     int count = reap_completions(ring);
