@@ -77,9 +77,10 @@ static bool slots_to_spare(const struct mnw__fault_thread *thread) {
     return mnw__fill_free_slots(thread) > thread->fill_count / RESERVED_SHARE;
 }
 
-/* Reads what the view will want next; gives up at the first sign of scarcity. */
-static void read_ahead(struct mnw__fault_thread *thread, struct mnw_cache *cache, uint64_t page, int64_t stride,
-                       uint64_t count) {
+void mnw__fault_read_ahead(struct mnw__fault_thread *thread, struct mnw_cache *cache,
+                           const struct mnw__readahead_plan *plan) {
+    uint64_t page = plan->start, count = plan->count;
+    int64_t stride = plan->stride;
     while (count && page < cache->pages.page_count && slots_to_spare(thread)) {
         uint32_t run = stride == 1 ? (uint32_t)mnw__min(count, cache->fill_pages_max) : 1, begun = 0;
         bool absent = mnw__page_state(mnw__page_load(&cache->pages, page)) == MNW__PAGE_ABSENT;
@@ -145,11 +146,12 @@ static bool look(struct mnw__fault_thread *thread, struct mnw_view *view, uint64
     return false;
 }
 
-static enum mnw__outcome resolve(struct mnw__fault_thread *thread, struct mnw_view *view, uint64_t page, bool wake,
-                                 struct mnw__readahead_plan *plan) {
+enum mnw__outcome mnw__fault_serve(struct mnw__fault_thread *thread, struct mnw_view *view, uint64_t page, bool wake,
+                                   struct mnw__readahead_plan *plan) {
     struct mnw_cache *cache = view->cache;
     uint64_t extent = mnw__extent_of(&cache->pages, page);
     enum mnw__outcome outcome = MNW__OUTCOME_PENDING;
+    mnw__readahead_fault(&view->readahead, page, plan);
     for (unsigned looks = 0; looks < LOOKS_MAX; looks++) {
         if (!mnw__cache_enter(cache, extent, true))
             return MNW__OUTCOME_PENDING; /* its evictor wakes the waiters */
@@ -160,15 +162,6 @@ static enum mnw__outcome resolve(struct mnw__fault_thread *thread, struct mnw_vi
     }
     mnw__view_wake(view, page, 1);
     return MNW__OUTCOME_ENDED;
-}
-
-enum mnw__outcome mnw__fault_serve(struct mnw__fault_thread *thread, struct mnw_view *view, uint64_t page, bool wake) {
-    struct mnw__readahead_plan plan;
-    mnw__readahead_fault(&view->readahead, page, &plan);
-    enum mnw__outcome outcome = resolve(thread, view, page, wake, &plan);
-    if (plan.count)
-        read_ahead(thread, view->cache, plan.start, plan.stride, plan.count);
-    return outcome;
 }
 
 void mnw__fault_retry_starved(struct mnw__fault_thread *thread, bool always) {

@@ -63,8 +63,15 @@ enum mnw__outcome {
     MNW__OUTCOME_ENDED,   /* its waiters were woken, with the page, SIGBUS, or to fault again */
     MNW__OUTCOME_PENDING, /* somebody else will end it */
 };
-/* The decision: one fault of `view` on `page`, from the words alone. On the fault thread, under its lock. */
-enum mnw__outcome mnw__fault_serve(struct mnw__fault_thread *thread, struct mnw_view *view, uint64_t page, bool wake);
+/*
+ * The decision: one fault of `view` on `page`, from the words alone. On the fault thread, under its lock.
+ * What is left of `*plan` is for mnw__fault_read_ahead(), when the faulter has what it waits for.
+ */
+enum mnw__outcome mnw__fault_serve(struct mnw__fault_thread *thread, struct mnw_view *view, uint64_t page, bool wake,
+                                   struct mnw__readahead_plan *plan);
+/* Begins to read what the view will want next; gives up at the first sign of scarcity. */
+void mnw__fault_read_ahead(struct mnw__fault_thread *thread, struct mnw_cache *cache,
+                           const struct mnw__readahead_plan *plan);
 
 /* The watchdog: views with waiters that nothing seems to serve are woken to fault again. */
 void mnw__fault_watch(struct mnw__fault_thread *thread, uint64_t now_ns);

@@ -64,13 +64,16 @@ static void serve_event(struct mnw__fault_thread *thread, struct mnw_view *view,
     mnw__count(&view->cache->counters, minor ? MNW__FAULTS_MINOR : MNW__FAULTS_MISSING, 1);
 
     uint64_t begin_ns = mnw__clock_ns();
-    enum mnw__outcome outcome = mnw__fault_serve(thread, view, page, wake);
+    struct mnw__readahead_plan plan;
+    enum mnw__outcome outcome = mnw__fault_serve(thread, view, page, wake, &plan);
     mnw__histogram_add_shared(&thread->latency->queue, begin_ns - thread->batch_ns);
     if (outcome != MNW__OUTCOME_PENDING) {
         uint64_t end_ns = mnw__clock_ns();
         mnw__histogram_add_shared(&thread->latency->map, end_ns - begin_ns);
         mnw__histogram_add_shared(&thread->latency->total, end_ns - thread->batch_ns);
     }
+    if (plan.count)
+        mnw__fault_read_ahead(thread, view->cache, &plan);
     batch->pages[batch->count] = page;
     batch->is_mapped[batch->count++] = outcome == MNW__OUTCOME_MAPPED;
     batch->mapped += outcome == MNW__OUTCOME_MAPPED;
