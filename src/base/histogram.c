@@ -92,8 +92,6 @@ static uint64_t rank_of(uint64_t count, double fraction) {
 
 /* The top of the bucket, never above the largest value seen: a latency is not to look better than it was. */
 uint64_t mnw_histogram_quantile(const struct mnw_histogram *histogram, double fraction) {
-    if (!histogram->count)
-        return 0;
     uint64_t rank = rank_of(histogram->count, fraction), below = 0;
     for (unsigned i = 0; i < BUCKETS_USED; i++) {
         below += histogram->buckets[i];

@@ -187,8 +187,7 @@ static void follow(struct mnw__readahead *readahead, struct mnw__readahead_strea
                    struct mnw__readahead_plan *plan) {
     stream->used = readahead->clock;
     stream->last = page;
-    if (readahead->window_max)
-        plan_window(readahead, stream, page, plan);
+    plan_window(readahead, stream, page, plan);
     stream->around = around_of(readahead, stream);
     plan->around = (uint32_t)mnw__min(stream->around, readahead->page_count - page);
 }

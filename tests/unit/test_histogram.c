@@ -54,9 +54,12 @@ static void test_add_and_merge(void **state) {
     assert_int_equal(to.max_ns, 7000);
 }
 
-enum { ADDERS = 4, ADDS = 20000 };
+enum { ADDERS = 4, ADDS = 200000 };
+
+static pthread_barrier_t together;
 
 static void *add_many(void *histogram) {
+    pthread_barrier_wait(&together);
     for (uint64_t i = 1; i <= ADDS; i++)
         mnw__histogram_add_shared(histogram, i);
     return NULL;
@@ -67,10 +70,12 @@ static void test_shared_adds_lose_nothing(void **state) {
     static struct mnw__histogram histogram;
     struct mnw_histogram sum = {0};
     pthread_t threads[ADDERS];
+    assert_int_equal(pthread_barrier_init(&together, NULL, ADDERS), 0);
     for (unsigned i = 0; i < ADDERS; i++)
         assert_int_equal(pthread_create(&threads[i], NULL, add_many, &histogram), 0);
     for (unsigned i = 0; i < ADDERS; i++)
         pthread_join(threads[i], NULL);
+    pthread_barrier_destroy(&together);
     mnw__histogram_merge(&sum, &histogram);
     assert_int_equal(sum.count, ADDERS * ADDS);
     assert_true(sum.sum_ns == (uint64_t)ADDERS * ADDS * (ADDS + 1) / 2);
@@ -87,6 +92,20 @@ static void test_quantile_of_nothing_and_of_one(void **state) {
     double fractions[] = {-1, 0, 0.5, 1, 2, __builtin_nan("")};
     for (unsigned i = 0; i < 6; i++)
         assert_int_equal(mnw_histogram_quantile(&one, fractions[i]), 12345);
+}
+
+/* Half of three values is the second, not the first. */
+static void test_quantile_ranks_round_up(void **state) {
+    (void)state;
+    static struct mnw__histogram histogram;
+    struct mnw_histogram sum = {0};
+    for (uint64_t value = 1; value <= 3; value++)
+        mnw__histogram_add(&histogram, value);
+    mnw__histogram_merge(&sum, &histogram);
+    static const double fractions[] = {0, 0.33, 0.34, 0.5, 0.66, 0.67, 1};
+    static const uint64_t values[] = {1, 1, 2, 2, 2, 3, 3};
+    for (unsigned i = 0; i < 7; i++)
+        assert_int_equal(mnw_histogram_quantile(&sum, fractions[i]), values[i]);
 }
 
 static int compare(const void *a, const void *b) {
@@ -131,6 +150,7 @@ int main(void) {
         cmocka_unit_test(test_add_and_merge),
         cmocka_unit_test(test_shared_adds_lose_nothing),
         cmocka_unit_test(test_quantile_of_nothing_and_of_one),
+        cmocka_unit_test(test_quantile_ranks_round_up),
         cmocka_unit_test(test_quantiles_agree_with_sorted_values),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -219,6 +219,9 @@ static void test_validity_check_sees_damage(void **state) {
             nodes[5].link[side] ^= 1;
             assert_false(mnw__policy_is_valid(&policy));
             nodes[5] = was;
+            nodes[5].link[0] ^= 1u << (30 + side); /* says another queue */
+            assert_false(mnw__policy_is_valid(&policy));
+            nodes[5] = was;
         }
         policy.count++;
         assert_false(mnw__policy_is_valid(&policy));
@@ -227,6 +230,9 @@ static void test_validity_check_sees_damage(void **state) {
             policy.length[queue]++;
             assert_false(mnw__policy_is_valid(&policy));
             policy.length[queue]--;
+            policy.tail[queue]++;
+            assert_false(mnw__policy_is_valid(&policy));
+            policy.tail[queue]--;
         }
         assert_true(mnw__policy_is_valid(&policy));
     }
