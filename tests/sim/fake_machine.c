@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/point.h"
 #include "fake_kernel.h"
+#include "store/store.h"
 #include "sys/backing.h"
 #include "sys/io.h"
 #include "sys/memory.h"
@@ -201,6 +202,12 @@ int mnw__io_fd(const struct mnw__io *io) {
 enum mnw_io_mode mnw__io_mode(const struct mnw__io *io) {
     (void)io;
     return MNW_IO_THREADS;
+}
+
+/* The one kind of store that needs a file system. */
+int mnw__store_open_file(struct mnw_store **store, const char *path, int direct) {
+    (void)store, (void)direct;
+    return mnw__fail(-ENOENT, "%s: the simulator has no files", path);
 }
 
 /* ---- a run's begin and end ----------------------------------------------------------------------------- */

@@ -1,0 +1,363 @@
+/* SPDX-License-Identifier: MIT */
+#include "sim_store.h"
+
+#include "fake.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { BLOCK = 4096 };
+#define NEVER UINT64_MAX
+
+/* ---- bytes ------------------------------------------------------------------------------------------------- */
+
+static uint64_t word_at(uint64_t base, uint64_t offset) {
+    return base * (offset / 8 * 2 + 1) ^ (base >> 17);
+}
+
+void sim_store_bytes(const struct sim_store *store, uint64_t offset, uint32_t version, void *bytes, size_t length) {
+    unsigned char *to = bytes;
+    for (size_t i = 0; i < length;) {
+        uint64_t at = offset + i, word, base = random_mix(store->seed ^ at / BLOCK << 20 ^ version);
+        size_t within = at % 8, step = 8 - within < length - i ? 8 - within : length - i;
+        word = word_at(base, at % BLOCK);
+        if (at / 8 * 8 + 8 <= store->size_bytes) {
+            memcpy(to + i, (const char *)&word + within, step);
+        } else {
+            for (size_t b = 0; b < step; b++)
+                to[i + b] = at + b < store->size_bytes ? ((const unsigned char *)&word)[within + b] : 0;
+        }
+        i += step;
+    }
+}
+
+bool sim_store_may_hold(const struct sim_store *store, uint64_t offset, const void *bytes, size_t length,
+                        uint32_t floor) {
+    static unsigned char wanted[64 << 10];
+    static bool matches[64 << 10];
+    uint32_t newest = store->pages[offset / store->page_bytes].version;
+    sim_store_bytes(store, offset, newest, wanted, length);
+    if (!memcmp(wanted, bytes, length))
+        return true;
+    if (floor == newest)
+        return false;
+    /* The store may have changed while it was read: then each byte is of some version since the floor. */
+    memset(matches, 0, length);
+    for (uint32_t version = floor; version <= newest; version++) {
+        sim_store_bytes(store, offset, version, wanted, length);
+        for (size_t i = 0; i < length; i++)
+            matches[i] |= wanted[i] == ((const unsigned char *)bytes)[i];
+    }
+    for (size_t i = 0; i < length; i++)
+        if (!matches[i])
+            return false;
+    return true;
+}
+
+/* ---- what it did to its pages ------------------------------------------------------------------------------ */
+
+static void blame(struct sim_store *store, const struct store_read *read, uint64_t page, uint32_t failures) {
+    struct store_page *state = &store->pages[page];
+    state->failures += failures;
+    if (read->asked_ns >= state->marked_ns)
+        state->failures_new += failures;
+    store->failures_total++;
+}
+
+static uint64_t first_page(const struct sim_store *store, const struct store_read *read) {
+    return read->read.offset / store->page_bytes;
+}
+
+static uint64_t last_page(const struct sim_store *store, const struct store_read *read) {
+    return (read->read.offset + read->read.length - 1) / store->page_bytes;
+}
+
+static void blame_all(struct sim_store *store, const struct store_read *read, uint32_t failures) {
+    for (uint64_t page = first_page(store, read); page <= last_page(store, read); page++)
+        blame(store, read, page, failures);
+}
+
+/*
+ * The deadline is the fill's, all its reads and pauses included: what counts is since when the page has been in
+ * doubt. The engine looks at its clock a little before or after we do, hence less than the whole deadline.
+ */
+static void note_late(struct sim_store *store) {
+    for (uint64_t page = 0; page < store->page_count; page++) {
+        struct store_page *state = &store->pages[page];
+        if (!state->in_doubt || state->late || fiber_now() - state->doubt_ns < store->deadline_ns / 4 * 3)
+            continue;
+        state->late = true;
+        blame(store, &(struct store_read){.asked_ns = state->doubt_ns}, page, 1000);
+    }
+}
+
+static void ask_for(struct sim_store *store, const struct store_read *read) {
+    for (uint64_t page = first_page(store, read); page <= last_page(store, read); page++) {
+        struct store_page *state = &store->pages[page];
+        if (!state->in_doubt)
+            state->doubt_ns = read->asked_ns;
+        state->in_doubt = true;
+    }
+}
+
+/* The pages that an answer of `length` good bytes brings to their end are in doubt no more. */
+static void bring_whole(struct sim_store *store, const struct store_read *read, size_t length) {
+    for (uint64_t page = first_page(store, read); page <= last_page(store, read); page++) {
+        uint64_t end = (page + 1) * store->page_bytes;
+        if (read->read.offset + length < (end < store->size_bytes ? end : store->size_bytes))
+            break;
+        store->pages[page].in_doubt = store->pages[page].late = false;
+    }
+}
+
+bool sim_store_explains(struct sim_store *store, uint64_t page, uint64_t began_ns) {
+    const struct store_page *state = &store->pages[page];
+    note_late(store);
+    return state->failures > store->retries || (state->healed_ns && state->healed_ns >= began_ns);
+}
+
+bool sim_store_has_overdue(const struct sim_store *store, uint64_t first, uint64_t count) {
+    for (unsigned i = 0; i < store->read_count; i++) {
+        const struct store_read *read = &store->reads[i];
+        if (read->used && fiber_now() - read->asked_ns >= store->deadline_ns / 2 &&
+            first_page(store, read) < first + count && last_page(store, read) >= first)
+            return true;
+    }
+    return false;
+}
+
+/* ---- being asked ------------------------------------------------------------------------------------------- */
+
+static bool strikes(const struct sim_store *store, enum store_trouble trouble) {
+    return !store->stopping && random_chance(fiber_random(), store->chance[trouble]);
+}
+
+static void answer(struct sim_store *store, unsigned index);
+
+static uint64_t due_at(const struct sim_store *store, const struct store_read *read) {
+    for (uint64_t page = first_page(store, read); page <= last_page(store, read); page++)
+        if (store->pages[page].state == STORE_MUTE)
+            return NEVER;
+    if (strikes(store, STORE_NEVER))
+        return NEVER;
+    if (strikes(store, STORE_LATE))
+        return fiber_now() + store->deadline_ns + random_below(fiber_random(), 2 * store->deadline_ns);
+    return fiber_now() + random_below(fiber_random(), store->delay_ns_max + 1);
+}
+
+static void check_read(const struct sim_store *store, const struct mnw_read *asked) {
+    if (!asked->length || asked->offset + asked->length > store->size_bytes)
+        sim_fail("the store of %llu bytes is asked for [%llu, +%zu)", (unsigned long long)store->size_bytes,
+                 (unsigned long long)asked->offset, asked->length);
+    uint64_t end = asked->offset + asked->length;
+    for (uint64_t page = asked->offset / store->page_bytes; page * store->page_bytes < end; page++)
+        if (store->pages[page].pins && !store->pages_may_be_lost)
+            sim_fail("page %llu is pinned, and read again", (unsigned long long)page);
+    for (unsigned i = 0; i < store->read_count; i++) {
+        const struct mnw_read *other = &store->reads[i].read;
+        if (store->reads[i].used && other->offset < end && asked->offset < other->offset + other->length)
+            sim_fail("single-flight: [%llu, +%zu) is asked for while [%llu, +%zu) is unanswered",
+                     (unsigned long long)asked->offset, asked->length, (unsigned long long)other->offset,
+                     other->length);
+    }
+}
+
+static void read_callback(void *context, const struct mnw_read *asked) {
+    struct sim_store *store = context;
+    check_read(store, asked);
+    unsigned index = 0;
+    while (index < store->read_count && store->reads[index].used)
+        index++;
+    if (index == STORE_READS_MAX)
+        sim_fail("more than %d reads unanswered", STORE_READS_MAX);
+    if (index == store->read_count)
+        store->read_count++;
+    struct store_read *read = &store->reads[index];
+    *read = (struct store_read){.read = *asked, .asked_ns = fiber_now(), .used = true};
+    read->due_ns = due_at(store, read);
+    ask_for(store, read);
+    sim_trace("store: asked for [%llu, +%zu)", (unsigned long long)asked->offset, asked->length);
+    if (read->due_ns != NEVER && strikes(store, STORE_AT_ONCE))
+        answer(store, index);
+    else
+        fiber_wake(store);
+    fiber_point("store asked");
+}
+
+static int check_callback(void *context, uint64_t offset, const void *bytes, size_t length) {
+    struct sim_store *store = context;
+    for (size_t done = 0; done < length;) {
+        uint64_t at = offset + done, page = at / store->page_bytes, left = (page + 1) * store->page_bytes - at;
+        size_t step = left < length - done ? left : length - done;
+        if (!sim_store_may_hold(store, at, (const char *)bytes + done, step, store->pages[page].floor))
+            return -EILSEQ;
+        done += step;
+    }
+    return 0;
+}
+
+/* ---- answering --------------------------------------------------------------------------------------------- */
+
+/* The bytes, page by page at its version, with time for everybody to look at what is not finished. */
+static void bring(const struct sim_store *store, const struct mnw_read *read, size_t length) {
+    memset(read->buffer, 0xee, read->length);
+    fiber_point("store scribbles");
+    for (size_t done = 0; done < length;) {
+        uint64_t at = read->offset + done, page = at / store->page_bytes, left = (page + 1) * store->page_bytes - at;
+        size_t step = left < length - done ? left : length - done;
+        sim_store_bytes(store, at, store->pages[page].version, (char *)read->buffer + done, step);
+        done += step;
+        fiber_point("store reads");
+    }
+}
+
+static bool flip_bit(struct sim_store *store, const struct store_read *read, uint64_t page, size_t length) {
+    uint64_t start = page * store->page_bytes, low = start > read->read.offset ? start - read->read.offset : 0;
+    uint64_t high = start + store->page_bytes - read->read.offset;
+    if (high > length)
+        high = length;
+    if (low >= high)
+        return false;
+    ((unsigned char *)read->read.buffer)[random_between(fiber_random(), low, high - 1)] ^= 1;
+    blame(store, read, page, 1);
+    return true;
+}
+
+/* Errors of pages that are bad for ever: the read ends before the page, or with an error on it alone. */
+static bool meets_bad_page(struct sim_store *store, const struct store_read *read, int64_t *result) {
+    for (uint64_t page = first_page(store, read); page <= last_page(store, read); page++) {
+        if (store->pages[page].state != STORE_BAD)
+            continue;
+        uint64_t start = page * store->page_bytes;
+        if (start > read->read.offset && random_chance(fiber_random(), 512)) {
+            *result = (int64_t)(start - read->read.offset);
+            return true;
+        }
+        blame(store, read, page, 1);
+        *result = -EIO;
+        return true;
+    }
+    return false;
+}
+
+static int64_t decide(struct sim_store *store, const struct store_read *read) {
+    int64_t result = (int64_t)read->read.length;
+    if (meets_bad_page(store, read, &result))
+        return result;
+    if (strikes(store, STORE_ERROR)) {
+        blame_all(store, read, 1);
+        return -EIO;
+    }
+    if (strikes(store, STORE_END)) {
+        blame_all(store, read, 1);
+        return 0;
+    }
+    if (strikes(store, STORE_TOO_LONG)) {
+        blame_all(store, read, 1);
+        return result + 1;
+    }
+    if (result > 1 && strikes(store, STORE_SHORT))
+        return (int64_t)random_between(fiber_random(), 1, (uint64_t)result - 1);
+    return result;
+}
+
+static bool flip_bits(struct sim_store *store, const struct store_read *read, int64_t result) {
+    bool flipped = false;
+    if (result <= 0 || !store->has_check)
+        return false;
+    if (strikes(store, STORE_FLIP))
+        flipped |=
+            flip_bit(store, read, random_between(fiber_random(), first_page(store, read), last_page(store, read)),
+                     (size_t)result);
+    for (uint64_t page = first_page(store, read); page <= last_page(store, read); page++)
+        if (store->pages[page].state == STORE_FLIPPED)
+            flipped |= flip_bit(store, read, page, (size_t)result);
+    return flipped;
+}
+
+static void answer(struct sim_store *store, unsigned index) {
+    struct store_read read = store->reads[index];
+    store->reads[index].answering = true; /* it counts as open until it is answered */
+    int64_t result = decide(store, &read);
+    size_t brought = result < 0 ? 0 : (size_t)result > read.read.length ? read.read.length : (size_t)result;
+    bring(store, &read.read, brought);
+    bool flipped = flip_bits(store, &read, result);
+    note_late(store);
+    bool too_long = result > (int64_t)read.read.length;
+    if (!too_long && !flipped)
+        bring_whole(store, &read, brought);
+    if (strikes(store, STORE_TOKEN) && mnw_read_done(store->handle, read.read.token ^ (uint64_t)1 << 62, 1) != -ESTALE)
+        sim_fail("an answer to a token that was never given is accepted");
+    store->reads[index].used = false; /* before: the engine may ask again at once, in here */
+    sim_trace("store: answers [%llu, +%zu) with %lld", (unsigned long long)read.read.offset, read.read.length,
+              (long long)result);
+    int error = mnw_read_done(store->handle, read.read.token, result);
+    if (error != (too_long ? -EINVAL : 0))
+        sim_fail("the answer to a read is refused: %d (%s)", error, mnw_error());
+    if (strikes(store, STORE_TWICE) && mnw_read_done(store->handle, read.read.token, result) != -ESTALE)
+        sim_fail("a second answer to one read is accepted");
+}
+
+/* A read that is due, chosen by the seed; -1: none, and `*next_ns` is when. */
+static int choose(struct sim_store *store, uint64_t *next_ns) {
+    unsigned candidates = 0;
+    int chosen = -1;
+    *next_ns = FIBER_FOREVER;
+    for (unsigned i = 0; i < store->read_count; i++) {
+        const struct store_read *read = &store->reads[i];
+        if (!read->used || read->answering || read->due_ns == NEVER)
+            continue;
+        if (read->due_ns <= fiber_now()) {
+            if (!random_below(fiber_random(), ++candidates))
+                chosen = (int)i;
+        } else if (read->due_ns < *next_ns) {
+            *next_ns = read->due_ns;
+        }
+    }
+    return chosen;
+}
+
+static void serve(void *argument) {
+    struct sim_store *store = argument;
+    for (;;) {
+        uint64_t next_ns;
+        int index = choose(store, &next_ns);
+        if (index >= 0)
+            answer(store, (unsigned)index);
+        else if (store->stopping && next_ns == FIBER_FOREVER)
+            return;
+        else
+            fiber_wait(store, "the store waits for reads", next_ns == FIBER_FOREVER ? next_ns : next_ns - fiber_now());
+    }
+}
+
+/* ---- begin and end ----------------------------------------------------------------------------------------- */
+
+void sim_store_open(struct sim_store *store, const char *name) {
+    struct mnw_store_callbacks callbacks = {
+        .size = sizeof(callbacks), .size_bytes = store->size_bytes, .read = read_callback};
+    if (store->has_check)
+        callbacks.check = check_callback;
+    store->page_count = (store->size_bytes - 1) / store->page_bytes + 1;
+    store->pages = calloc(store->page_count, sizeof(*store->pages));
+    store->reads = calloc(STORE_READS_MAX, sizeof(*store->reads));
+    if (!store->pages || !store->reads || mnw_store_open_callbacks(&store->handle, &callbacks, store))
+        sim_fail("the store cannot be opened: %s", mnw_error());
+    for (int i = 0; i < 2; i++)
+        store->fibers[i] = fiber_start(name, 0, serve, store);
+}
+
+void sim_store_stop(struct sim_store *store) {
+    note_late(store);
+    store->stopping = true;
+    for (unsigned i = 0; i < store->read_count; i++)
+        if (store->reads[i].used && store->reads[i].due_ns == NEVER)
+            store->reads[i].due_ns = fiber_now();
+    fiber_wake(store);
+}
+
+void sim_store_free(struct sim_store *store) {
+    free(store->pages);
+    free(store->reads);
+}

@@ -1,0 +1,323 @@
+/* SPDX-License-Identifier: MIT */
+#include "workload.h"
+
+#include "engine/cache.h"
+#include "fake.h"
+#include "sys/backing.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct world world;
+
+static uint64_t draw(uint64_t low, uint64_t high) {
+    return random_between(fiber_random(), low, high);
+}
+
+static bool one_in(uint64_t bound) {
+    return !random_below(fiber_random(), bound);
+}
+
+/* ---- drawing a world --------------------------------------------------------------------------------------- */
+
+/* A trouble that one seed in `bound` has, with a chance of up to `most` in 1024. */
+static unsigned maybe(uint64_t bound, unsigned most) {
+    return world.has_trouble && one_in(bound) ? (unsigned)draw(1, most) : 0;
+}
+
+static void draw_kernel(void) {
+    fake_config.nodes = (unsigned)(one_in(3) ? draw(1, 4) : 1);
+    fake_config.has_poison = !one_in(4);
+    fake_config.reuses_addresses = one_in(2);
+    fake_config.fault_ns_max = 200000000000;
+    fake_config.chance[FAKE_FILL_AGAIN] = maybe(2, 200);
+    fake_config.chance[FAKE_FILL_PARTIAL] = maybe(2, 200);
+    fake_config.chance[FAKE_FILL_NOMEM] = maybe(4, 60);
+    fake_config.chance[FAKE_SIGNAL] = maybe(2, 300);
+    fake_config.chance[FAKE_EVENT_LOST] = maybe(4, 40);
+    fake_config.chance[FAKE_BATCH_SHORT] = maybe(2, 500);
+    fake_config.chance[FAKE_EXHAUSTED] = maybe(5, 40);
+    fake_config.chance[FAKE_PAGE_LOST] = maybe(6, 10);
+    fake_config.chance[FAKE_SLOW] = maybe(3, 60);
+    fake_config.chance[FAKE_SPURIOUS] = maybe(3, 200);
+    fake_config.chance[FAKE_COLLAPSE] = maybe(3, 300);
+    fake_config.chance[FAKE_OPEN] = maybe(6, 60);
+}
+
+static void draw_store(struct sim_store *store) {
+    store->seed = random_next(fiber_random());
+    store->page_bytes = world.page_bytes;
+    store->size_bytes = draw(1, one_in(3) ? 24 : 64) * world.page_bytes;
+    if (world.page_bytes > 4096)
+        store->size_bytes = draw(1, 24) * world.page_bytes;
+    if (one_in(2))
+        store->size_bytes -= draw(0, world.page_bytes - 1);
+    store->has_check = one_in(2);
+    store->pages_may_be_lost = fake_config.chance[FAKE_PAGE_LOST] > 0;
+    store->delay_ns_max = one_in(3) ? 0 : draw(1000, 3000000);
+    store->chance[STORE_SHORT] = maybe(2, 300);
+    store->chance[STORE_ERROR] = maybe(3, 200);
+    store->chance[STORE_END] = maybe(6, 60);
+    store->chance[STORE_FLIP] = maybe(3, 200);
+    store->chance[STORE_LATE] = maybe(4, 40);
+    store->chance[STORE_NEVER] = maybe(6, 12);
+    store->chance[STORE_TWICE] = maybe(2, 200);
+    store->chance[STORE_TOKEN] = maybe(3, 100);
+    store->chance[STORE_AT_ONCE] = one_in(2) ? (unsigned)draw(1, 1024) : 0;
+    store->chance[STORE_TOO_LONG] = maybe(6, 60);
+}
+
+static bool store_may_stall(void) {
+    for (unsigned i = 0; i < world.caches; i++)
+        if (world.cache[i].store.chance[STORE_LATE] || world.cache[i].store.chance[STORE_NEVER])
+            return true;
+    return false;
+}
+
+static void draw_world(void) {
+    world.has_trouble = !one_in(4);
+    draw_kernel();
+    world.backing = (enum mnw_backing)draw(0, 3);
+    world.page_bytes = mnw__backing_page_bytes(world.backing);
+    world.extent_bytes = mnw__backing_extent_bytes(world.backing);
+    if (!world.extent_bytes)
+        world.extent_bytes = (uint64_t)4096 << draw(0, 3);
+    world.caches = (unsigned)(one_in(2) ? 1 : draw(1, CACHES_MAX));
+    world.consumers = (unsigned)draw(1, CONSUMERS_MAX);
+    world.operators = one_in(4) ? 2 : 1;
+    world.views = world.caches * (unsigned)draw(1, 3);
+    world.reads_each = (unsigned)draw(1, 12);
+    world.operations_each = one_in(5) ? 0 : (unsigned)draw(1, 40);
+    for (unsigned i = 0; i < world.caches; i++) {
+        draw_store(&world.cache[i].store);
+        world.cache[i].extent_pages = world.extent_bytes / world.page_bytes;
+    }
+    /* Abandoned reads and an exhausted machine may hold memory longer than anybody waits for it. */
+    world.may_lack_memory = store_may_stall() || fake_config.chance[FAKE_EXHAUSTED];
+}
+
+/* ---- opening ----------------------------------------------------------------------------------------------- */
+
+/* Opening calls may fail while trouble is on; they must say so, leave nothing behind, and succeed in the end. */
+static bool try_again(int error, unsigned *tries, const char *what) {
+    if (!error)
+        return false;
+    if (!world.has_trouble || *tries > 200)
+        sim_fail("%s cannot be opened: %d (%s)", what, error, mnw_error());
+    if (!*mnw_error())
+        sim_fail("%s failed with %d and without a word", what, error);
+    ++*tries;
+    return true;
+}
+
+static void open_pool(void) {
+    unsigned tries = 0, per_node = (unsigned)draw(1, 2);
+    struct mnw_pool_options options = {
+        .size = sizeof(options),
+        .backing = world.backing,
+        .numa = (enum mnw_numa)draw(0, 3),
+        .fault_threads_per_node = per_node,
+        .policy = (enum mnw_policy)draw(0, 1),
+        .extent_bytes = world.backing == MNW_BACKING_SHMEM ? world.extent_bytes : 0,
+        .recency_faults_per_second = one_in(2) ? 0 : (uint32_t)draw(1, 100000),
+        .io_mode = MNW_IO_AUTO,
+        .reads_in_flight = (uint32_t)(one_in(3) ? draw(1, 4) : draw(4, 64)),
+    };
+    unsigned threads = per_node * fake_config.nodes;
+    world.budget_min = threads * world.extent_bytes;
+    world.budget_max = world.budget_min + draw(1, 14) * world.extent_bytes;
+    options.budget_bytes = world.budget = random_between(fiber_random(), world.budget_min, world.budget_max);
+    fake_set_budget(world.budget);
+    int error;
+    do
+        error = mnw_pool_open(&world.pool, &options);
+    while (try_again(error, &tries, "the pool"));
+}
+
+static void open_cache(struct sim_cache *cache) {
+    unsigned tries = 0;
+    struct sim_store *store = &cache->store;
+    struct mnw_cache_options options = {.size = sizeof(options)};
+    static const uint32_t deadlines_ms[] = {20, 100, 1000, 5000};
+    store->retries = (uint32_t)draw(0, 3);
+    options.read_retries = store->retries ? store->retries : UINT32_MAX;
+    options.retry_delay_ms = (uint32_t)draw(1, 10);
+    options.read_deadline_ms = deadlines_ms[draw(0, 3)];
+    options.readahead_bytes = one_in(3) ? UINT64_MAX : one_in(2) ? 0 : draw(1, 16) * world.page_bytes;
+    store->deadline_ns = options.read_deadline_ms * 1000000ull;
+    sim_store_open(store, "store");
+    cache->refused = calloc(store->page_count, 1);
+    cache->told = calloc(store->page_count, 1);
+    int error;
+    do
+        error = mnw_cache_open(&cache->handle, world.pool, store->handle, &options);
+    while (try_again(error, &tries, "a cache"));
+    if (mnw_cache_page_size(cache->handle) != world.page_bytes)
+        sim_fail("a cache has pages of %zu bytes, wanted %llu", mnw_cache_page_size(cache->handle),
+                 (unsigned long long)world.page_bytes);
+}
+
+static void open_views(void) {
+    for (unsigned i = 0; i < world.views; i++) {
+        struct sim_view *view = &world.view[i];
+        view->cache = &world.cache[i % world.caches];
+        view->copies = calloc(view->cache->store.page_count, 1);
+        if (!view->copies)
+            sim_fail("no memory");
+        open_view(view);
+    }
+}
+
+/* ---- closing ----------------------------------------------------------------------------------------------- */
+
+static bool is_at_rest(const struct mnw_cache *cache) {
+    return !atomic_load(&cache->fills_active) && !atomic_load(&cache->jobs_active) && !atomic_load(&cache->evicting);
+}
+
+/* With everything answered, the cache comes to rest; then every word must be legal. */
+static void check_words(struct sim_cache *cache) {
+    uint64_t where = 0, limit_ns = fiber_now() + 100000000000;
+    const char *wrong = "it does not come to rest";
+    while (fiber_now() < limit_ns) {
+        if (is_at_rest(cache->handle)) {
+            wrong = mnw__pages_check(&cache->handle->pages, &where);
+            if (!wrong)
+                break;
+        }
+        fiber_sleep(1000000, "a cache to come to rest");
+    }
+    if (wrong)
+        sim_fail("the words of a cache: %s (at %llu)", wrong, (unsigned long long)where);
+    mnw__mutex_lock(&cache->handle->policy_lock);
+    if (!mnw__policy_is_valid(&cache->handle->policy))
+        sim_fail("the policy's lists are not whole");
+    mnw__mutex_unlock(&cache->handle->policy_lock);
+}
+
+static void check_refusals(const struct sim_cache *cache) {
+    for (uint64_t page = 0; page < cache->store.page_count; page++)
+        if (cache->refused[page] && !cache->told[page] && !world.last_stats.events_dropped)
+            sim_fail("SIGBUS on page %llu: the store did not fail it, and no event says that memory lacked",
+                     (unsigned long long)page);
+}
+
+static void close_cache(struct sim_cache *cache) {
+    uint64_t limit_ns = fiber_now() + 100000000000;
+    int error;
+    while ((error = mnw_cache_close(cache->handle)) == -EBUSY && fiber_now() < limit_ns)
+        fiber_sleep(10000000, "a cache to close");
+    if (error)
+        sim_fail("a cache cannot be closed: %d (%s)", error, mnw_error());
+    if (mnw_store_close(cache->store.handle))
+        sim_fail("a store cannot be closed: %s", mnw_error());
+    sim_store_free(&cache->store);
+    free(cache->refused);
+    free(cache->told);
+}
+
+static void end_prefetches(void) {
+    uint64_t limit_ns = fiber_now() + 100000000000;
+    while (take_events(), world.prefetch_ended < world.prefetch_count) {
+        if (fiber_now() > limit_ns)
+            sim_fail("%llu prefetches of %llu have not ended",
+                     (unsigned long long)(world.prefetch_count - world.prefetch_ended),
+                     (unsigned long long)world.prefetch_count);
+        fiber_sleep(1000000, "prefetches to end");
+    }
+}
+
+static void check_refused_closes(void) {
+    if (mnw_pool_close(world.pool) != -EBUSY)
+        sim_fail("a pool with caches open is closed");
+    if (mnw_store_close(world.cache[0].store.handle) != -EBUSY)
+        sim_fail("a store in use is closed");
+    for (unsigned i = 0; i < world.views; i++)
+        if (world.view[i].open && mnw_cache_close(world.view[i].cache->handle) != -EBUSY)
+            sim_fail("a cache with views open is closed");
+}
+
+static void close_world(void) {
+    check_refused_closes();
+    fake_calm();
+    for (unsigned i = 0; i < PINS_MAX; i++)
+        if (world.pin[i].used)
+            unpin(&world.pin[i]);
+    for (unsigned i = 0; i < world.caches; i++)
+        sim_store_stop(&world.cache[i].store);
+    end_prefetches();
+    for (unsigned i = 0; i < world.views; i++) {
+        if (world.view[i].open)
+            close_view(&world.view[i]);
+        free(world.view[i].copies);
+    }
+    check_stats();
+    if (world.last_stats.pinned_bytes)
+        sim_fail("%llu bytes are pinned by nobody", (unsigned long long)world.last_stats.pinned_bytes);
+    for (unsigned i = 0; i < world.caches; i++) {
+        check_words(&world.cache[i]);
+        take_events();
+        check_refusals(&world.cache[i]);
+    }
+    for (unsigned i = 0; i < world.caches; i++)
+        close_cache(&world.cache[i]);
+    check_stats();
+    if (world.last_stats.resident_bytes || fake_resident())
+        sim_fail("all caches are closed, and %llu bytes are charged, %llu resident",
+                 (unsigned long long)world.last_stats.resident_bytes, (unsigned long long)fake_resident());
+    if (mnw_pool_close(world.pool))
+        sim_fail("the pool cannot be closed: %s", mnw_error());
+}
+
+/* ---- the run ----------------------------------------------------------------------------------------------- */
+
+static void describe(void) {
+    static const char *const kinds[] = {"shmem", "graded", "hugetlb-2M", "hugetlb-1G"};
+    fprintf(stderr, "  world: %s, extents of %llu, budget %llu, %u caches, %u views, %u consumers, %s%s\n",
+            kinds[world.backing], (unsigned long long)world.extent_bytes, (unsigned long long)world.budget,
+            world.caches, world.views, world.consumers, world.has_trouble ? "troubled" : "calm",
+            fake_config.has_poison ? "" : ", no poison");
+    fprintf(stderr, "  troubles of the kernel:");
+    for (int i = 0; i < FAKE_TROUBLES; i++)
+        fprintf(stderr, " %u", fake_config.chance[i]);
+    for (unsigned i = 0; i < world.caches; i++) {
+        const struct sim_store *store = &world.cache[i].store;
+        fprintf(stderr, "\n  store %u: %llu bytes, deadline %llu ms, %u retries%s, troubles:", i,
+                (unsigned long long)store->size_bytes, (unsigned long long)store->deadline_ns / 1000000, store->retries,
+                store->has_check ? ", checked" : "");
+        for (int trouble = 0; trouble < STORE_TROUBLES; trouble++)
+            fprintf(stderr, " %u", store->chance[trouble]);
+    }
+    fputc('\n', stderr);
+}
+
+static void live(void *argument) {
+    (void)argument;
+    sim_on_failure(describe);
+    draw_world();
+    open_pool();
+    for (unsigned i = 0; i < world.caches; i++)
+        open_cache(&world.cache[i]);
+    open_views();
+    int fibers[CONSUMERS_MAX + 2];
+    unsigned count = 0;
+    world.consumers_running = world.consumers + world.operators;
+    for (unsigned i = 0; i < world.consumers; i++)
+        fibers[count++] = fiber_start("consumer", (int)random_below(fiber_random(), fake_config.nodes), consume, NULL);
+    for (unsigned i = 0; i < world.operators; i++)
+        fibers[count++] = fiber_start("operator", 0, operate, NULL);
+    for (unsigned i = 0; i < count; i++)
+        fiber_join(fibers[i]);
+    close_world();
+}
+
+void workload_run(uint64_t seed, bool trace) {
+    memset(&world, 0, sizeof(world));
+    static const unsigned odds[] = {20, 100, 300, 700, 1024};
+    fiber_begin(seed, odds[random_mix(seed) % 5], trace);
+    fake_begin();
+    fiber_start("world", 0, live, NULL);
+    fiber_loop();
+    fake_end();
+}

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One seed's run: a world drawn from the seed, consumers that check every byte, operators that disturb them.
+ */
+#ifndef MNW_SIM_WORKLOAD_H
+#define MNW_SIM_WORKLOAD_H
+
+#include "sim_store.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { CACHES_MAX = 3, VIEWS_MAX = 9, CONSUMERS_MAX = 6, PINS_MAX = 8, PREFETCHES_MAX = 4096 };
+
+struct sim_cache {
+    struct mnw_cache *handle;
+    struct sim_store store;
+    uint64_t extent_pages;
+    uint8_t *refused; /* per page: a touch met SIGBUS that only a lack of memory explains; to be confirmed */
+    uint8_t *told;    /* per page: the event that confirms it has come */
+};
+
+struct sim_view {
+    struct mnw_view *handle;
+    struct sim_cache *cache;
+    uintptr_t address;
+    uint64_t first, pages;
+    bool writable, open, closing;
+    uint32_t generation; /* moves when it is closed */
+    uint8_t *copies;     /* per page: 0, or the byte a consumer has written all over it */
+};
+
+struct sim_pin {
+    bool used;
+    struct sim_cache *cache;
+    uint64_t first, count;
+};
+
+struct sim_prefetch {
+    int64_t id;
+    bool ended, cancelled;
+    struct sim_cache *cache;
+};
+
+struct world {
+    /* drawn from the seed */
+    enum mnw_backing backing;
+    uint64_t page_bytes, extent_bytes, budget, budget_min, budget_max;
+    unsigned caches, views, consumers, operators;
+    unsigned reads_each, operations_each;
+    bool may_lack_memory; /* pages may be refused for want of it */
+    bool has_trouble;
+    /* the run */
+    struct mnw_pool *pool;
+    struct sim_cache cache[CACHES_MAX];
+    struct sim_view view[VIEWS_MAX];
+    struct sim_pin pin[PINS_MAX];
+    struct sim_prefetch prefetch[PREFETCHES_MAX];
+    uint64_t prefetch_count, prefetch_ended;
+    unsigned consumers_running;
+    bool budget_moves;
+    uint64_t bytes_read, sigbus, sigsegv, writes;
+    struct mnw_stats last_stats;
+};
+
+extern struct world world;
+
+/* Runs one seed from nothing to nothing; fails through sim_fail(). */
+void workload_run(uint64_t seed, bool trace);
+
+/* workload_consumer.c */
+void consume(void *argument);
+/* workload_operator.c */
+void operate(void *argument);
+bool open_view(struct sim_view *view);
+void close_view(struct sim_view *view);
+void unpin(struct sim_pin *pin);
+void take_events(void);
+void check_stats(void);
+
+#endif

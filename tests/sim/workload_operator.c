@@ -1,0 +1,401 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Operators: they pin, prefetch, invalidate, change the budget, close and open views, and ask, all at random.
+ * Each answer is checked against what the model allows.
+ */
+#include "workload.h"
+
+#include "fake.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static uint64_t draw(uint64_t bound) {
+    return random_below(fiber_random(), bound);
+}
+
+static struct sim_cache *choose_cache(void) {
+    return &world.cache[draw(world.caches)];
+}
+
+/* A range of pages; mostly short. */
+static void choose_range(const struct sim_cache *cache, uint64_t *first, uint64_t *count) {
+    uint64_t pages = cache->store.page_count;
+    *first = draw(pages);
+    *count = 1 + draw(draw(4) ? (pages - *first < 4 ? pages - *first : 4) : pages - *first);
+}
+
+static uint64_t offset_of(const struct sim_cache *cache, uint64_t page) {
+    return page * cache->store.page_bytes;
+}
+
+static bool store_failed(const struct sim_cache *cache) {
+    return cache->store.failures_total || world.may_lack_memory ||
+           sim_store_has_overdue(&cache->store, 0, UINT64_MAX / 2);
+}
+
+/* ---- views ------------------------------------------------------------------------------------------------- */
+
+bool open_view(struct sim_view *view) {
+    struct sim_store *store = &view->cache->store;
+    struct mnw_view_options options = {.size = sizeof(options)};
+    bool writable = world.backing <= MNW_BACKING_GRADED && draw(3) == 0;
+    uint64_t first = draw(2) ? 0 : draw(store->page_count), count = store->page_count - first;
+    if (draw(3) == 0)
+        count = 1 + draw(count);
+    options.flags = writable ? MNW_VIEW_WRITE : 0;
+    options.offset_bytes = first * store->page_bytes;
+    options.length_bytes = count * store->page_bytes;
+    int error = mnw_view_open(&view->handle, view->cache->handle, &options);
+    if (error) {
+        if (!world.has_trouble)
+            sim_fail("a view cannot be opened: %d (%s)", error, mnw_error());
+        return false;
+    }
+    view->address = (uintptr_t)mnw_view_data(view->handle);
+    if (mnw_view_length(view->handle) != count * store->page_bytes)
+        sim_fail("a view has %zu bytes, asked for %llu", mnw_view_length(view->handle),
+                 (unsigned long long)(count * store->page_bytes));
+    view->first = first;
+    view->pages = count;
+    view->writable = writable;
+    memset(view->copies, 0, store->page_count);
+    view->closing = false;
+    view->open = true;
+    return true;
+}
+
+void close_view(struct sim_view *view) {
+    view->open = false;
+    view->closing = true;
+    int error = mnw_view_close(view->handle);
+    if (error)
+        sim_fail("a view cannot be closed: %d (%s)", error, mnw_error());
+    view->generation++;
+    view->closing = false;
+}
+
+static void turn_view(void) {
+    struct sim_view *view = &world.view[draw(world.views)];
+    if (view->closing)
+        return;
+    if (view->open) {
+        if (draw(3) == 0)
+            close_view(view);
+    } else if (!view->handle || !view->closing) {
+        view->closing = true; /* ours until it is open */
+        if (!open_view(view))
+            view->closing = false;
+    }
+}
+
+/* ---- pins -------------------------------------------------------------------------------------------------- */
+
+static void note_pins(const struct sim_pin *pin, int change) {
+    for (uint64_t page = pin->first; page < pin->first + pin->count; page++)
+        pin->cache->store.pages[page].pins += (uint32_t)change;
+}
+
+void unpin(struct sim_pin *pin) {
+    struct sim_cache *cache = pin->cache;
+    note_pins(pin, -1);
+    int error = mnw_unpin(cache->handle, offset_of(cache, pin->first), offset_of(cache, pin->count));
+    if (error)
+        sim_fail("a pinned range cannot be unpinned: %d (%s)", error, mnw_error());
+    pin->used = false;
+}
+
+static void check_residency(struct sim_cache *cache, uint64_t first, uint64_t count, bool pinned) {
+    uint8_t *flags = malloc(count);
+    if (!flags)
+        sim_fail("no memory");
+    int error = mnw_residency(cache->handle, offset_of(cache, first), flags, count);
+    if (error)
+        sim_fail("residency: %d (%s)", error, mnw_error());
+    for (uint64_t i = 0; i < count; i++) {
+        if (pinned && !(flags[i] & MNW_PINNED))
+            sim_fail("page %llu is pinned, and not said to be", (unsigned long long)(first + i));
+        if (pinned && !(flags[i] & MNW_RESIDENT) && !cache->store.pages_may_be_lost)
+            sim_fail("page %llu is pinned, and not resident", (unsigned long long)(first + i));
+        if (!!(flags[i] & MNW_RESIDENT) + !!(flags[i] & MNW_FILLING) + !!(flags[i] & MNW_FAILED) > 1)
+            sim_fail("page %llu has flags %#x, which exclude each other", (unsigned long long)(first + i), flags[i]);
+    }
+    free(flags);
+}
+
+static void turn_pin(void) {
+    struct sim_pin *pin = &world.pin[draw(PINS_MAX)];
+    if (pin->used) {
+        if (pin->count)
+            unpin(pin);
+        return;
+    }
+    *pin = (struct sim_pin){.used = true, .cache = choose_cache()};
+    struct sim_cache *cache = pin->cache;
+    uint64_t first, count;
+    choose_range(cache, &first, &count);
+    int error = mnw_pin(cache->handle, offset_of(cache, first), offset_of(cache, count));
+    if (error) {
+        if (error != -ENOSPC && !(error == -EIO && store_failed(cache)))
+            sim_fail("pin of pages %llu +%llu: %d (%s)", (unsigned long long)first, (unsigned long long)count, error,
+                     mnw_error());
+        pin->used = false;
+        return;
+    }
+    pin->first = first;
+    pin->count = count;
+    note_pins(pin, 1);
+    check_residency(cache, first, count, true);
+}
+
+/* ---- prefetches and events --------------------------------------------------------------------------------- */
+
+static void start_prefetch(void) {
+    if (world.prefetch_count == PREFETCHES_MAX)
+        return;
+    uint64_t cookie = world.prefetch_count++;
+    struct sim_prefetch *prefetch = &world.prefetch[cookie];
+    *prefetch = (struct sim_prefetch){.id = -EAGAIN, .cache = choose_cache()};
+    uint64_t first, count;
+    choose_range(prefetch->cache, &first, &count);
+    int64_t id = mnw_prefetch(prefetch->cache->handle, offset_of(prefetch->cache, first),
+                              offset_of(prefetch->cache, count), cookie);
+    if (id > 0) {
+        prefetch->id = id;
+        return;
+    }
+    if (id != -EAGAIN || world.prefetch_count - 1 - world.prefetch_ended < 64)
+        sim_fail("prefetch: %lld (%s)", (long long)id, mnw_error());
+    prefetch->ended = true;
+    world.prefetch_ended++;
+}
+
+static void cancel_prefetch(void) {
+    if (!world.prefetch_count)
+        return;
+    struct sim_prefetch *prefetch = &world.prefetch[draw(world.prefetch_count)];
+    if (prefetch->id <= 0)
+        return;
+    bool had_ended = prefetch->ended;
+    int error = mnw_prefetch_cancel(world.pool, prefetch->id);
+    if (error && error != -ENOENT)
+        sim_fail("cancel: %d (%s)", error, mnw_error());
+    if (!error && had_ended)
+        sim_fail("a prefetch that has ended is cancelled");
+    prefetch->cancelled |= !error;
+}
+
+static void take_prefetch(const struct mnw_event *event) {
+    if (event->cookie >= world.prefetch_count)
+        sim_fail("a prefetch event with cookie %llu, which was never given", (unsigned long long)event->cookie);
+    struct sim_prefetch *prefetch = &world.prefetch[event->cookie];
+    if (prefetch->ended)
+        sim_fail("the prefetch with cookie %llu ends twice", (unsigned long long)event->cookie);
+    prefetch->ended = true;
+    world.prefetch_ended++;
+    bool legal =
+        event->result == 0 || (event->result == -EIO && store_failed(prefetch->cache)) || event->result == -ECANCELED;
+    if (!legal)
+        sim_fail("a prefetch ends with %d", event->result);
+    if (prefetch->cancelled && event->result != -ECANCELED)
+        sim_fail("a prefetch was cancelled, and its event says %d", event->result);
+    if (event->result == -EIO && !event->pages_failed)
+        sim_fail("a prefetch failed, and no page did");
+}
+
+static struct sim_cache *cache_named(const struct mnw_cache *handle) {
+    for (unsigned i = 0; i < world.caches; i++)
+        if (world.cache[i].handle == handle)
+            return &world.cache[i];
+    sim_fail("an event names a cache that does not exist");
+}
+
+static void take_failure(const struct mnw_event *event) {
+    struct sim_cache *cache = cache_named(event->cache);
+    uint64_t page = event->offset / world.page_bytes;
+    if (event->result >= 0 || event->offset % world.page_bytes || page >= cache->store.page_count)
+        sim_fail("a page failure with result %d at offset %llu", event->result, (unsigned long long)event->offset);
+    if (event->result == -ENOMEM || event->result == -ENOSPC)
+        cache->told[page] = 1;
+}
+
+void take_events(void) {
+    struct mnw_event event;
+    int taken;
+    while ((taken = mnw_pool_next_event(world.pool, &event)) == 1) {
+        if (event.kind == MNW_EVENT_PREFETCH)
+            take_prefetch(&event);
+        else
+            take_failure(&event);
+    }
+    if (taken)
+        sim_fail("next_event: %d", taken);
+}
+
+/* ---- invalidation ------------------------------------------------------------------------------------------ */
+
+static bool has_pin(const struct sim_cache *cache, uint64_t first, uint64_t count) {
+    uint64_t from = first - first % cache->extent_pages, end = first + count + cache->extent_pages - 1;
+    end -= end % cache->extent_pages;
+    for (unsigned i = 0; i < PINS_MAX; i++) {
+        const struct sim_pin *pin = &world.pin[i];
+        uint64_t pin_from = pin->first - pin->first % cache->extent_pages;
+        uint64_t pin_end = pin->first + pin->count + cache->extent_pages - 1;
+        pin_end -= pin_end % cache->extent_pages;
+        if (pin->used && pin->cache == cache && (!pin->count || (pin_from < end && from < pin_end)))
+            return true;
+    }
+    return false;
+}
+
+/* The store changes, and is mended or broken; then the cache is told. */
+static void change_store(void) {
+    struct sim_cache *cache = choose_cache();
+    struct sim_store *store = &cache->store;
+    uint64_t first, count;
+    choose_range(cache, &first, &count);
+    bool mends = draw(2);
+    uint32_t *versions = malloc(count * sizeof(*versions));
+    if (!versions)
+        sim_fail("no memory");
+    for (uint64_t i = 0; i < count; i++) {
+        struct store_page *page = &store->pages[first + i];
+        if (mends)
+            page->state = STORE_GOOD;
+        versions[i] = ++page->version;
+        page->failures_new = 0;
+        page->marked_ns = fiber_now();
+    }
+    bool pinned_before = has_pin(cache, first, count);
+    int error = mnw_invalidate(cache->handle, offset_of(cache, first), offset_of(cache, count));
+    if (error && error != -EBUSY)
+        sim_fail("invalidate: %d (%s)", error, mnw_error());
+    bool unanswered = sim_store_has_overdue(store, first > cache->extent_pages ? first - cache->extent_pages : 0,
+                                            count + 2 * cache->extent_pages);
+    if (error && !pinned_before && !has_pin(cache, first, count) && !unanswered && world.operators == 1)
+        sim_fail("invalidate: EBUSY (%s), though nothing is pinned and nothing unanswered", mnw_error());
+    for (uint64_t i = 0; !error && i < count; i++) {
+        struct store_page *page = &store->pages[first + i];
+        if (page->floor < versions[i])
+            page->floor = versions[i];
+        page->failures = page->failures_new;
+        page->healed_ns = fiber_now();
+    }
+    free(versions);
+}
+
+static void break_page(void) {
+    struct sim_store *store = &choose_cache()->store;
+    if (!world.has_trouble)
+        return;
+    static const enum store_page_state states[] = {STORE_BAD, STORE_BAD, STORE_FLIPPED, STORE_MUTE};
+    enum store_page_state state = states[draw(4)];
+    if ((state == STORE_FLIPPED && !store->has_check) || (state == STORE_MUTE && !store->chance[STORE_NEVER]))
+        state = STORE_BAD;
+    if (store->chance[STORE_ERROR])
+        store->pages[draw(store->page_count)].state = (uint8_t)state;
+}
+
+/* ---- the budget, and questions ----------------------------------------------------------------------------- */
+
+static void change_budget(void) {
+    if (world.budget_moves)
+        return;
+    world.budget_moves = true;
+    uint64_t wanted = random_between(fiber_random(), world.budget_min, world.budget_max);
+    uint64_t before = world.budget;
+    fake_set_budget(wanted > before ? wanted : before);
+    int error = mnw_pool_set_budget(world.pool, wanted);
+    if (error && error != -EBUSY)
+        sim_fail("set_budget: %d (%s)", error, mnw_error());
+    if (error && wanted >= before)
+        sim_fail("set_budget: EBUSY while growing");
+    world.budget = error ? before : wanted;
+    fake_set_budget(world.budget);
+    if (fake_resident() > world.budget)
+        sim_fail("law 5: %llu bytes resident after the budget became %llu", (unsigned long long)fake_resident(),
+                 (unsigned long long)world.budget);
+    if (mnw_pool_set_budget(world.pool, world.budget_min - 1) != -EINVAL)
+        sim_fail("a budget below one extent per thread is accepted");
+    world.budget_moves = false;
+}
+
+void check_stats(void) {
+    struct mnw_stats now;
+    uint64_t budget_before = world.budget;
+    bool moved_before = world.budget_moves;
+    int error = mnw_pool_stats(world.pool, &now, sizeof(now));
+    if (error)
+        sim_fail("stats: %d (%s)", error, mnw_error());
+    if (!moved_before && !world.budget_moves && budget_before == world.budget && now.budget_bytes != world.budget)
+        sim_fail("stats: a budget of %llu, set to %llu", (unsigned long long)now.budget_bytes,
+                 (unsigned long long)world.budget);
+    if (now.resident_bytes > world.budget_max || now.resident_bytes > now.resident_bytes_max ||
+        now.pinned_bytes > world.budget_max)
+        sim_fail("stats: resident %llu of at most %llu, pinned %llu", (unsigned long long)now.resident_bytes,
+                 (unsigned long long)now.resident_bytes_max, (unsigned long long)now.pinned_bytes);
+#define NEVER_LESS(field)                                                                                              \
+    if (now.field < world.last_stats.field)                                                                            \
+    sim_fail("stats: " #field " fell from %llu to %llu", (unsigned long long)world.last_stats.field,                   \
+             (unsigned long long)now.field)
+    if (world.operators == 1) { /* several may finish in another order than they looked */
+        NEVER_LESS(faults_minor);
+        NEVER_LESS(faults_missing);
+        NEVER_LESS(fills);
+        NEVER_LESS(fill_bytes);
+        NEVER_LESS(fills_failed);
+        NEVER_LESS(evictions);
+        NEVER_LESS(evicted_bytes);
+        NEVER_LESS(pages_mapped);
+        NEVER_LESS(resident_bytes_max);
+    }
+#undef NEVER_LESS
+    world.last_stats = now;
+}
+
+static void ask(void) {
+    struct sim_cache *cache = choose_cache();
+    uint64_t first, count;
+    choose_range(cache, &first, &count);
+    check_residency(cache, first, count, false);
+    check_stats();
+    char *json = draw(8) ? NULL : mnw_pool_stats_json(world.pool);
+    free(json);
+}
+
+void operate(void *argument) {
+    (void)argument;
+    for (unsigned i = 0; i < world.operations_each; i++) {
+        switch (draw(10)) {
+        case 0:
+        case 1:
+            turn_pin();
+            break;
+        case 2:
+            start_prefetch();
+            break;
+        case 3:
+            cancel_prefetch();
+            break;
+        case 4:
+        case 5:
+            change_store();
+            break;
+        case 6:
+            break_page();
+            change_budget();
+            break;
+        case 7:
+            turn_view();
+            break;
+        case 8:
+            take_events();
+            break;
+        default:
+            ask();
+        }
+        fiber_sleep(draw(2000000), "an operator rests");
+    }
+    world.consumers_running--;
+}
