@@ -19,6 +19,7 @@
 
 #include "base/bits.h"
 #include "base/error.h"
+#include "sys/mapping.h"
 #include "sys/memory.h"
 #include "sys/numa.h"
 #include "sys/sysfs.h"
@@ -232,7 +233,9 @@ static int open_readonly(int fd) {
 
 static int map_alias(struct mnw__backing *backing) {
     size_t length = file_bytes(backing->kind, backing->size_bytes);
-    void *alias = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, backing->fd, 0);
+    size_t extent = mnw__backing_extent_bytes(backing->kind);
+    void *alias = mnw__map_congruent(backing->fd, 0, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
+                                     extent ? extent : backing->page_bytes);
     if (alias == MAP_FAILED) {
         return -errno;
     }

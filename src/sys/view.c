@@ -5,8 +5,8 @@
  */
 #include "sys/backing.h"
 
-#include "base/bits.h"
 #include "base/error.h"
+#include "sys/mapping.h"
 
 #include <errno.h>
 #include <stdatomic.h>
@@ -19,30 +19,6 @@
 #endif
 
 #define VIEW_FLAGS (MAP_PRIVATE | MAP_NORESERVE)
-
-/* Where a mapping must begin, within `unit`, for its huge extents to be huge pages of the address space too. */
-static void *map_congruent(int fd, uint64_t offset, size_t length, int protection, size_t unit) {
-    char *hole = mmap(NULL, length + unit, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (hole == MAP_FAILED) {
-        return MAP_FAILED;
-    }
-    size_t skip = (size_t)((offset - (uintptr_t)hole) & (unit - 1));
-    void *view = mmap(hole + skip, length, protection, VIEW_FLAGS | MAP_FIXED, fd, (off_t)offset);
-    if (view == MAP_FAILED) {
-        int error = errno;
-        munmap(hole, length + unit);
-        errno = error;
-        return MAP_FAILED;
-    }
-    if (skip) {
-        munmap(hole, skip);
-    }
-    size_t mapped = mnw__align_up(length, (size_t)sysconf(_SC_PAGESIZE));
-    if (unit > skip) {
-        munmap(hole + skip + mapped, length + unit - skip - mapped);
-    }
-    return view;
-}
 
 static int advise(const struct mnw__backing *backing, void *view, size_t length) {
     if (madvise(view, length, MADV_DONTFORK)) {
@@ -62,8 +38,8 @@ static int protection_of(bool writable) {
 int mnw__view_map(struct mnw__backing *backing, uint64_t offset, size_t length, bool writable, uintptr_t *address) {
     void *view;
     if (backing->kind == MNW_BACKING_GRADED) {
-        view = map_congruent(backing->readonly_fd, offset, length, protection_of(writable),
-                             mnw__backing_extent_bytes(backing->kind));
+        view = mnw__map_congruent(backing->readonly_fd, offset, length, protection_of(writable), VIEW_FLAGS,
+                                  mnw__backing_extent_bytes(backing->kind));
     } else {
         view = mmap(NULL, length, protection_of(writable), VIEW_FLAGS, backing->readonly_fd, (off_t)offset);
     }

@@ -4,9 +4,9 @@
 #include "sys/numa.h"
 #include "sys/sysfs.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdio.h>
@@ -161,12 +161,16 @@ int machine_poke(volatile char *at, char value, uintptr_t *fault_address) {
     return guarded(at, &value, fault_address);
 }
 
+/* By poll(2), which says of each number whether it is open, and opens nothing itself. */
 int machine_open_descriptors(void) {
-    DIR *directory = opendir("/proc/self/fd");
-    int count = -3; /* ".", ".." and the directory itself */
-    while (directory && readdir(directory)) {
-        count++;
+    struct pollfd all[1024];
+    int count = 0;
+    for (int fd = 0; fd < 1024; fd++) {
+        all[fd] = (struct pollfd){.fd = fd};
     }
-    closedir(directory);
+    poll(all, 1024, 0);
+    for (int fd = 0; fd < 1024; fd++) {
+        count += !(all[fd].revents & POLLNVAL);
+    }
     return count;
 }

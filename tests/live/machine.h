@@ -25,7 +25,7 @@ bool machine_free_hugepages(size_t page_bytes, uint64_t count);
 int machine_touch(volatile char *at, uintptr_t *fault_address);
 int machine_poke(volatile char *at, char value, uintptr_t *fault_address);
 
-/* This process's open descriptors. */
+/* This process's open descriptors, of the first 1024. */
 int machine_open_descriptors(void);
 
 #endif

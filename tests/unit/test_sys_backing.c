@@ -306,6 +306,8 @@ static void test_graded_under_every_setting(void **state) {
         assert_int_equal(charged(&backing), 0);
         assert_int_equal(mnw__backing_allocate(&backing, 4 * MIB, 2 * MIB), 0);
         assert_int_equal(charged(&backing), 2 * MIB);
+        *alias(&backing, 4 * MIB) = 'a';
+        assert_true(is_mapped_huge((uintptr_t)backing.alias));
         /* A view that begins inside an extent is congruent with the file, so later extents can be promoted. */
         assert_int_equal(mnw__view_map(&backing, 4 * KIB, 6 * MIB, false, &address), 0);
         assert_int_equal((address - 4 * KIB) % (2 * MIB), 0);

@@ -185,8 +185,10 @@ static void test_margins(void **state) {
     assert_int_equal(mnw__io_read(fixture->io, fixture->fd, at, 1000, 5000, 0, 904, 2192), 0);
     assert_int_equal(mnw__io_read(fixture->io, fixture->fd, at + 8192, 1000, FILE_BYTES - 10, 1, 90, 500), 0);
     assert_int_equal(mnw__io_read(fixture->io, fixture->fd, at + 16384, 1000, FILE_BYTES, 2, 90, 500), 0);
+    assert_int_equal(mnw__io_read(fixture->io, fixture->fd, at + 24576, 1000, FILE_BYTES + 50, 3, 90, 500), 0);
     mnw__io_submit(fixture->io);
-    await(fixture, 3);
+    await(fixture, 4);
+    assert_int_equal(fixture->results[3], 0);
     assert_int_equal(fixture->results[0], 1000);
     assert_bytes(at - 904, 4096, 4096);
     assert_int_equal(fixture->results[1], 10);
@@ -202,6 +204,19 @@ static void test_warm_reads_end_inline(void **state) {
     mnw__io_submit(fixture->io);
     assert_int_equal(mnw__io_reap(fixture->io), 4);
     assert_int_equal(answers(fixture), 4);
+}
+
+/* Long warm reads do not: at least once in ten times the submission is over before the copying is. */
+static void test_long_reads_do_not_block_submission(void **state) {
+    struct fixture *fixture = *state;
+    int ended_inline = 0;
+    for (unsigned i = 0; i < 10; i++) {
+        assert_int_equal(mnw__io_read(fixture->io, fixture->fd, fixture->buffer, 3 << 20, 0, i, 0, 0), 0);
+        mnw__io_submit(fixture->io);
+        ended_inline += mnw__io_reap(fixture->io);
+        await(fixture, i + 1);
+    }
+    assert_true(ended_inline < 10);
 }
 
 static void read_there(void *argument) {
@@ -329,6 +344,7 @@ int main(void) {
         RING(test_ends_and_errors),
         RING(test_margins),
         RING(test_warm_reads_end_inline),
+        RING(test_long_reads_do_not_block_submission),
         RING(test_another_thread_owns_the_ring),
         THREADS(test_reads),
         THREADS(test_depth),
