@@ -177,8 +177,8 @@ static int run_io_threads(void) {
 }
 
 static const struct fail_case cases[] = {
-    {"shmem", run_shmem}, {"graded", run_graded},   {"hugetlb", run_hugetlb},      {"poller", run_poller},
-    {"uffd", run_uffd},   {"io auto", run_io_auto}, {"io threads", run_io_threads}};
+    {"shmem", run_shmem},   {"graded", run_graded}, {"graded, mounted", run_graded}, {"hugetlb", run_hugetlb},
+    {"poller", run_poller}, {"uffd", run_uffd},     {"io auto", run_io_auto},        {"io threads", run_io_threads}};
 #define CASES (sizeof(cases) / sizeof(cases[0]))
 
 static void test_every_call(void **state) {
@@ -187,6 +187,10 @@ static void test_every_call(void **state) {
     struct fail_result result;
     if (tested->run == run_hugetlb && !machine_free_hugepages(2 * MIB, 2)) {
         print_message("cannot free two huge pages\n");
+        skip();
+    }
+    if (tested->run == run_graded && !machine_set(SHMEM_ENABLED, strcmp(tested->name, "graded") ? "never" : "advise")) {
+        print_message("cannot set shmem_enabled\n");
         skip();
     }
     if (!fail_run(tested->name, watched, WATCHED, 0, 0, &result)) {
