@@ -9,7 +9,7 @@ COMMAND = None
 
 def run(*arguments, **options):
     """The finished process; never reads stdin, never outlives its timeout."""
-    options.setdefault("timeout", 120)
+    options.setdefault("timeout", 60)
     return subprocess.run([COMMAND, *map(str, arguments)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, text=True, check=False, **options)
 
