@@ -105,7 +105,8 @@ static void test_answered_twice(void **state) {
     uint64_t first = asked[0].token;
     assert_int_equal(mnw_read_done(store, first, 4096), 0);
     expect_stale(first);
-    start(2, 0, 4096); /* the same entry again */
+    expect_stale(first + (1ull << 32)); /* the entry's next generation, before anybody asked */
+    start(2, 0, 4096);                  /* the same entry again */
     assert_true(asked[1].token != first);
     assert_int_equal((uint32_t)asked[1].token, (uint32_t)first);
     expect_stale(first);

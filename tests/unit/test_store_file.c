@@ -74,15 +74,6 @@ static void assert_said(const char *word) {
 
 /* ---- opening ------------------------------------------------------------------------------------------------ */
 
-static void test_opens_a_file(void **state) {
-    (void)state;
-    write_file("plain", FILE_BYTES);
-    assert_int_equal(mnw_store_open(&store, uri, NULL), 0);
-    assert_int_equal(mnw_store_size(store), FILE_BYTES);
-    assert_int_equal(mnw_store_close(store), 0);
-    unlink(path);
-}
-
 static unsigned count_descriptors(void) {
     unsigned count = 0;
     DIR *listing = opendir("/proc/self/fd");
@@ -91,6 +82,17 @@ static unsigned count_descriptors(void) {
         count++;
     closedir(listing);
     return count;
+}
+
+static void test_opens_a_file(void **state) {
+    (void)state;
+    unsigned descriptors = count_descriptors();
+    write_file("plain", FILE_BYTES);
+    assert_int_equal(mnw_store_open(&store, uri, NULL), 0);
+    assert_int_equal(mnw_store_size(store), FILE_BYTES);
+    assert_int_equal(mnw_store_close(store), 0);
+    assert_int_equal(count_descriptors(), descriptors);
+    unlink(path);
 }
 
 static void test_refuses_what_is_no_store(void **state) {
@@ -287,6 +289,18 @@ static void test_a_block_device(void **state) {
     close(loop);
 }
 
+/* The flags of this process's descriptor of the file at `path`. */
+static int flags_of_descriptor(void) {
+    char link[64], target[4200];
+    for (int fd = 0; fd < 1024; fd++) {
+        snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+        ssize_t length = readlink(link, target, sizeof(target) - 1);
+        if (length > 0 && (size_t)length == strlen(path) && !memcmp(target, path, (size_t)length))
+            return fcntl(fd, F_GETFL);
+    }
+    return -1;
+}
+
 static void test_direct_is_direct(void **state) {
     (void)state;
     struct mnw_store_options options = {sizeof(options), .direct = 1};
@@ -298,11 +312,15 @@ static void test_direct_is_direct(void **state) {
         mnw__io_close(io);
         skip();
     }
+    int flags = flags_of_descriptor();
+    assert_true(flags >= 0 && (flags & O_DIRECT) && !(flags & O_NONBLOCK));
     struct mnw_read skewed = {.token = 31, .offset = 4096, .buffer = buffer + 8, .length = 4096};
     assert_int_equal(store->ops->read(store, io, &skewed, note_answer, &answered), -EINVAL);
     assert_int_equal(mnw_store_close(store), 0);
     strcat(uri, "?direct=0"); /* the URI has the last word */
     assert_int_equal(mnw_store_open(&store, uri, &options), 0);
+    flags = flags_of_descriptor();
+    assert_true(flags >= 0 && !(flags & (O_DIRECT | O_NONBLOCK)));
     assert_int_equal(read_at(io, 4096, buffer + 8, 4096), 4096);
     assert_int_equal(mnw_store_close(store), 0);
     mnw__io_close(io);
