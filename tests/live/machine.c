@@ -6,13 +6,13 @@
 
 #include <fcntl.h>
 #include <inttypes.h>
-#include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -161,16 +161,12 @@ int machine_poke(volatile char *at, char value, uintptr_t *fault_address) {
     return guarded(at, &value, fault_address);
 }
 
-/* By poll(2), which says of each number whether it is open, and opens nothing itself. */
+/* By fstat(2), which opens nothing itself and knows descriptors of paths and mounts too. */
 int machine_open_descriptors(void) {
-    struct pollfd all[1024];
+    struct stat status;
     int count = 0;
     for (int fd = 0; fd < 1024; fd++) {
-        all[fd] = (struct pollfd){.fd = fd};
-    }
-    poll(all, 1024, 0);
-    for (int fd = 0; fd < 1024; fd++) {
-        count += !(all[fd].revents & POLLNVAL);
+        count += !fstat(fd, &status);
     }
     return count;
 }
