@@ -158,21 +158,31 @@ static uint32_t clip(const struct mnw__readahead *readahead, int64_t start, int6
     return (uint32_t)mnw__min(wanted, room + 1);
 }
 
-static void plan_window(const struct mnw__readahead *readahead, struct mnw__readahead_stream *stream, uint64_t page,
+/* Of what is not yet asked for, the window's worth. */
+static void take_window(const struct mnw__readahead *readahead, struct mnw__readahead_stream *stream,
                         struct mnw__readahead_plan *plan) {
-    if (stream->hits < (stream->stride == 1 ? HITS_SEQUENTIAL : HITS_STRIDED))
-        return;
-    if (lead_of(stream, page) <= 0)
-        stream->ahead = (int64_t)page + stream->stride;
-    else if (stream->window && lead_of(stream, page) > (stream->window + 1) / 2)
-        return;
-    grow_window(readahead, stream);
     plan->count = clip(readahead, stream->ahead, stream->stride, stream->window);
     if (!plan->count)
         return;
     plan->start = (uint64_t)stream->ahead;
     plan->stride = stream->stride;
     stream->ahead += (int64_t)plan->count * stream->stride;
+}
+
+static bool is_confirmed(const struct mnw__readahead_stream *stream) {
+    return stream->hits >= (stream->stride == 1 ? HITS_SEQUENTIAL : HITS_STRIDED);
+}
+
+static void plan_window(const struct mnw__readahead *readahead, struct mnw__readahead_stream *stream, uint64_t page,
+                        struct mnw__readahead_plan *plan) {
+    if (!is_confirmed(stream))
+        return;
+    if (lead_of(stream, page) <= 0)
+        stream->ahead = (int64_t)page + stream->stride;
+    else if (stream->window && lead_of(stream, page) > (stream->window + 1) / 2)
+        return;
+    grow_window(readahead, stream);
+    take_window(readahead, stream, plan);
 }
 
 /* Without readahead no plan can be missed, so mapping ahead grows by itself. */
@@ -216,4 +226,26 @@ void mnw__readahead_fault(struct mnw__readahead *readahead, uint64_t page, struc
         follow(readahead, begin_stream(readahead, page, stride), page, plan);
     else
         remember(readahead, page);
+}
+
+/* The confirmed stream that the fault just noted belongs to. */
+static struct mnw__readahead_stream *stream_at(struct mnw__readahead *readahead, uint64_t page) {
+    for (unsigned i = 0; i < MNW__READAHEAD_STREAMS; i++) {
+        struct mnw__readahead_stream *stream = &readahead->streams[i];
+        if (stream->stride && stream->used == readahead->clock && stream->last == page && is_confirmed(stream))
+            return stream;
+    }
+    return NULL;
+}
+
+void mnw__readahead_missed(struct mnw__readahead *readahead, uint64_t page, struct mnw__readahead_plan *plan) {
+    struct mnw__readahead_stream *stream = stream_at(readahead, page);
+    if (!stream || lead_of(stream, page) == (int64_t)plan->count + 1)
+        return;
+    uint64_t least = mnw__min(WINDOW_FIRST, window_limit(readahead, stream));
+    stream->window = (uint32_t)mnw__max(stream->window / 2, least);
+    stream->ahead = (int64_t)page + stream->stride;
+    take_window(readahead, stream, plan);
+    stream->around = around_of(readahead, stream);
+    plan->around = (uint32_t)mnw__min(stream->around, readahead->page_count - page);
 }

@@ -53,5 +53,12 @@ void mnw__readahead_init(struct mnw__readahead *readahead, uint64_t page_count, 
  * itself, nor the same page twice for a stream that goes on.
  */
 void mnw__readahead_fault(struct mnw__readahead *readahead, uint64_t page, struct mnw__readahead_plan *plan);
+/*
+ * The page of the fault just noted turned out absent. Where it had been planned before (and the plan was not
+ * carried out, or its pages were evicted unread), the plan is replaced by one that begins right behind the page,
+ * with half the window: without it nothing would be read ahead until the consumer had passed what was lost.
+ * Otherwise nothing changes, so that every fault on an absent page may call it.
+ */
+void mnw__readahead_missed(struct mnw__readahead *readahead, uint64_t page, struct mnw__readahead_plan *plan);
 
 #endif

@@ -45,6 +45,8 @@ static void apply_plan(uint64_t page) {
 static void fault(uint64_t page) {
     world.faults++;
     mnw__readahead_fault(&world.readahead, page, &world.plan);
+    if (!world.resident[page])
+        mnw__readahead_missed(&world.readahead, page, &world.plan);
     world.resident[page] = true;
     apply_plan(page);
 }
@@ -244,6 +246,60 @@ static void test_a_fifth_stream_replaces_the_idle_one(void **state) {
     assert_int_equal(world.planned_twice, 0);
 }
 
+/* Memory was short: what had been read ahead was evicted before the consumer came, or was never read. */
+static void test_a_lost_window_is_planned_again(void **state) {
+    (void)state;
+    static const int64_t strides[] = {1, 7, -2};
+    for (unsigned i = 0; i < 3; i++) {
+        begin(WINDOW);
+        uint64_t page = PAGES / 2;
+        for (unsigned touched = 0; touched < 900; touched++, page += (uint64_t)strides[i])
+            touch(page);
+        const struct mnw__readahead_stream *stream = &world.readahead.streams[0];
+        for (unsigned times = 0; times < 3; times++) {
+            uint32_t window = stream->window;
+            unsigned stalls = world.stalls;
+            while (world.mapped[page])
+                page += (uint64_t)strides[i];
+            memset(world.resident, 0, sizeof(world.resident));
+            touch(page);
+            assert_int_equal(world.stalls, stalls + 1);
+            assert_int_equal(world.plan.count, window / 2);
+            assert_int_equal(world.plan.start, page + (uint64_t)strides[i]);
+            assert_int_equal(stream->window, window / 2);
+            for (unsigned touched = 0; touched < 900; touched++, page += (uint64_t)strides[i])
+                touch(page);
+            assert_int_equal(world.stalls, stalls + 1);
+            assert_int_equal(stream->window, window); /* and grows again */
+        }
+    }
+}
+
+static void test_a_miss_that_was_not_planned_changes_nothing(void **state) {
+    (void)state;
+    struct mnw__readahead_plan was;
+    struct mnw__readahead before;
+    begin(WINDOW);
+    for (uint64_t page = 10; page < 20; page++) {
+        mnw__readahead_fault(&world.readahead, page * page, &world.plan);
+        before = world.readahead;
+        was = world.plan;
+        mnw__readahead_missed(&world.readahead, page * page, &world.plan);
+        assert_memory_equal(&before, &world.readahead, sizeof(before));
+        assert_memory_equal(&was, &world.plan, sizeof(was));
+    }
+    begin(WINDOW); /* each fault overtakes: nothing of it had been planned */
+    for (uint64_t page = 1000, i = 0; i < 30;
+         page = i < 5 ? page + 1 : (uint64_t)world.readahead.streams[0].ahead, i++) {
+        mnw__readahead_fault(&world.readahead, page, &world.plan);
+        if (i >= 3 && i <= 5) /* these had been */
+            continue;
+        before = world.readahead;
+        mnw__readahead_missed(&world.readahead, page, &world.plan);
+        assert_memory_equal(&before, &world.readahead, sizeof(before));
+    }
+}
+
 /* A thread that waits is interrupted again and again; another runs through the store meanwhile. */
 static void test_repeats_do_not_displace_history(void **state) {
     (void)state;
@@ -361,6 +417,8 @@ static void test_any_trace_keeps_the_contract(void **state) {
         for (unsigned i = 0; i < 500; i++) {
             page = random_below(&random, 3) ? (page + random_below(&random, 4)) % count : random_below(&random, count);
             mnw__readahead_fault(&readahead, page, &plan);
+            if (random_below(&random, 4) == 0)
+                mnw__readahead_missed(&readahead, page, &plan);
             assert_true(plan.around >= 1 && page + plan.around <= count);
             assert_true(plan.count <= readahead.window_max);
             for (uint32_t k = 0; k < plan.count; k++) {
@@ -385,6 +443,8 @@ int main(void) {
         cmocka_unit_test(test_a_jump_within_what_was_planned_fits),
         cmocka_unit_test(test_a_fault_goes_to_the_nearest_stream),
         cmocka_unit_test(test_a_fifth_stream_replaces_the_idle_one),
+        cmocka_unit_test(test_a_lost_window_is_planned_again),
+        cmocka_unit_test(test_a_miss_that_was_not_planned_changes_nothing),
         cmocka_unit_test(test_repeats_do_not_displace_history),
         cmocka_unit_test(test_interleaved_streams_do_not_disturb),
         cmocka_unit_test(test_randomly_interleaved_streams_are_known),
