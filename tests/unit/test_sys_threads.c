@@ -124,7 +124,7 @@ static void test_clock(void **state) {
 static void test_memory(void **state) {
     (void)state;
     assert_int_equal(mnw__memory_page_bytes(), (size_t)sysconf(_SC_PAGESIZE));
-    size_t length = (size_t)1 << 41;
+    size_t length = (size_t)1 << 36;
     char *memory = mnw__memory_reserve(length);
     assert_non_null(memory);
     assert_int_equal(memory[0] | memory[length / 2] | memory[length - 1], 0);
