@@ -228,11 +228,11 @@ void mnw__readahead_fault(struct mnw__readahead *readahead, uint64_t page, struc
         remember(readahead, page);
 }
 
-/* The confirmed stream that the fault just noted belongs to. */
+/* The stream that the fault just noted belongs to. */
 static struct mnw__readahead_stream *stream_at(struct mnw__readahead *readahead, uint64_t page) {
     for (unsigned i = 0; i < MNW__READAHEAD_STREAMS; i++) {
         struct mnw__readahead_stream *stream = &readahead->streams[i];
-        if (stream->stride && stream->used == readahead->clock && stream->last == page && is_confirmed(stream))
+        if (stream->stride && stream->last == page)
             return stream;
     }
     return NULL;
