@@ -2,6 +2,7 @@
 /*
  * Descriptors of the fake kernel, and waiting for them: src/sys/poller.h. Level-triggered, as epoll is.
  */
+#include "base/error.h"
 #include "fake_kernel.h"
 #include "sys/poller.h"
 
@@ -60,7 +61,7 @@ void fake_fd_changed(int fd) {
 int mnw__poller_open(struct mnw__poller **poller) {
     fake_call("epoll_create");
     if (fake_strikes(FAKE_OPEN))
-        return -EMFILE;
+        return mnw__fail(-EMFILE, "no descriptor left for a poller");
     *poller = calloc(1, sizeof(**poller));
     if (!*poller)
         return -ENOMEM;
@@ -88,7 +89,7 @@ int mnw__poller_add(struct mnw__poller *poller, int fd, void *tag) {
     if (position(poller, fd) >= 0)
         return -EEXIST;
     if (fake_strikes(FAKE_OPEN))
-        return -ENOSPC;
+        return mnw__fail(-ENOSPC, "too many watches");
     poller->watched[poller->count].fd = fd;
     poller->watched[poller->count++].tag = tag;
     fiber_wake(&table.changes);
@@ -140,7 +141,7 @@ void mnw__poller_kick(struct mnw__poller *poller) {
 
 int mnw__eventfd_open(void) {
     fake_call("eventfd");
-    return fake_strikes(FAKE_OPEN) ? -EMFILE : fake_fd_new(FD_EVENT);
+    return fake_strikes(FAKE_OPEN) ? mnw__fail(-EMFILE, "no descriptor left for an eventfd") : fake_fd_new(FD_EVENT);
 }
 
 static struct fake_fd *event_of(int fd) {

@@ -74,7 +74,7 @@ static uint64_t last_page(const struct sim_store *store, const struct store_read
 }
 
 static void blame_all(struct sim_store *store, const struct store_read *read, uint32_t failures) {
-    for (uint64_t page = first_page(store, read); page <= last_page(store, read); page++)
+    for (uint64_t page = read->run_first; page <= last_page(store, read); page++)
         blame(store, read, page, failures);
 }
 
@@ -92,22 +92,38 @@ static void note_late(struct sim_store *store) {
     }
 }
 
-static void ask_for(struct sim_store *store, const struct store_read *read) {
-    for (uint64_t page = first_page(store, read); page <= last_page(store, read); page++) {
+/* A run of pages stands or falls as one, so the pages that short answers have brought are in doubt again. */
+static uint64_t find_run(struct sim_store *store, const struct store_read *read) {
+    for (unsigned i = 0; i < STORE_SHORTS; i++)
+        if (store->shorts[i].end && store->shorts[i].end == read->read.offset) {
+            store->shorts[i].end = 0;
+            return store->shorts[i].run_first;
+        }
+    return first_page(store, read);
+}
+
+static void ask_for(struct sim_store *store, struct store_read *read) {
+    read->run_first = find_run(store, read);
+    for (uint64_t page = read->run_first; page <= last_page(store, read); page++) {
         struct store_page *state = &store->pages[page];
         if (!state->in_doubt)
             state->doubt_ns = read->asked_ns;
         state->in_doubt = true;
+        if (read->read.offset <= page * store->page_bytes)
+            state->flipped = false;
     }
 }
 
-/* The pages that an answer of `length` good bytes brings to their end are in doubt no more. */
+/* The pages of a run that is brought to its end are in doubt no more. */
 static void bring_whole(struct sim_store *store, const struct store_read *read, size_t length) {
-    for (uint64_t page = first_page(store, read); page <= last_page(store, read); page++) {
-        uint64_t end = (page + 1) * store->page_bytes;
-        if (read->read.offset + length < (end < store->size_bytes ? end : store->size_bytes))
-            break;
-        store->pages[page].in_doubt = store->pages[page].late = false;
+    if (length < read->read.length) {
+        store->shorts[store->short_turn++ % STORE_SHORTS] =
+            (struct store_short){read->read.offset + length, read->run_first};
+        return;
+    }
+    for (uint64_t page = read->run_first; page <= last_page(store, read); page++) {
+        if (!store->pages[page].flipped)
+            store->pages[page].in_doubt = store->pages[page].late = false;
     }
 }
 
@@ -136,6 +152,8 @@ static bool strikes(const struct sim_store *store, enum store_trouble trouble) {
 static void answer(struct sim_store *store, unsigned index);
 
 static uint64_t due_at(const struct sim_store *store, const struct store_read *read) {
+    if (store->stopping)
+        return fiber_now();
     for (uint64_t page = first_page(store, read); page <= last_page(store, read); page++)
         if (store->pages[page].state == STORE_MUTE)
             return NEVER;
@@ -212,16 +230,16 @@ static void bring(const struct sim_store *store, const struct mnw_read *read, si
     }
 }
 
-static bool flip_bit(struct sim_store *store, const struct store_read *read, uint64_t page, size_t length) {
+static void flip_bit(struct sim_store *store, const struct store_read *read, uint64_t page, size_t length) {
     uint64_t start = page * store->page_bytes, low = start > read->read.offset ? start - read->read.offset : 0;
     uint64_t high = start + store->page_bytes - read->read.offset;
     if (high > length)
         high = length;
     if (low >= high)
-        return false;
+        return;
     ((unsigned char *)read->read.buffer)[random_between(fiber_random(), low, high - 1)] ^= 1;
     blame(store, read, page, 1);
-    return true;
+    store->pages[page].flipped = true;
 }
 
 /* Errors of pages that are bad for ever: the read ends before the page, or with an error on it alone. */
@@ -262,18 +280,15 @@ static int64_t decide(struct sim_store *store, const struct store_read *read) {
     return result;
 }
 
-static bool flip_bits(struct sim_store *store, const struct store_read *read, int64_t result) {
-    bool flipped = false;
+static void flip_bits(struct sim_store *store, const struct store_read *read, int64_t result) {
     if (result <= 0 || !store->has_check)
-        return false;
+        return;
     if (strikes(store, STORE_FLIP))
-        flipped |=
-            flip_bit(store, read, random_between(fiber_random(), first_page(store, read), last_page(store, read)),
-                     (size_t)result);
+        flip_bit(store, read, random_between(fiber_random(), first_page(store, read), last_page(store, read)),
+                 (size_t)result);
     for (uint64_t page = first_page(store, read); page <= last_page(store, read); page++)
         if (store->pages[page].state == STORE_FLIPPED)
-            flipped |= flip_bit(store, read, page, (size_t)result);
-    return flipped;
+            flip_bit(store, read, page, (size_t)result);
 }
 
 static void answer(struct sim_store *store, unsigned index) {
@@ -282,10 +297,10 @@ static void answer(struct sim_store *store, unsigned index) {
     int64_t result = decide(store, &read);
     size_t brought = result < 0 ? 0 : (size_t)result > read.read.length ? read.read.length : (size_t)result;
     bring(store, &read.read, brought);
-    bool flipped = flip_bits(store, &read, result);
+    flip_bits(store, &read, result);
     note_late(store);
     bool too_long = result > (int64_t)read.read.length;
-    if (!too_long && !flipped)
+    if (!too_long && result > 0)
         bring_whole(store, &read, brought);
     if (strikes(store, STORE_TOKEN) && mnw_read_done(store->handle, read.read.token ^ (uint64_t)1 << 62, 1) != -ESTALE)
         sim_fail("an answer to a token that was never given is accepted");
@@ -325,7 +340,7 @@ static void serve(void *argument) {
         int index = choose(store, &next_ns);
         if (index >= 0)
             answer(store, (unsigned)index);
-        else if (store->stopping && next_ns == FIBER_FOREVER)
+        else if (store->ended)
             return;
         else
             fiber_wait(store, "the store waits for reads", next_ns == FIBER_FOREVER ? next_ns : next_ns - fiber_now());
@@ -357,7 +372,13 @@ void sim_store_stop(struct sim_store *store) {
     fiber_wake(store);
 }
 
-void sim_store_free(struct sim_store *store) {
+void sim_store_close(struct sim_store *store) {
+    store->ended = true;
+    fiber_wake(store);
+    for (int i = 0; i < 2; i++)
+        fiber_join(store->fibers[i]);
+    if (mnw_store_close(store->handle))
+        sim_fail("a store cannot be closed: %s", mnw_error());
     free(store->pages);
     free(store->reads);
 }

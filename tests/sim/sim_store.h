@@ -43,6 +43,7 @@ struct store_page {
     uint64_t marked_ns;    /* when the last healing began */
     uint64_t healed_ns;    /* when the last healing ended */
     bool in_doubt;         /* asked for since it was last brought whole */
+    bool flipped;          /* what was brought of it since it was asked for from its start has a flipped bit */
     bool late;             /* in doubt for so long that the engine may give up */
     uint64_t doubt_ns;     /* since when */
 };
@@ -50,10 +51,16 @@ struct store_page {
 struct store_read {
     struct mnw_read read;
     uint64_t asked_ns, due_ns;
+    uint64_t run_first; /* the first page of the run that this read goes on with after short answers */
     bool used, answering;
 };
 
-enum { STORE_READS_MAX = 4096 };
+enum { STORE_READS_MAX = 4096, STORE_SHORTS = 64 };
+
+/* A short answer: the read that begins where it ended goes on with the same run of pages. */
+struct store_short {
+    uint64_t end, run_first;
+};
 
 struct sim_store {
     struct mnw_store *handle;
@@ -63,20 +70,23 @@ struct sim_store {
     bool pages_may_be_lost; /* reads of pinned pages are then no proof of an eviction */
     unsigned chance[STORE_TROUBLES];
     uint64_t delay_ns_max;
-    uint64_t deadline_ns; /* of the cache: when a read becomes overdue */
-    uint32_t retries;     /* of the cache */
+    uint64_t deadline_ns;                    /* of the cache: when a read becomes overdue */
+    uint32_t retries;                        /* of the cache */
+    struct store_short shorts[STORE_SHORTS]; /* the last ones */
+    unsigned short_turn;
     struct store_read *reads;
     unsigned read_count;
-    bool stopping;
+    bool stopping; /* no more trouble, everything is answered */
+    bool ended;    /* nobody will ask again */
     int fibers[2];
     uint64_t failures_total;
 };
 
 void sim_store_open(struct sim_store *store, const char *name);
-/* Answers everything that is still open, and ends its fibers. From a fiber. */
+/* Answers everything that is still open, and from now on all at once. From a fiber. */
 void sim_store_stop(struct sim_store *store);
-/* After the handle was closed. */
-void sim_store_free(struct sim_store *store);
+/* When nobody will ask any more; closes the handle. From a fiber. */
+void sim_store_close(struct sim_store *store);
 
 /* The store's bytes at a version. Past its end: zeros. */
 void sim_store_bytes(const struct sim_store *store, uint64_t offset, uint32_t version, void *bytes, size_t length);

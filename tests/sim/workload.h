@@ -17,7 +17,7 @@ struct sim_cache {
     struct sim_store store;
     uint64_t extent_pages;
     uint8_t *refused; /* per page: a touch met SIGBUS that only a lack of memory explains; to be confirmed */
-    uint8_t *told;    /* per page: the event that confirms it has come */
+    int *told;        /* per page: the result of the last event of its failure */
 };
 
 struct sim_view {

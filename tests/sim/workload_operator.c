@@ -216,8 +216,7 @@ static void take_failure(const struct mnw_event *event) {
     uint64_t page = event->offset / world.page_bytes;
     if (event->result >= 0 || event->offset % world.page_bytes || page >= cache->store.page_count)
         sim_fail("a page failure with result %d at offset %llu", event->result, (unsigned long long)event->offset);
-    if (event->result == -ENOMEM || event->result == -ENOSPC)
-        cache->told[page] = 1;
+    cache->told[page] = event->result;
 }
 
 void take_events(void) {
