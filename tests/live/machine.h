@@ -12,6 +12,17 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define MACHINE_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define MACHINE_SANITIZED 1
+#endif
+#endif
+#ifndef MACHINE_SANITIZED
+#define MACHINE_SANITIZED 0
+#endif
+
 #define SHMEM_ENABLED "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
 
 /* -1: this is the child, go on; otherwise the exit status for main to return. */
