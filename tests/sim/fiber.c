@@ -244,7 +244,7 @@ void fiber_begin(uint64_t seed, unsigned switch_per_1024, bool trace) {
     memset(sim.fibers, 0, sizeof(sim.fibers[0]) * (size_t)sim.count);
     sim.count = 0;
     sim.current = FIBER_NONE;
-    sim.now = 1000000000;
+    sim.now = 1000000000000; /* a machine that has been up for a while, as every machine has */
     sim.seed = sim.digest = seed;
     sim.switches = 0;
     sim.switch_per_1024 = switch_per_1024;

@@ -146,6 +146,7 @@ static void open_cache(struct sim_cache *cache) {
     sim_store_open(store, "store");
     cache->refused = calloc(store->page_count, 1);
     cache->told = calloc(store->page_count, sizeof(*cache->told));
+    cache->lacked = calloc(store->page_count, sizeof(*cache->lacked));
     int error;
     do
         error = mnw_cache_open(&cache->handle, world.pool, store->handle, &options);
@@ -196,7 +197,7 @@ static void check_refusals(const struct sim_cache *cache) {
     for (uint64_t page = 0; page < cache->store.page_count; page++) {
         /* Without the kernel's poison a page that ever failed may stay SIGBUS in its view. */
         bool stays = !fake_config.has_poison && cache->told[page];
-        if (cache->refused[page] && cache->told[page] != -ENOMEM && !stays && !world.last_stats.events_dropped)
+        if (cache->refused[page] && !cache->lacked[page] && !stays && !world.last_stats.events_dropped)
             sim_fail("SIGBUS on page %llu: the store did not fail it, and its event does not say that memory lacked, "
                      "but %d",
                      (unsigned long long)page, cache->told[page]);
@@ -213,6 +214,7 @@ static void close_cache(struct sim_cache *cache) {
     sim_store_close(&cache->store);
     free(cache->refused);
     free(cache->told);
+    free(cache->lacked);
 }
 
 static void end_prefetches(void) {

@@ -18,6 +18,7 @@ struct sim_cache {
     uint64_t extent_pages;
     uint8_t *refused; /* per page: a touch met SIGBUS that only a lack of memory explains; to be confirmed */
     int *told;        /* per page: the result of the last event of its failure */
+    bool *lacked;     /* per page: an event has said that memory lacked for it */
 };
 
 struct sim_view {

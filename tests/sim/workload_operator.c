@@ -217,6 +217,7 @@ static void take_failure(const struct mnw_event *event) {
     if (event->result >= 0 || event->offset % world.page_bytes || page >= cache->store.page_count)
         sim_fail("a page failure with result %d at offset %llu", event->result, (unsigned long long)event->offset);
     cache->told[page] = event->result;
+    cache->lacked[page] |= event->result == -ENOMEM;
 }
 
 void take_events(void) {
