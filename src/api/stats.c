@@ -63,6 +63,9 @@ static void collect(struct mnw_pool *pool, struct mnw_stats *stats) {
     memset(stats, 0, sizeof(*stats));
     add_pool(stats, pool);
     stats->resident_bytes = atomic_load(&pool->charged);
+    /* The most is raised a moment after the sum that raises it. */
+    if (stats->resident_bytes_max < stats->resident_bytes)
+        stats->resident_bytes_max = stats->resident_bytes;
     stats->pinned_bytes = atomic_load(&pool->pinned);
     mnw__mutex_lock(&pool->lock);
     add_counters(stats, &pool->retired);

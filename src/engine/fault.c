@@ -56,11 +56,14 @@ static bool map_present(struct mnw_view *view, uint64_t page, uint64_t around, b
 static enum mnw__outcome starve(struct mnw__fault_thread *thread, struct mnw_view *view, uint64_t page) {
     struct mnw_cache *cache = view->cache;
     mnw__count(&cache->counters, MNW__FAULTS_STARVED, 1);
-    /* A fault that goes on starving is back with every tick: after a gap, this is another one. */
-    if (!view->starved_since_ns || thread->batch_ns - view->starved_last_ns > STARVED_GAP_NS)
-        view->starved_since_ns = thread->batch_ns;
+    /* While the pool gives anything back, our turn comes. Only when nothing moves for a deadline is it hopeless. */
+    uint64_t progress = atomic_load(&thread->pool->progress);
+    bool moves = progress != view->starved_progress || thread->batch_ns - view->starved_last_ns > STARVED_GAP_NS;
     view->starved_last_ns = thread->batch_ns;
-    if (thread->batch_ns - view->starved_since_ns > cache->deadline_ns) {
+    if (moves) {
+        view->starved_since_ns = thread->batch_ns;
+        view->starved_progress = progress;
+    } else if (thread->batch_ns - view->starved_since_ns > cache->deadline_ns) {
         mnw__fill_refuse(view, page, -ENOMEM);
         return MNW__OUTCOME_ENDED;
     }
@@ -69,7 +72,7 @@ static enum mnw__outcome starve(struct mnw__fault_thread *thread, struct mnw_vie
         thread->starving = true;
         atomic_fetch_add(&thread->pool->starving, 1);
     }
-    thread->starved_progress = atomic_load(&thread->pool->progress);
+    thread->starved_progress = progress;
     return MNW__OUTCOME_PENDING;
 }
 
@@ -105,8 +108,6 @@ static enum mnw__begin fill_page(struct mnw__fault_thread *thread, struct mnw_vi
         plan->start += begun - 1;
         plan->count -= mnw__min(plan->count, begun - 1);
     }
-    if (result == MNW__BEGIN_STARTED)
-        view->starved_since_ns = 0;
     return result;
 }
 
@@ -127,6 +128,7 @@ static bool look(struct mnw__fault_thread *thread, struct mnw_view *view, uint64
         *outcome = MNW__OUTCOME_PENDING;
         return true;
     case MNW__PAGE_ABSENT:
+        mnw__readahead_missed(&view->readahead, page, plan);
         switch (fill_page(thread, view, page, plan)) {
         case MNW__BEGIN_STARTED:
             *outcome = MNW__OUTCOME_PENDING;

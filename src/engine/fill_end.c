@@ -37,12 +37,14 @@ static void zero_tail(struct mnw__fill *fill) {
         memset((char *)cache->backing.alias + start + fill->wanted_bytes, 0, length - fill->wanted_bytes);
 }
 
-static int check_bytes(const struct mnw__fill *fill) {
+/* Are these first bytes of the run the store's? 0 or a negative errno. */
+static int check_bytes(const struct mnw__fill *fill, uint64_t length) {
     struct mnw_store *store = fill->cache->store;
     uint64_t offset = mnw__cache_page_offset(fill->cache, fill->first_page);
     if (!store->ops->check)
         return 0;
-    return store->ops->check(store, offset, (const char *)fill->cache->backing.alias + offset, fill->wanted_bytes);
+    int error = store->ops->check(store, offset, (const char *)fill->cache->backing.alias + offset, length);
+    return error > 0 ? -EILSEQ : error;
 }
 
 struct filled {
@@ -51,13 +53,13 @@ struct filled {
 };
 
 /*
- * Makes the run PRESENT. A spoiled page's extent is EVICTING and stays so while we are in it, so its memory
- * can be freed after its word has changed.
+ * Makes the first pages of the run PRESENT. A spoiled page's extent is EVICTING and stays so while we are in
+ * it, so its memory can be freed after its word has changed.
  */
-static struct filled fill_words(struct mnw__fill *fill) {
+static struct filled fill_words(struct mnw__fill *fill, uint32_t count) {
     struct mnw_cache *cache = fill->cache;
     struct filled filled = {0};
-    for (uint64_t page = fill->first_page; page < fill->first_page + fill->page_count; page++) {
+    for (uint64_t page = fill->first_page; page < fill->first_page + count; page++) {
         uint32_t before = mnw__page_fill(&cache->pages, page);
         filled.joined |= !!(before & MNW__PAGE_JOINED);
         if (before & MNW__PAGE_SPOILED) {
@@ -70,18 +72,15 @@ static struct filled fill_words(struct mnw__fill *fill) {
     return filled;
 }
 
-static bool promote_run(struct mnw_view *view, const struct mnw__fill *fill) {
-    struct mnw_cache *cache = fill->cache;
-    uint64_t extent = mnw__extent_of(&cache->pages, fill->first_page);
+static bool promote_run(struct mnw_view *view, uint64_t page) {
+    struct mnw_cache *cache = view->cache;
+    uint64_t extent = mnw__extent_of(&cache->pages, page);
     return mnw__cache_is_promotable(cache, extent) && mnw__view_promote(view, extent);
 }
 
-static void map_run(struct mnw_view *view, const struct mnw__fill *fill, bool all_wanted) {
-    uint64_t page = fill->first_page, end = page + fill->page_count;
-    uint64_t view_end = view->first_page + view->page_count;
-    if (end <= view->first_page || page >= view_end)
-        return;
-    if (promote_run(view, fill))
+static void map_run(struct mnw_view *view, uint64_t page, uint64_t count, bool all_wanted) {
+    uint64_t end = page + count, view_end = view->first_page + view->page_count;
+    if (end <= view->first_page || page >= view_end || promote_run(view, page))
         return;
     if (page < view->first_page)
         page = view->first_page;
@@ -91,10 +90,10 @@ static void map_run(struct mnw_view *view, const struct mnw__fill *fill, bool al
 }
 
 /* The view that began the fill, if it is still open, and all views where others joined. */
-static void resolve_run(struct mnw__fill *fill, struct filled filled) {
+static void resolve_run(struct mnw__fill *fill, uint32_t count, struct filled filled) {
     struct mnw_cache *cache = fill->cache;
     if (filled.spoiled) {
-        mnw__views_wake(cache, fill->first_page, fill->page_count);
+        mnw__views_wake(cache, fill->first_page, count);
         return;
     }
     if (!fill->view && !filled.joined)
@@ -102,32 +101,61 @@ static void resolve_run(struct mnw__fill *fill, struct filled filled) {
     mnw__mutex_lock(&cache->views_lock);
     for (struct mnw_view *view = cache->views; view; view = view->next)
         if (filled.joined || view == fill->view)
-            map_run(view, fill, filled.joined);
+            map_run(view, fill->first_page, count, filled.joined);
     mnw__mutex_unlock(&cache->views_lock);
+}
+
+/* The first pages of the run are in place: whoever waits for them goes on. */
+static void finish_pages(struct mnw__fill *fill, uint32_t count) {
+    struct mnw_cache *cache = fill->cache;
+    struct mnw__latency *latency = fill->thread->latency;
+    uint64_t filled_ns = mnw__clock_ns();
+
+    resolve_run(fill, count, fill_words(fill, count));
+
+    mnw__histogram_add_shared(&latency->fill, filled_ns - fill->began_ns);
+    if (fill->view) {
+        uint64_t mapped_ns = mnw__clock_ns();
+        mnw__histogram_add_shared(&latency->map, mapped_ns - filled_ns);
+        mnw__histogram_add_shared(&latency->total, mapped_ns - fill->began_ns);
+    } else {
+        mnw__count(&cache->counters, MNW__READAHEAD_PAGES, count);
+    }
 }
 
 static void finish(struct mnw__fill *fill) {
     struct mnw_cache *cache = fill->cache;
-    struct mnw__latency *latency = fill->thread->latency;
-    uint64_t filled_ns = mnw__clock_ns();
-    bool demand = fill->view != NULL;
-
     zero_tail(fill);
-    struct filled filled = fill_words(fill);
-    resolve_run(fill, filled);
-
+    finish_pages(fill, fill->page_count);
     mnw__count(&cache->counters, MNW__FILLS, 1);
     mnw__count(&cache->counters, MNW__FILL_BYTES, fill->wanted_bytes);
-    if (!demand)
-        mnw__count(&cache->counters, MNW__READAHEAD_PAGES, fill->page_count);
-    mnw__histogram_add_shared(&latency->fill, filled_ns - fill->began_ns);
-    if (demand) {
-        uint64_t mapped_ns = mnw__clock_ns();
-        mnw__histogram_add_shared(&latency->map, mapped_ns - filled_ns);
-        mnw__histogram_add_shared(&latency->total, mapped_ns - fill->began_ns);
-    }
     mnw__fill_leave_run(cache, fill->first_page, fill->page_count);
     end_slot(fill, 0);
+}
+
+/* Leaves the extents in which a run has nothing left once its first pages are done. */
+static void leave_first(struct mnw__fill *fill, uint32_t count) {
+    struct mnw_cache *cache = fill->cache;
+    uint64_t stay = mnw__extent_of(&cache->pages, fill->first_page + count);
+    for (uint64_t extent = mnw__extent_of(&cache->pages, fill->first_page); extent < stay; extent++)
+        mnw__extent_leave(&cache->pages, extent);
+}
+
+/*
+ * A short answer may bring whole pages: they need not wait for the others, nor share their fate. What is left
+ * is a run that nobody began by a fault of its own.
+ */
+static void finish_first(struct mnw__fill *fill, uint32_t count) {
+    struct mnw_cache *cache = fill->cache;
+    uint64_t bytes = count * (uint64_t)cache->backing.page_bytes;
+    finish_pages(fill, count);
+    mnw__count(&cache->counters, MNW__FILL_BYTES, bytes);
+    leave_first(fill, count);
+    fill->view = NULL;
+    fill->first_page += count;
+    fill->page_count -= count;
+    fill->wanted_bytes -= bytes;
+    fill->done_bytes -= bytes;
 }
 
 static void attend_later(struct mnw__fill *fill) {
@@ -151,12 +179,12 @@ void mnw__fill_answer(void *context, uint64_t token, int64_t result) {
     }
     fill->result = result;
     if (result > 0 && fill->done_bytes + (uint64_t)result >= fill->wanted_bytes) {
-        int error = check_bytes(fill);
+        int error = check_bytes(fill, fill->wanted_bytes);
         if (!error) {
             finish(fill);
             return;
         }
-        fill->result = error < 0 ? error : -EILSEQ;
+        fill->result = error;
         fill->done_bytes = 0;
     }
     attend_later(fill);
@@ -164,21 +192,21 @@ void mnw__fill_answer(void *context, uint64_t token, int64_t result) {
 
 /* ---- failure: on the fault thread ---- */
 
-static void tell_failure(const struct mnw__fill *fill, int error) {
-    struct mnw_cache *cache = fill->cache;
+static void tell_failure(struct mnw_cache *cache, uint64_t page, int error) {
     mnw__notices_add(&cache->pool->notices, &(struct mnw_event){
                                                 .kind = MNW_EVENT_PAGE_FAILED,
                                                 .result = error,
                                                 .cache = cache,
-                                                .offset = mnw__cache_page_offset(cache, fill->first_page),
+                                                .offset = mnw__cache_page_offset(cache, page),
                                                 .length = cache->backing.page_bytes,
                                             });
 }
 
 /* FILLING -> FAILED: whoever waits faults again, finds FAILED, and gets its SIGBUS then. */
-static void fail_page(struct mnw_cache *cache, uint64_t page) {
+static void fail_page(struct mnw_cache *cache, uint64_t page, int error) {
     mnw__page_fail(&cache->pages, page);
     mnw__views_wake(cache, page, 1);
+    tell_failure(cache, page, error);
 }
 
 static void fail(struct mnw__fill *fill, int error) {
@@ -187,8 +215,7 @@ static void fail(struct mnw__fill *fill, int error) {
     if (fill->view) {
         assert(fill->page_count == 1);
         mnw__fill_free_memory(cache, fill->first_page, 1);
-        fail_page(cache, fill->first_page);
-        tell_failure(fill, error);
+        fail_page(cache, fill->first_page, error);
     } else {
         mnw__fill_unclaim(cache, fill->first_page, fill->page_count);
     }
@@ -232,14 +259,27 @@ static void retry_or_fail(struct mnw__fill *fill, int error, uint64_t now_ns) {
     }
 }
 
-static void go_on(struct mnw__fill *fill, uint64_t now_ns) {
-    if (fill->result > 0) {
-        fill->done_bytes += (uint64_t)fill->result;
-        mnw__fill_read(fill);
-    } else {
-        /* The store ended before the size it had when it was opened. */
-        retry_or_fail(fill, fill->result ? (int)fill->result : -ENODATA, now_ns);
+/* More of the run has come, but not all. */
+static void take_part(struct mnw__fill *fill, uint64_t now_ns) {
+    fill->done_bytes += (uint64_t)fill->result;
+    uint32_t whole = (uint32_t)(fill->done_bytes / fill->cache->backing.page_bytes);
+    if (whole) {
+        int error = check_bytes(fill, whole * (uint64_t)fill->cache->backing.page_bytes);
+        if (error) {
+            fill->done_bytes = 0;
+            retry_or_fail(fill, error, now_ns);
+            return;
+        }
+        finish_first(fill, whole);
     }
+    mnw__fill_read(fill);
+}
+
+static void go_on(struct mnw__fill *fill, uint64_t now_ns) {
+    if (fill->result > 0)
+        take_part(fill, now_ns);
+    else /* 0: the store ended before the size it had when it was opened */
+        retry_or_fail(fill, fill->result ? (int)fill->result : -ENODATA, now_ns);
 }
 
 /* ---- deadlines ---- */
@@ -254,7 +294,7 @@ static void fail_joined(struct mnw__fill *fill) {
     for (uint64_t page = fill->first_page; page < fill->first_page + fill->page_count; page++) {
         uint32_t word = mnw__page_load(&cache->pages, page);
         if (mnw__page_state(word) == MNW__PAGE_FILLING && (word & MNW__PAGE_JOINED))
-            fail_page(cache, page);
+            fail_page(cache, page, -ETIMEDOUT);
     }
 }
 
@@ -265,10 +305,8 @@ static void abandon(struct mnw__fill *fill) {
         return; /* answered just now */
     mnw__count(&cache->counters, MNW__FILLS_LATE, 1);
     mnw__count(&cache->counters, MNW__FILLS_FAILED, 1);
-    if (fill->view) {
-        fail_page(cache, fill->first_page);
-        tell_failure(fill, -ETIMEDOUT);
-    }
+    if (fill->view)
+        fail_page(cache, fill->first_page, -ETIMEDOUT);
     fail_joined(fill);
     if (fill->job) {
         mnw__job_fill_ended(fill->job, fill->page_count);
@@ -350,12 +388,5 @@ void mnw__fill_refuse(struct mnw_view *view, uint64_t page, int error) {
         return;
     }
     mnw__count(&cache->counters, MNW__FILLS_FAILED, 1);
-    fail_page(cache, page);
-    mnw__notices_add(&cache->pool->notices, &(struct mnw_event){
-                                                .kind = MNW_EVENT_PAGE_FAILED,
-                                                .result = error,
-                                                .cache = cache,
-                                                .offset = mnw__cache_page_offset(cache, page),
-                                                .length = cache->backing.page_bytes,
-                                            });
+    fail_page(cache, page, error);
 }

@@ -3,6 +3,7 @@
 #include "engine/reclaim.h"
 
 #include "engine/cache.h"
+#include "engine/job.h"
 #include "engine/pin.h"
 #include "engine/pool.h"
 #include "engine/view.h"
@@ -52,18 +53,26 @@ static void heal(struct mnw_cache *cache, uint64_t extent) {
         mnw__views_heal(cache, first, end - first);
 }
 
+/* Failed pages of this extent are hidden behind another mapping in some view: see mnw__views_heal. */
+static bool is_barred(struct mnw_cache *cache, uint64_t extent) {
+    uint64_t first = mnw__extent_first(&cache->pages, extent);
+    return !cache->pool->has_poison &&
+           mnw__views_have_poison(cache, first, mnw__extent_end(&cache->pages, extent) - first);
+}
+
 /*
- * Without the kernel's poison, a failed page is hidden behind another mapping, and mapping it again leaves a
- * moment in which it is not registered. So it is read first; what cannot be read stays SIGBUS.
+ * Without the kernel's poison, mapping a failed page again leaves a moment in which it is not registered. So
+ * the page is read first; what cannot be read stays SIGBUS until it is invalidated again.
  */
 static void reopen(struct mnw_cache *cache, uint64_t extent) {
-    uint64_t first = mnw__extent_first(&cache->pages, extent), end = mnw__extent_end(&cache->pages, extent);
-    if (cache->pool->has_poison || !mnw__views_have_poison(cache, first, end - first))
+    uint64_t end = mnw__extent_end(&cache->pages, extent);
+    if (!is_barred(cache, extent))
         return;
-    if (mnw__pin_pages(cache, first, end - first))
-        return;
-    mnw__views_heal(cache, first, end - first);
-    mnw__unpin_pages(cache, first, end - first);
+    mnw__pin_extent(cache, extent);
+    for (uint64_t page = mnw__extent_first(&cache->pages, extent); page < end; page++)
+        if (mnw__views_have_poison(cache, page, 1) && mnw__job_read(cache, page, 1) == 0)
+            mnw__views_heal(cache, page, 1);
+    mnw__unpin_extent(cache, extent);
 }
 
 /* Nothing in it, nobody in it: most of a sparse store. */
@@ -80,7 +89,7 @@ static bool is_untouched(const struct mnw_cache *cache, uint64_t extent) {
 static int forget_extent(struct mnw_cache *cache, uint64_t extent) {
     struct mnw__extent before;
     uint64_t bytes;
-    if (is_untouched(cache, extent))
+    if (is_untouched(cache, extent) && !is_barred(cache, extent))
         return 0;
     int error = drain(cache, extent, &before);
     if (error)

@@ -90,11 +90,13 @@ void mnw__job_fill_ended(struct mnw__job *job, uint64_t pages_failed) {
 
 /* ---- on the fault thread ---- */
 
-/* Nothing could be begun. A job that waits in vain for as long as a read may take is given up. */
+/* Nothing could be begun. When the pool gives nothing back for as long as a read may take, the job is hopeless. */
 static enum mnw__job_more stall(struct mnw__job *job) {
-    uint64_t now_ns = mnw__clock_ns();
-    if (!job->stalled_ns)
+    uint64_t now_ns = mnw__clock_ns(), progress = atomic_load(&job->cache->pool->progress);
+    if (!job->stalled_ns || progress != job->stalled_progress) {
         job->stalled_ns = now_ns;
+        job->stalled_progress = progress;
+    }
     if (atomic_load(&job->running) > 1 || now_ns - job->stalled_ns < job->cache->deadline_ns)
         return MNW__JOB_MORE_LATER;
     atomic_fetch_add(&job->pages_failed, job->end_page - job->next_page);

@@ -35,9 +35,10 @@ struct mnw__job {
     struct mnw_cache *cache;
     struct mnw__fault_thread *thread;
     uint64_t first_page, end_page;
-    uint64_t next_page;  /* the fault thread's */
-    bool is_begun;       /* the fault thread's: every part of it has been begun */
-    uint64_t stalled_ns; /* the fault thread's: since when nothing could be begun; 0: it could */
+    uint64_t next_page;        /* the fault thread's */
+    bool is_begun;             /* the fault thread's: every part of it has been begun */
+    uint64_t stalled_ns;       /* the fault thread's: since when nothing could be begun; 0: it could */
+    uint64_t stalled_progress; /* the fault thread's: pool->progress then */
     _Atomic uint32_t running;
     _Atomic uint64_t pages_failed;
     _Atomic bool cancelled;

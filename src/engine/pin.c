@@ -8,41 +8,68 @@
 
 #include <errno.h>
 
-/* Takes an extent's bytes out of what may be pinned; one extent for each fault thread stays free. */
-static bool reserve(struct mnw_pool *pool) {
-    uint64_t before = atomic_fetch_add(&pool->pinned, pool->extent_bytes);
-    if (before + pool->extent_bytes + mnw__pool_budget_min(pool) <= atomic_load(&pool->budget))
-        return true;
-    atomic_fetch_sub(&pool->pinned, pool->extent_bytes);
-    return false;
+/*
+ * The words count the pins, the pool the bytes of extents with at least one. The pool's lock keeps the two
+ * together: first and last pins come one at a time.
+ */
+static bool has_room(const struct mnw_pool *pool) {
+    uint64_t kept = mnw__pool_budget_min(pool); /* an extent for each fault thread is never pinned */
+    return atomic_load(&pool->pinned) + pool->extent_bytes + kept <= atomic_load(&pool->budget);
+}
+
+static int unpin_locked(struct mnw_cache *cache, uint64_t extent) {
+    int left = mnw__extent_unpin(&cache->pages, extent);
+    if (left == 1) {
+        atomic_fetch_sub(&cache->pinned_extents, 1);
+        atomic_fetch_sub(&cache->pool->pinned, cache->pool->extent_bytes);
+    }
+    return left;
+}
+
+static int pin_locked(struct mnw_cache *cache, uint64_t extent, bool always, bool *fresh) {
+    int pinned = mnw__extent_pin(&cache->pages, extent, fresh);
+    if (pinned != 1)
+        return pinned;
+    bool room = always || has_room(cache->pool);
+    atomic_fetch_add(&cache->pinned_extents, 1);
+    atomic_fetch_add(&cache->pool->pinned, cache->pool->extent_bytes);
+    if (!room)
+        unpin_locked(cache, extent);
+    return room ? 0 : -ENOSPC;
+}
+
+/* `always`: whatever the pool has room for. */
+static int pin_extent(struct mnw_cache *cache, uint64_t extent, bool always) {
+    struct mnw_pool *pool = cache->pool;
+    for (;;) {
+        bool fresh = false;
+        mnw__mutex_lock(&pool->lock);
+        int error = pin_locked(cache, extent, always, &fresh);
+        mnw__mutex_unlock(&pool->lock);
+        if (fresh) {
+            mnw__mutex_lock(&cache->policy_lock);
+            cache->policy.ops->insert(&cache->policy, (uint32_t)extent);
+            mnw__mutex_unlock(&cache->policy_lock);
+        }
+        if (error != -EAGAIN)
+            return error;
+        mnw__sleep_ns(20000); /* it is being evicted; that ends soon */
+    }
 }
 
 static void unpin_extent(struct mnw_cache *cache, uint64_t extent) {
-    if (mnw__extent_unpin(&cache->pages, extent) != 1)
-        return;
-    atomic_fetch_sub(&cache->pinned_extents, 1);
-    atomic_fetch_sub(&cache->pool->pinned, cache->pool->extent_bytes);
+    mnw__mutex_lock(&cache->pool->lock);
+    unpin_locked(cache, extent);
+    mnw__mutex_unlock(&cache->pool->lock);
     mnw__pool_progress(cache->pool);
 }
 
-static int pin_extent(struct mnw_cache *cache, uint64_t extent) {
-    bool fresh = false;
-    int pinned;
-    while ((pinned = mnw__extent_pin(&cache->pages, extent, &fresh)) == -EAGAIN)
-        mnw__sleep_ns(20000); /* it is being evicted; that ends soon */
-    if (fresh) {
-        mnw__mutex_lock(&cache->policy_lock);
-        cache->policy.ops->insert(&cache->policy, (uint32_t)extent);
-        mnw__mutex_unlock(&cache->policy_lock);
-    }
-    if (pinned != 1)
-        return pinned;
-    if (!reserve(cache->pool)) {
-        mnw__extent_unpin(&cache->pages, extent);
-        return -ENOSPC;
-    }
-    atomic_fetch_add(&cache->pinned_extents, 1);
-    return 0;
+void mnw__pin_extent(struct mnw_cache *cache, uint64_t extent) {
+    pin_extent(cache, extent, true);
+}
+
+void mnw__unpin_extent(struct mnw_cache *cache, uint64_t extent) {
+    unpin_extent(cache, extent);
 }
 
 int mnw__pin_pages(struct mnw_cache *cache, uint64_t page, uint64_t count) {
@@ -50,7 +77,7 @@ int mnw__pin_pages(struct mnw_cache *cache, uint64_t page, uint64_t count) {
     uint64_t extent = first;
     int error = 0;
     for (; extent <= last && !error; extent++)
-        error = pin_extent(cache, extent);
+        error = pin_extent(cache, extent, false);
     uint64_t pinned_end = error ? extent - 1 : extent;
     if (error == -ENOSPC)
         mnw__fail(error,

@@ -85,7 +85,7 @@ bool mnw__view_promote(struct mnw_view *view, uint64_t extent) {
     struct mnw_cache *cache = view->cache;
     uint64_t first = mnw__extent_first(&cache->pages, extent);
     uint64_t count = mnw__extent_end(&cache->pages, extent) - first;
-    if (!mnw__view_holds(view, first) || !mnw__view_holds(view, first + count - 1))
+    if (view->writable || !mnw__view_holds(view, first) || !mnw__view_holds(view, first + count - 1))
         return false;
     int error = mnw__view_collapse(mnw__view_address_of(view, first), count * cache->backing.page_bytes);
     if (error) {

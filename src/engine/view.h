@@ -31,8 +31,9 @@ struct mnw_view {
     struct mnw__readahead readahead; /* thread->lock */
     bool active;                     /* thread->lock: had events since the watchdog looked */
     bool starved;                    /* thread->lock: a fault of ours waits for memory or a read slot */
-    uint64_t starved_since_ns;       /* thread->lock; 0: not starving */
+    uint64_t starved_since_ns;       /* thread->lock: since when the pool has given nothing back */
     uint64_t starved_last_ns;        /* thread->lock */
+    uint64_t starved_progress;       /* thread->lock: pool->progress then */
     uint64_t *poisoned;              /* cache->views_lock: bit per page of the view */
 };
 
@@ -58,7 +59,10 @@ enum mnw__map {
  * on the mapped pages go on; without, the caller wakes them.
  */
 enum mnw__map mnw__view_map_pages(struct mnw_view *view, uint64_t page, uint64_t count, uint64_t wanted, bool wake);
-/* Maps a complete extent as one huge page, and wakes its waiters. False: it cannot be; map pages instead. */
+/*
+ * Maps a complete extent as one huge page, and wakes its waiters. False: it cannot be; map pages instead.
+ * Never in a writable view: a write drops the whole huge mapping, and its fault would promote it again.
+ */
 bool mnw__view_promote(struct mnw_view *view, uint64_t extent);
 /* Waiters on these pages fault again. */
 void mnw__view_wake(struct mnw_view *view, uint64_t page, uint64_t count);
