@@ -193,11 +193,11 @@ int mnw__job_cancel(struct mnw_pool *pool, int64_t id) {
     return error;
 }
 
-static bool all_present(const struct mnw_cache *cache, uint64_t page, uint64_t count) {
-    for (uint64_t end = page + count; page < end; page++)
-        if (mnw__page_state(mnw__page_load(&cache->pages, page)) != MNW__PAGE_PRESENT)
-            return false;
-    return true;
+/* The first page from `page` on that is not PRESENT, or `end`. */
+static uint64_t first_missing(const struct mnw_cache *cache, uint64_t page, uint64_t end) {
+    while (page < end && mnw__page_state(mnw__page_load(&cache->pages, page)) == MNW__PAGE_PRESENT)
+        page++;
+    return page;
 }
 
 /* One job from start to end; the pages it could not bring. */
@@ -215,12 +215,23 @@ static uint64_t run_job(struct mnw_cache *cache, uint64_t page, uint64_t count) 
     return failed;
 }
 
+/*
+ * A job passes over pages that others are filling, so what is missing is looked for again. A page that stays
+ * FILLING for longer than a read may take belongs to a read that the store does not answer.
+ */
 int mnw__job_read(struct mnw_cache *cache, uint64_t page, uint64_t count) {
-    /* Pages that others were filling are only passed over: look until all are there. */
-    while (!all_present(cache, page, count)) {
-        if (run_job(cache, page, count))
+    uint64_t end = page + count, missing = page, stuck = UINT64_MAX, stuck_ns = 0;
+    while ((missing = first_missing(cache, missing, end)) < end) {
+        uint64_t now_ns = mnw__clock_ns();
+        if (missing != stuck) {
+            stuck = missing;
+            stuck_ns = now_ns;
+        } else if (now_ns - stuck_ns > cache->deadline_ns + cache->deadline_ns / 4) {
             return -EIO;
-        if (!all_present(cache, page, count))
+        }
+        if (run_job(cache, missing, end - missing))
+            return -EIO;
+        if (mnw__page_state(mnw__page_load(&cache->pages, missing)) != MNW__PAGE_PRESENT)
             mnw__sleep_ns(200000);
     }
     return 0;
