@@ -53,6 +53,8 @@ static void judge_signal(struct sim_view *view, uint64_t page, enum fake_outcome
     if (!world.may_lack_memory)
         sim_fail("SIGBUS on page %llu, which the store did not fail (%u failures, %u retries)",
                  (unsigned long long)page, cache->store.pages[page].failures, cache->store.retries);
+    sim_trace("consumer: SIGBUS on page %llu, %u failures, healed at %.6f ms", (unsigned long long)page,
+              cache->store.pages[page].failures, (double)cache->store.pages[page].healed_ns / 1e6);
     cache->refused[page] = 1; /* an event must say so; looked at when the run ends */
 }
 

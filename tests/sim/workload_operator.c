@@ -267,8 +267,10 @@ static void change_store(void) {
         page->failures_new = 0;
         page->marked_ns = fiber_now();
     }
+    sim_trace("operator: invalidates pages %llu +%llu", (unsigned long long)first, (unsigned long long)count);
     bool pinned_before = has_pin(cache, first, count);
     int error = mnw_invalidate(cache->handle, offset_of(cache, first), offset_of(cache, count));
+    sim_trace("operator: invalidated: %d", error);
     if (error && error != -EBUSY)
         sim_fail("invalidate: %d (%s)", error, mnw_error());
     bool unanswered = sim_store_has_overdue(store, first > cache->extent_pages ? first - cache->extent_pages : 0,
@@ -280,6 +282,9 @@ static void change_store(void) {
         if (page->floor < versions[i])
             page->floor = versions[i];
         page->failures = page->failures_new;
+        page->late = false;
+        if (page->doubt_ns < page->marked_ns)
+            page->doubt_ns = page->marked_ns;
         page->healed_ns = fiber_now();
     }
     free(versions);
