@@ -68,5 +68,9 @@ int main(int argc, char **argv) {
         return 1;
     }
     int failed = use(pool, cache, mnw_store_size(store));
-    return mnw_cache_close(cache) || mnw_pool_close(pool) || mnw_store_close(store) || failed;
+    if (mnw_cache_close(cache) || mnw_pool_close(pool) || mnw_store_close(store)) {
+        fprintf(stderr, "%s\n", mnw_error());
+        return 1;
+    }
+    return failed;
 }
