@@ -37,6 +37,8 @@ void world_end(void);
 void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* Says the line, and fails the scenario unless the condition holds. */
 void expect(bool condition, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* The story so far, when it has to end early. */
+void tell_story(void);
 /* The name of a result: "ok", "EEXIST", "3". */
 const char *result_name(int64_t result);
 const char *outcome_name(enum world_outcome outcome);
@@ -87,5 +89,7 @@ struct scenario {
 extern const struct scenario scenarios_kernel[];  /* descriptors and registration */
 extern const struct scenario scenarios_resolve[]; /* CONTINUE, POISON, COPY, WP */
 extern const struct scenario scenarios_memory[];  /* punch, zap, collapse, bar */
+extern const struct scenario scenarios_cache[];   /* the public API: memory */
+extern const struct scenario scenarios_store[];   /* the public API: the store */
 
 #endif

@@ -12,7 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct scenario *const tables[] = {scenarios_kernel, scenarios_resolve, scenarios_memory};
+static const struct scenario *const tables[] = {scenarios_kernel, scenarios_resolve, scenarios_memory, scenarios_cache,
+                                                scenarios_store};
 static const char *const kind_names[] = {"shmem", "graded", "hugetlb-2M", "hugetlb-1G"};
 
 static char story[64 << 10];
@@ -42,6 +43,11 @@ void expect(bool condition, const char *format, ...) {
     failures += !condition;
 }
 
+void tell_story(void) {
+    printf("%s", story);
+    fflush(stdout);
+}
+
 static const struct {
     int number;
     const char *name;
@@ -50,7 +56,7 @@ static const struct {
     {EAGAIN, "EAGAIN"},       {ENOMEM, "ENOMEM"},       {EFAULT, "EFAULT"},         {EBUSY, "EBUSY"},
     {EEXIST, "EEXIST"},       {EINVAL, "EINVAL"},       {ENOSPC, "ENOSPC"},         {ESTALE, "ESTALE"},
     {ECANCELED, "ECANCELED"}, {ETIMEDOUT, "ETIMEDOUT"}, {EOPNOTSUPP, "EOPNOTSUPP"}, {ENODATA, "ENODATA"},
-    {E2BIG, "E2BIG"},
+    {E2BIG, "E2BIG"},         {EILSEQ, "EILSEQ"},
 };
 
 const char *result_name(int64_t result) {
@@ -133,7 +139,7 @@ bool reader_sleeps(struct reader *reader) {
 void wait_until(bool (*condition)(void *), void *context, const char *what) {
     if (within(condition, context, 20000000000))
         return;
-    printf("%s", story);
+    tell_story();
     fprintf(stderr, "waited 20 s in vain: %s\n", what);
     exit(1);
 }

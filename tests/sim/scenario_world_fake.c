@@ -26,7 +26,9 @@ bool world_has(enum mnw_backing kind, const char **why) {
 
 static void run_script(void *argument) {
     (void)argument;
+    sim_on_failure(tell_story);
     now.script(now.kind);
+    fake_end(); /* whatever is left would run on for ever */
 }
 
 void world_run(void (*script)(enum mnw_backing kind), enum mnw_backing kind) {
@@ -37,7 +39,6 @@ void world_run(void (*script)(enum mnw_backing kind), enum mnw_backing kind) {
     fake_begin();
     fiber_start("script", 0, run_script, NULL);
     fiber_loop();
-    fake_end();
 }
 
 void world_begin(void) {
