@@ -127,8 +127,8 @@ void bench_report(struct bench *bench, const struct bench_row *row) {
     add(bench, row->name, row->variant, verdict, more);
 }
 
-static void tell(struct bench *bench, const char *name, const char *variant, const char *verdict, const char *why,
-                 va_list arguments) {
+__attribute__((format(printf, 5, 0))) static void tell(struct bench *bench, const char *name, const char *variant,
+                                                       const char *verdict, const char *why, va_list arguments) {
     char text[512];
     vsnprintf(text, sizeof(text), why, arguments);
     if (!bench->json)

@@ -10,7 +10,9 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#define HUGE_SPARE 2
+#define HUGE_SPARE    2
+#define HUGE_TRIES    5
+#define HUGE_PAUSE_NS 100000000
 
 const struct backing_name backing_names[3] = {
     {MNW_BACKING_SHMEM, "shmem", 0},
@@ -21,7 +23,13 @@ const struct backing_name backing_names[3] = {
 bool rig_provide(const struct backing_name *backing, uint64_t bytes) {
     if (!backing->huge_bytes)
         return true;
-    return machine_free_hugepages(backing->huge_bytes, bytes / backing->huge_bytes + HUGE_SPARE);
+    /* Pages of a cache just closed, and memory that others give back, may come a moment later. */
+    for (unsigned tries = 0; tries < HUGE_TRIES; tries++) {
+        if (machine_free_hugepages(backing->huge_bytes, bytes / backing->huge_bytes + HUGE_SPARE))
+            return true;
+        sleep_ns(HUGE_PAUSE_NS);
+    }
+    return false;
 }
 
 /* ---- scratch files ---- */
@@ -112,10 +120,9 @@ static int open_all(struct rig *rig, const char *uri, const struct mnw_pool_opti
     return error ? error : mnw_view_open(&rig->view, rig->cache, NULL);
 }
 
-int rig_open(struct rig *rig, const struct scratch *scratch, enum mnw_backing backing, uint64_t budget_bytes) {
-    struct mnw_pool_options options = {.size = sizeof(options), .backing = backing, .budget_bytes = budget_bytes};
+int rig_open_pool(struct rig *rig, const struct scratch *scratch, const struct mnw_pool_options *options) {
     *rig = (struct rig){0};
-    int error = open_all(rig, scratch->uri, &options);
+    int error = open_all(rig, scratch->uri, options);
     if (error) {
         fprintf(stderr, "%s\n", mnw_error());
         rig_close(rig);
@@ -125,4 +132,9 @@ int rig_open(struct rig *rig, const struct scratch *scratch, enum mnw_backing ba
     rig->length = mnw_view_length(rig->view);
     rig->page_bytes = mnw_cache_page_size(rig->cache);
     return 0;
+}
+
+int rig_open(struct rig *rig, const struct scratch *scratch, enum mnw_backing backing, uint64_t budget_bytes) {
+    struct mnw_pool_options options = {.size = sizeof(options), .backing = backing, .budget_bytes = budget_bytes};
+    return rig_open_pool(rig, scratch, &options);
 }

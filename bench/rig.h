@@ -37,6 +37,8 @@ struct rig {
 
 /* All or nothing; mnw_error() says what went wrong. */
 int rig_open(struct rig *rig, const struct scratch *scratch, enum mnw_backing backing, uint64_t budget_bytes);
+/* The same with every option of the pool. */
+int rig_open_pool(struct rig *rig, const struct scratch *scratch, const struct mnw_pool_options *options);
 /* A handle that does not close is a defect: it ends the process. */
 void rig_close(struct rig *rig);
 

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #define BASE_PAGE     4096
+#define EXTENT_LEAST  (16 << 10) /* the most extents, so the most metadata */
 #define READERS       2
 #define SAMPLE_GAP_NS 20000
 
@@ -24,19 +25,22 @@ static void read_whole(const struct rig *rig) {
  * extents, policy, threads' stacks, rings, tables of fills. Page tables of the two mappings are told beside it:
  * they are the kernel's, and any mapping of a file has them.
  */
-static void measure_metadata(struct bench *bench, const struct backing_name *backing, const struct scratch *scratch) {
+static void measure_metadata(struct bench *bench, const struct backing_name *backing, const char *variant,
+                             uint64_t extent_bytes, const struct scratch *scratch) {
     static const char name[] = "metadata-bytes-per-page";
     uint64_t budget = scratch->size_bytes / 4;
+    struct mnw_pool_options options = {
+        .size = sizeof(options), .backing = backing->backing, .budget_bytes = budget, .extent_bytes = extent_bytes};
     struct rig rig;
     struct memory before, after;
     struct mnw_stats stats;
     if (!rig_provide(backing, budget)) {
-        bench_skip(bench, name, backing->name, "this machine could not give the huge pages");
+        bench_skip(bench, name, variant, "this machine could not give the huge pages");
         return;
     }
     bool known = memory_now(&before);
-    if (!known || rig_open(&rig, scratch, backing->backing, budget)) {
-        bench_break(bench, name, backing->name, "%s", known ? "could not be opened" : "no smaps_rollup in /proc");
+    if (!known || rig_open_pool(&rig, scratch, &options)) {
+        bench_break(bench, name, variant, "%s", known ? "could not be opened" : "no smaps_rollup in /proc");
         return;
     }
     read_whole(&rig);
@@ -47,7 +51,7 @@ static void measure_metadata(struct bench *bench, const struct backing_name *bac
     double growth = (double)after.anonymous - (double)before.anonymous;
     bench_report(bench, &(struct bench_row){
                             .name = name,
-                            .variant = backing->name,
+                            .variant = variant,
                             .value = growth / pages,
                             .unit = "bytes",
                             .target = BENCH_AT_MOST,
@@ -68,7 +72,8 @@ void row_metadata(struct bench *bench) {
         return;
     }
     for (unsigned i = 0; i < 3; i++)
-        measure_metadata(bench, &backing_names[i], &scratch);
+        measure_metadata(bench, &backing_names[i], backing_names[i].name, 0, &scratch);
+    measure_metadata(bench, &backing_names[0], "shmem, least extents", EXTENT_LEAST, &scratch);
     scratch_close(&scratch);
 }
 
@@ -76,10 +81,9 @@ void row_metadata(struct bench *bench) {
 
 struct load {
     const struct rig *rig;
-    uint64_t seed;
     int backing_fd;
     atomic_bool stop;
-    atomic_uint_fast64_t touches, samples, resident_max;
+    atomic_uint_fast64_t seed, touches, samples, resident_max;
 };
 
 static void *sample(void *argument) {
@@ -98,7 +102,7 @@ static void *sample(void *argument) {
 static void *read_at_random(void *argument) {
     struct load *load = argument;
     const struct rig *rig = load->rig;
-    uint64_t random = atomic_fetch_add(&load->touches, 0) + load->seed++ * 7919 + 1,
+    uint64_t random = (atomic_fetch_add(&load->seed, 1) + 1) * 88172645463325252u,
              pages = rig->length / rig->page_bytes;
     while (!atomic_load(&load->stop)) {
         uint64_t page = next_random(&random) % pages, run = next_random(&random) % 2 ? 1 : 32;

@@ -47,7 +47,7 @@ static int run(struct bench *bench, const char *only) {
 
 static int run_with_options(int argc, const char **argv) {
     struct bench bench = {.directory = "/var/tmp"};
-    int json = 0, smoke = 0, repeat = 0;
+    int json = 0, smoke = 0, repeat = -1;
     char *only = NULL, *directory = NULL;
     struct poptOption options[] = {
         {"json", 0, POPT_ARG_NONE, &json, 0, "one JSON object instead of a table", NULL},
@@ -60,14 +60,14 @@ static int run_with_options(int argc, const char **argv) {
     int left = poptGetNextOpt(context), result;
     bench.json = json;
     bench.smoke = smoke;
-    bench.repeat = repeat ? (unsigned)repeat : smoke ? REPEAT_SMOKE : REPEAT_DEFAULT;
+    bench.repeat = repeat > 0 ? (unsigned)repeat : smoke ? REPEAT_SMOKE : REPEAT_DEFAULT;
     if (directory)
         bench.directory = directory;
     if (left < -1)
         result = usage(poptBadOption(context, 0), poptStrerror(left));
     else if (poptPeekArg(context))
         result = usage(poptPeekArg(context), "no argument is taken");
-    else if (repeat < 0 || repeat > BENCH_REPEAT_MAX)
+    else if (repeat == 0 || repeat < -1 || repeat > BENCH_REPEAT_MAX)
         result = usage("--repeat", "from 1 to 1000");
     else if (only && !has_row(only))
         result = usage(only, "there is no such row");
