@@ -64,7 +64,10 @@ struct mnw_store_options {
  */
 MNW_PUBLIC int mnw_store_open(struct mnw_store **store, const char *uri, const struct mnw_store_options *options);
 
-/* A store over the caller's memory, which must stay valid and mapped until the store is closed. */
+/*
+ * A store over the caller's memory, which must stay valid and mapped until the store is closed. It must not be a
+ * view, nor any memory whose faults wait for minnow: the thread that reads it would wait for itself.
+ */
 MNW_PUBLIC int mnw_store_open_memory(struct mnw_store **store, const void *data, uint64_t size_bytes);
 
 /*
@@ -89,7 +92,8 @@ struct mnw_store_callbacks {
     void (*read)(void *context, const struct mnw_read *read);
     /*
      * Optional: are these bytes what the store holds? Return 0, or a negative errno to have the read
-     * repeated. `offset` is page-aligned, `length` covers whole pages or runs to the end of the store.
+     * repeated. `offset` is page-aligned, `length` covers whole pages or runs to the end of the store. Called on
+     * a thread of minnow or within mnw_read_done(): must not block, must not touch a view, must not call minnow.
      */
     int (*check)(void *context, uint64_t offset, const void *bytes, size_t length);
     /* Optional: called once when the store is closed. */
@@ -153,6 +157,11 @@ struct mnw_pool_options {
     uint32_t recency_faults_per_second; /* bound on the extra faults spent to learn recency; 0: 20000 */
     enum mnw_io_mode io_mode;           /* how the fault threads read files */
     uint32_t reads_in_flight;           /* per fault thread, 1..1024; 0: 128 */
+    /*
+     * Nonzero: a userfaultfd that sees the faults of user code only will do. That is all an unprivileged process
+     * gets by default; system calls given a pointer to an untouched page of a view then fail with EFAULT.
+     */
+    uint32_t user_faults_only;
 };
 
 /*
@@ -236,7 +245,8 @@ MNW_PUBLIC int mnw_view_close(struct mnw_view *view);
 /*
  * Brings a range in and keeps it resident until unpinned; waits for its reads. Pins are counted, and held
  * by whole extents. All or nothing: -EIO when a page could not be read, -ENOSPC when pins would leave the
- * pool less than one extent per fault thread.
+ * pool less than one extent per fault thread; -EOVERFLOW: 65535 pins of one extent. Waits for an invalidate of
+ * the range that is under way.
  */
 MNW_PUBLIC int mnw_pin(struct mnw_cache *cache, uint64_t offset, uint64_t length);
 /* Undoes one mnw_pin() of the same range. -EINVAL, and nothing changes, when part of it is not pinned. */

@@ -135,14 +135,20 @@ static json_t *number(uint64_t value) {
 }
 
 static json_t *histogram_json(const struct mnw_histogram *histogram) {
-    json_t *object = json_object();
+    json_t *object = json_object(), *buckets = json_array();
+    for (unsigned i = 0; i < MNW_HISTOGRAM_BUCKETS; i++)
+        if (histogram->buckets[i])
+            json_array_append_new(
+                buckets, json_pack("[I,I]", (json_int_t)mnw_histogram_floor(i), (json_int_t)histogram->buckets[i]));
     json_object_set_new(object, "count", number(histogram->count));
+    json_object_set_new(object, "sum_ns", number(histogram->sum_ns));
     json_object_set_new(object, "mean_ns", number(histogram->count ? histogram->sum_ns / histogram->count : 0));
     json_object_set_new(object, "p50_ns", number(mnw_histogram_quantile(histogram, 0.5)));
     json_object_set_new(object, "p90_ns", number(mnw_histogram_quantile(histogram, 0.9)));
     json_object_set_new(object, "p99_ns", number(mnw_histogram_quantile(histogram, 0.99)));
     json_object_set_new(object, "p999_ns", number(mnw_histogram_quantile(histogram, 0.999)));
     json_object_set_new(object, "max_ns", number(histogram->max_ns));
+    json_object_set_new(object, "buckets", buckets); /* pairs: least value, count */
     return object;
 }
 
@@ -171,6 +177,7 @@ char *mnw_pool_stats_json(struct mnw_pool *pool) {
     collect(pool, &stats);
     json_t *object = json_object();
     json_object_set_new(object, "version", json_integer(stats.version));
+    json_object_set_new(object, "node_count", json_integer(stats.node_count));
 #define SET(field)                  json_object_set_new(object, #field, number(stats.field));
 #define SET_COUNTER(counter, field) SET(field)
     SET(budget_bytes)

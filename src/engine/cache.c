@@ -32,13 +32,21 @@ void mnw__cache_uncharge(struct mnw_cache *cache, uint64_t bytes) {
     mnw__pool_uncharge(cache->pool, bytes);
 }
 
+void mnw__cache_sync_policy(struct mnw_cache *cache, uint64_t extent, bool put_back) {
+    struct mnw__policy *policy = &cache->policy;
+    mnw__mutex_lock(&cache->policy_lock);
+    struct mnw__extent word = mnw__extent_load(&cache->pages, extent);
+    if (word.state != MNW__EXTENT_RESIDENT || word.user_pins)
+        policy->ops->remove(policy, (uint32_t)extent);
+    else if (!mnw__policy_holds(policy, (uint32_t)extent))
+        (put_back ? policy->ops->put_back : policy->ops->insert)(policy, (uint32_t)extent);
+    mnw__mutex_unlock(&cache->policy_lock);
+}
+
 bool mnw__cache_enter(struct mnw_cache *cache, uint64_t extent, bool fault) {
     enum mnw__enter entered = mnw__extent_enter(&cache->pages, extent, fault);
-    if (entered == MNW__ENTER_FRESH) {
-        mnw__mutex_lock(&cache->policy_lock);
-        cache->policy.ops->insert(&cache->policy, (uint32_t)extent);
-        mnw__mutex_unlock(&cache->policy_lock);
-    }
+    if (entered == MNW__ENTER_FRESH)
+        mnw__cache_sync_policy(cache, extent, false);
     return entered != MNW__ENTER_BUSY;
 }
 

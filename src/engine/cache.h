@@ -58,6 +58,13 @@ void mnw__cache_uncharge(struct mnw_cache *cache, uint64_t bytes);
 /* Enters an extent, and gives a fresh one to the policy. False: it is being evicted. */
 bool mnw__cache_enter(struct mnw_cache *cache, uint64_t extent, bool fault);
 
+/*
+ * In the policy are the extents that are RESIDENT and not pinned by the user. Whoever changes either calls
+ * this afterwards (or, taking an extent to ABSENT, while it is EVICTING); the state that counts is the one
+ * seen under the lock. `put_back`: it was picked and could not be evicted.
+ */
+void mnw__cache_sync_policy(struct mnw_cache *cache, uint64_t extent, bool put_back);
+
 /* May the extent be mapped as one huge page? Every page of it PRESENT, and not refused before. While entered. */
 bool mnw__cache_is_promotable(const struct mnw_cache *cache, uint64_t extent);
 

@@ -5,6 +5,7 @@
 #include "base/bits.h"
 #include "engine/cache.h"
 #include "engine/pool.h"
+#include "engine/reclaim.h"
 #include "sys/uffd.h"
 
 #include <errno.h>
@@ -13,7 +14,8 @@
 #define LOOKS_MAX 8
 /* Reads of readahead and of jobs leave this share of the slots to faults. */
 #define RESERVED_SHARE 4
-#define STARVED_GAP_NS 2000000000ull
+/* A starved fault is back with every tick, unless an event is lost; after a longer gap it is another one. */
+#define STARVED_GAP_NS 200000000ull
 
 /* Resident neighbours from `page` on, within its extent. */
 static uint64_t count_present(const struct mnw_cache *cache, uint64_t page, uint64_t most) {
@@ -24,56 +26,61 @@ static uint64_t count_present(const struct mnw_cache *cache, uint64_t page, uint
     return at - page;
 }
 
-/* The backing has no such page although its word says PRESENT: somebody punched it. The store still has it. */
-static void lose_page(struct mnw_cache *cache, uint64_t page) {
-    if (!mnw__page_drop(&cache->pages, page))
-        return;
-    mnw__extent_add_present(&cache->pages, mnw__extent_of(&cache->pages, page), -1);
-    if (!cache->pool->whole_extents)
-        mnw__cache_uncharge(cache, cache->backing.page_bytes);
-    mnw__count(&cache->counters, MNW__PAGES_LOST, 1);
-}
-
-/* True: ended. False: the page was lost; look again. */
-static bool map_present(struct mnw_view *view, uint64_t page, uint64_t around, bool wake, enum mnw__outcome *outcome) {
+/* Resolves with the page and its resident neighbours. */
+static enum mnw__map map_present(struct mnw_view *view, uint64_t page, uint64_t around, bool wake,
+                                 enum mnw__outcome *outcome) {
     struct mnw_cache *cache = view->cache;
     uint64_t extent = mnw__extent_of(&cache->pages, page);
     *outcome = MNW__OUTCOME_ENDED;
-    mnw__page_arrive(&cache->pages, page);
     if (mnw__cache_is_promotable(cache, extent) && mnw__view_promote(view, extent))
-        return true;
+        return MNW__MAP_DONE;
     enum mnw__map mapped = mnw__view_map_pages(view, page, count_present(cache, page, around), 1, wake);
-    if (mapped == MNW__MAP_LOST) {
-        lose_page(cache, page);
-        return false;
-    }
     if (mapped == MNW__MAP_DONE && !wake)
         *outcome = MNW__OUTCOME_MAPPED;
-    return true;
+    return mapped;
 }
 
-/* No memory or no read slot just now. The kernel keeps the waiter; we remember to send it round. */
-static enum mnw__outcome starve(struct mnw__fault_thread *thread, struct mnw_view *view, uint64_t page) {
-    struct mnw_cache *cache = view->cache;
-    mnw__count(&cache->counters, MNW__FAULTS_STARVED, 1);
-    /* While the pool gives anything back, our turn comes. Only when nothing moves for a deadline is it hopeless. */
-    uint64_t progress = atomic_load(&thread->pool->progress);
-    bool moves = progress != view->starved_progress || thread->batch_ns - view->starved_last_ns > STARVED_GAP_NS;
-    view->starved_last_ns = thread->batch_ns;
-    if (moves) {
-        view->starved_since_ns = thread->batch_ns;
-        view->starved_progress = progress;
-    } else if (thread->batch_ns - view->starved_since_ns > cache->deadline_ns) {
-        mnw__fill_refuse(view, page, -ENOMEM);
-        return MNW__OUTCOME_ENDED;
-    }
+/* The kernel keeps the waiter; we remember to send it round. */
+static enum mnw__outcome wait_for_tick(struct mnw__fault_thread *thread, struct mnw_view *view) {
     view->starved = true;
     if (!thread->starving) {
         thread->starving = true;
+        thread->starved_progress = thread->batch_progress;
         atomic_fetch_add(&thread->pool->starving, 1);
     }
-    thread->starved_progress = progress;
     return MNW__OUTCOME_PENDING;
+}
+
+/* No memory or no read slot just now. A fault that goes on starving is back with every tick, until it is refused. */
+static enum mnw__outcome starve(struct mnw__fault_thread *thread, struct mnw_view *view, uint64_t page) {
+    struct mnw_cache *cache = view->cache;
+    mnw__count(&cache->counters, MNW__FAULTS_STARVED, 1);
+    uint64_t gap_ns = mnw__max(STARVED_GAP_NS, cache->deadline_ns);
+    if (!view->starved_since_ns || thread->batch_ns - view->starved_last_ns > gap_ns)
+        view->starved_since_ns = thread->batch_ns;
+    view->starved_last_ns = thread->batch_ns;
+    if (thread->batch_ns - view->starved_since_ns > MNW__STARVED_DEADLINES * cache->deadline_ns) {
+        mnw__fill_refuse(view, page, -ENOMEM);
+        return MNW__OUTCOME_ENDED;
+    }
+    return wait_for_tick(thread, view);
+}
+
+/*
+ * The backing has no such page although its word says PRESENT: somebody punched it. The store still has it. While
+ * another visitor is in the extent, it may be about to map what it saw PRESENT: then look again.
+ */
+static void lose_page(struct mnw_cache *cache, uint64_t page) {
+    uint64_t extent = mnw__extent_of(&cache->pages, page);
+    if (!mnw__extent_claim_repair(&cache->pages, extent))
+        return;
+    if (mnw__page_drop(&cache->pages, page)) {
+        mnw__extent_add_present(&cache->pages, extent, -1);
+        if (!cache->pool->whole_extents)
+            mnw__cache_uncharge(cache, cache->backing.page_bytes);
+        mnw__count(&cache->counters, MNW__PAGES_LOST, 1);
+    }
+    mnw__reclaim_keep(cache, extent);
 }
 
 static bool slots_to_spare(const struct mnw__fault_thread *thread) {
@@ -108,17 +115,21 @@ static enum mnw__begin fill_page(struct mnw__fault_thread *thread, struct mnw_vi
         plan->start += begun - 1;
         plan->count -= mnw__min(plan->count, begun - 1);
     }
+    if (result == MNW__BEGIN_STARTED)
+        view->starved_since_ns = 0;
     return result;
 }
 
-/* One look at an extent that is entered. True: `*outcome` is final. */
+/* One look at an extent that is entered. True: `*outcome` is how it ended. */
 static bool look(struct mnw__fault_thread *thread, struct mnw_view *view, uint64_t page, bool wake,
                  struct mnw__readahead_plan *plan, enum mnw__outcome *outcome) {
     struct mnw_cache *cache = view->cache;
     switch (mnw__page_state(mnw__page_load(&cache->pages, page))) {
     case MNW__PAGE_PRESENT:
-        if (!map_present(view, page, plan->around, wake, outcome))
+        if (map_present(view, page, plan->around, wake, outcome) == MNW__MAP_LOST) {
+            lose_page(cache, page);
             return false;
+        }
         mnw__count(&cache->counters, MNW__FAULTS_RESOLVED, 1);
         return true;
     case MNW__PAGE_FILLING:
@@ -141,8 +152,7 @@ static bool look(struct mnw__fault_thread *thread, struct mnw_view *view, uint64
         }
         return false;
     case MNW__PAGE_FAILED:
-        mnw__view_poison_page(view, page);
-        *outcome = MNW__OUTCOME_ENDED;
+        *outcome = mnw__view_poison_page(view, page) ? MNW__OUTCOME_ENDED : wait_for_tick(thread, view);
         return true;
     }
     return false;
@@ -181,8 +191,7 @@ void mnw__fault_retry_starved(struct mnw__fault_thread *thread, bool always) {
     }
 }
 
-void mnw__fault_watch(struct mnw__fault_thread *thread, uint64_t now_ns) {
-    (void)now_ns;
+void mnw__fault_watch(struct mnw__fault_thread *thread) {
     for (struct mnw_view *view = thread->views; view; view = view->next_of_thread) {
         uint64_t pending = 0, total = 0;
         if (mnw__uffd_waiting(view->uffd, &pending, &total) || !total)

@@ -22,6 +22,9 @@ struct mnw_pool;
 struct mnw__io;
 struct mnw__poller;
 
+/* So many read deadlines without memory or a read slot, and a fault or a job is refused: every fault ends. */
+#define MNW__STARVED_DEADLINES 4
+
 struct mnw__latency {
     struct mnw__histogram queue, fill, map, total;
 };
@@ -39,7 +42,8 @@ struct mnw__fault_thread {
     _Atomic uint64_t detached;     /* views detached so far */
     _Atomic uint32_t jobs_waiting; /* jobs given to this thread */
     bool starving;                 /* lock */
-    uint64_t starved_progress;     /* lock: pool->progress before the fault that starved */
+    uint64_t starved_progress;     /* lock: pool->progress before the batch whose fault starved */
+    uint64_t batch_progress;       /* lock: pool->progress when the batch under way was read */
     uint64_t batch_ns;             /* lock: when the batch under way was read */
     uint64_t timer_ns, watch_ns;   /* lock: when timers and watchdog are due next */
     struct mnw__fill *fills;       /* fill.h */
@@ -73,8 +77,8 @@ enum mnw__outcome mnw__fault_serve(struct mnw__fault_thread *thread, struct mnw_
 void mnw__fault_read_ahead(struct mnw__fault_thread *thread, struct mnw_cache *cache,
                            const struct mnw__readahead_plan *plan);
 
-/* The watchdog: views with waiters that nothing seems to serve are woken to fault again. */
-void mnw__fault_watch(struct mnw__fault_thread *thread, uint64_t now_ns);
+/* The watchdog: whoever waits is woken to fault again, in case an event was read and lost. */
+void mnw__fault_watch(struct mnw__fault_thread *thread);
 /* Faults that starved look again, if anything was given back since. */
 void mnw__fault_retry_starved(struct mnw__fault_thread *thread, bool always);
 

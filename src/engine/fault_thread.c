@@ -90,6 +90,7 @@ static void serve_view(struct mnw__fault_thread *thread, struct mnw_view *view) 
     batch.count = 0;
     view->active = true;
     thread->batch_ns = mnw__clock_ns();
+    thread->batch_progress = atomic_load(&thread->pool->progress);
     for (int i = 0; i < count; i++)
         serve_event(thread, view, &events[i], count == 1, &batch);
     if (count > 1)
@@ -134,7 +135,7 @@ static void run_timers(struct mnw__fault_thread *thread, enum mnw__job_more more
         thread->watch_ns = now_ns + WATCH_IDLE_NS;
         for (struct mnw_view *view = thread->views; view; view = view->next_of_thread)
             view->active = false;
-        mnw__fault_watch(thread, now_ns);
+        mnw__fault_watch(thread);
     }
 }
 
@@ -208,8 +209,7 @@ static void init_fills(struct mnw__fault_thread *thread) {
 static int open_reads(struct mnw__fault_thread *thread, enum mnw_io_mode mode) {
     int error = mnw__io_open(&thread->io, mode, thread->fill_count, thread->node, mnw__fill_answer, thread);
     if (error)
-        return mnw__fail(error, "pool: %s could not be set up for %u reads (error %d); `minnow doctor` tells why",
-                         mode == MNW_IO_URING ? "io_uring" : "file reading", thread->fill_count, -error);
+        return error;
     if (mnw__io_fd(thread->io) < 0)
         return 0;
     error = mnw__poller_add(thread->poller, mnw__io_fd(thread->io), thread->io);
@@ -230,8 +230,10 @@ int mnw__fault_thread_start(struct mnw__fault_thread *thread, struct mnw_pool *p
     thread->fills = calloc(thread->fill_count, sizeof(*thread->fills));
     thread->latency = calloc(1, sizeof(*thread->latency));
     int error = -ENOMEM;
-    if (!thread->fills || !thread->latency)
+    if (!thread->fills || !thread->latency) {
+        mnw__fail(error, "pool: out of memory for %u reads in flight", thread->fill_count);
         goto free_memory;
+    }
     init_fills(thread);
     error = mnw__poller_open(&thread->poller);
     if (error)

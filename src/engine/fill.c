@@ -17,6 +17,8 @@
 
 /* How often memory that the budget allows but the machine refuses is asked for again after an eviction. */
 #define ALLOCATE_TRIES 4
+/* How long a store that takes no more reads is left alone. */
+#define CROWDED_PAUSE_NS 1000000
 
 /* ---- slots ---- */
 
@@ -77,27 +79,29 @@ static bool charge_extent(struct mnw_cache *cache, uint64_t extent, bool may_evi
     return true;
 }
 
-void mnw__fill_leave_run(struct mnw_cache *cache, uint64_t page, uint32_t count) {
+void mnw__fill_each_extent(struct mnw_cache *cache, uint64_t page, uint32_t count,
+                           void (*change)(struct mnw__pages *pages, uint64_t extent)) {
     uint64_t last = mnw__extent_of(&cache->pages, page + count - 1);
     for (uint64_t extent = mnw__extent_of(&cache->pages, page); extent <= last; extent++)
-        mnw__extent_leave(&cache->pages, extent);
+        change(&cache->pages, extent);
 }
 
-/* Claims ABSENT pages from `page` on, entering each extent of the run; the number claimed. */
+/* Claims ABSENT pages from `page` on, and settles in each extent of the run; the number claimed. */
 static uint32_t claim_pages(struct mnw_cache *cache, uint64_t page, uint32_t count, bool demand) {
     uint32_t claimed = 0;
-    uint64_t entered = UINT64_MAX;
+    uint64_t settled = UINT64_MAX;
     while (claimed < count) {
         uint64_t extent = mnw__extent_of(&cache->pages, page + claimed);
-        bool enters = extent != entered;
-        if (enters && !mnw__cache_enter(cache, extent, demand && !claimed))
+        if (!mnw__cache_enter(cache, extent, demand && !claimed))
             break;
-        if (!mnw__page_claim(&cache->pages, page + claimed, !demand || claimed)) {
-            if (enters)
-                mnw__extent_leave(&cache->pages, extent);
+        bool ours = mnw__page_claim(&cache->pages, page + claimed);
+        if (ours && extent != settled)
+            mnw__extent_settle(&cache->pages, extent);
+        else
+            mnw__extent_leave(&cache->pages, extent);
+        if (!ours)
             break;
-        }
-        entered = extent;
+        settled = extent;
         claimed++;
     }
     return claimed;
@@ -183,7 +187,9 @@ void mnw__fill_read(struct mnw__fill *fill) {
     };
     atomic_store_explicit(&fill->state, MNW__FILL_READING, memory_order_release);
     int error = cache->store->ops->read(cache->store, thread->io, &read, mnw__fill_answer, thread);
-    if (error)
+    if (error == -EAGAIN) /* too many reads in flight: not a failure, ask again soon */
+        mnw__fill_pause(fill, mnw__clock_ns() + CROWDED_PAUSE_NS);
+    else if (error)
         mnw__fill_answer(thread, read.token, error);
 }
 
@@ -223,7 +229,7 @@ enum mnw__begin mnw__fill_begin(struct mnw__fault_thread *thread, struct mnw_cac
                                                         : claim_run(cache, page, &count, demand, may_evict);
     if (result == MNW__BEGIN_STARTED && !allocate_run(cache, page, count, may_evict)) {
         mnw__fill_unclaim(cache, page, count);
-        mnw__fill_leave_run(cache, page, count);
+        mnw__fill_each_extent(cache, page, count, mnw__extent_release);
         result = MNW__BEGIN_STARVED;
     }
     if (result != MNW__BEGIN_STARTED) {

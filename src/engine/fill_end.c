@@ -47,29 +47,15 @@ static int check_bytes(const struct mnw__fill *fill, uint64_t length) {
     return error > 0 ? -EILSEQ : error;
 }
 
-struct filled {
-    bool joined;  /* somebody else waits for one of the pages */
-    bool spoiled; /* an invalidate came: some of the pages are ABSENT again */
-};
-
-/*
- * Makes the first pages of the run PRESENT. A spoiled page's extent is EVICTING and stays so while we are in
- * it, so its memory can be freed after its word has changed.
- */
-static struct filled fill_words(struct mnw__fill *fill, uint32_t count) {
+/* Makes the first pages of the run PRESENT; true when somebody joined one of them. */
+static bool fill_words(struct mnw__fill *fill, uint32_t count) {
     struct mnw_cache *cache = fill->cache;
-    struct filled filled = {0};
+    bool joined = false;
     for (uint64_t page = fill->first_page; page < fill->first_page + count; page++) {
-        uint32_t before = mnw__page_fill(&cache->pages, page);
-        filled.joined |= !!(before & MNW__PAGE_JOINED);
-        if (before & MNW__PAGE_SPOILED) {
-            filled.spoiled = true;
-            mnw__fill_free_memory(cache, page, 1);
-        } else {
-            mnw__extent_add_present(&cache->pages, mnw__extent_of(&cache->pages, page), 1);
-        }
+        joined |= !!(mnw__page_fill(&cache->pages, page) & MNW__PAGE_JOINED);
+        mnw__extent_add_present(&cache->pages, mnw__extent_of(&cache->pages, page), 1);
     }
-    return filled;
+    return joined;
 }
 
 static bool promote_run(struct mnw_view *view, uint64_t page) {
@@ -90,18 +76,14 @@ static void map_run(struct mnw_view *view, uint64_t page, uint64_t count, bool a
 }
 
 /* The view that began the fill, if it is still open, and all views where others joined. */
-static void resolve_run(struct mnw__fill *fill, uint32_t count, struct filled filled) {
+static void resolve_run(struct mnw__fill *fill, uint32_t count, bool joined) {
     struct mnw_cache *cache = fill->cache;
-    if (filled.spoiled) {
-        mnw__views_wake(cache, fill->first_page, count);
-        return;
-    }
-    if (!fill->view && !filled.joined)
+    if (!fill->view && !joined)
         return;
     mnw__mutex_lock(&cache->views_lock);
     for (struct mnw_view *view = cache->views; view; view = view->next)
-        if (filled.joined || view == fill->view)
-            map_run(view, fill->first_page, count, filled.joined);
+        if (joined || view == fill->view)
+            map_run(view, fill->first_page, count, joined);
     mnw__mutex_unlock(&cache->views_lock);
 }
 
@@ -111,7 +93,10 @@ static void finish_pages(struct mnw__fill *fill, uint32_t count) {
     struct mnw__latency *latency = fill->thread->latency;
     uint64_t filled_ns = mnw__clock_ns();
 
+    /* As visitors: nobody may take a page back between its word and its mapping. */
+    mnw__fill_each_extent(cache, fill->first_page, count, mnw__extent_revisit);
     resolve_run(fill, count, fill_words(fill, count));
+    mnw__fill_each_extent(cache, fill->first_page, count, mnw__extent_leave);
 
     mnw__histogram_add_shared(&latency->fill, filled_ns - fill->began_ns);
     if (fill->view) {
@@ -129,16 +114,16 @@ static void finish(struct mnw__fill *fill) {
     finish_pages(fill, fill->page_count);
     mnw__count(&cache->counters, MNW__FILLS, 1);
     mnw__count(&cache->counters, MNW__FILL_BYTES, fill->wanted_bytes);
-    mnw__fill_leave_run(cache, fill->first_page, fill->page_count);
+    mnw__fill_each_extent(cache, fill->first_page, fill->page_count, mnw__extent_release);
     end_slot(fill, 0);
 }
 
-/* Leaves the extents in which a run has nothing left once its first pages are done. */
-static void leave_first(struct mnw__fill *fill, uint32_t count) {
+/* Releases the extents in which a run has nothing left once its first pages are done. */
+static void release_first(struct mnw__fill *fill, uint32_t count) {
     struct mnw_cache *cache = fill->cache;
     uint64_t stay = mnw__extent_of(&cache->pages, fill->first_page + count);
     for (uint64_t extent = mnw__extent_of(&cache->pages, fill->first_page); extent < stay; extent++)
-        mnw__extent_leave(&cache->pages, extent);
+        mnw__extent_release(&cache->pages, extent);
 }
 
 /*
@@ -150,7 +135,7 @@ static void finish_first(struct mnw__fill *fill, uint32_t count) {
     uint64_t bytes = count * (uint64_t)cache->backing.page_bytes;
     finish_pages(fill, count);
     mnw__count(&cache->counters, MNW__FILL_BYTES, bytes);
-    leave_first(fill, count);
+    release_first(fill, count);
     fill->view = NULL;
     fill->first_page += count;
     fill->page_count -= count;
@@ -158,11 +143,15 @@ static void finish_first(struct mnw__fill *fill, uint32_t count) {
     fill->done_bytes -= bytes;
 }
 
+/* The fault thread may end the fill as soon as the bit is set; the cache's count keeps both until the kick is done. */
 static void attend_later(struct mnw__fill *fill) {
     struct mnw__fault_thread *thread = fill->thread;
+    struct mnw_cache *cache = fill->cache;
     unsigned slot = (unsigned)(fill - thread->fills);
+    atomic_fetch_add_explicit(&cache->fills_active, 1, memory_order_relaxed);
     atomic_fetch_or_explicit(&thread->attention[slot / 64], 1ull << (slot % 64), memory_order_release);
     mnw__fault_thread_kick(thread);
+    atomic_fetch_sub_explicit(&cache->fills_active, 1, memory_order_release);
 }
 
 void mnw__fill_answer(void *context, uint64_t token, int64_t result) {
@@ -211,16 +200,23 @@ static void fail_page(struct mnw_cache *cache, uint64_t page, int error) {
 
 static void fail(struct mnw__fill *fill, int error) {
     struct mnw_cache *cache = fill->cache;
+    uint64_t failed = 0;
     mnw__count(&cache->counters, MNW__FILLS_FAILED, 1);
     if (fill->view) {
         assert(fill->page_count == 1);
         mnw__fill_free_memory(cache, fill->first_page, 1);
         fail_page(cache, fill->first_page, error);
+        failed = 1;
     } else {
         mnw__fill_unclaim(cache, fill->first_page, fill->page_count);
+        /* Of a run, one page may be bad and the others good: the job asks for each. */
+        if (fill->job && fill->page_count > 1)
+            mnw__job_go_back(fill->job, fill->first_page, fill->first_page + fill->page_count);
+        else
+            failed = fill->page_count;
     }
-    mnw__fill_leave_run(cache, fill->first_page, fill->page_count);
-    end_slot(fill, fill->page_count);
+    mnw__fill_each_extent(cache, fill->first_page, fill->page_count, mnw__extent_release);
+    end_slot(fill, failed);
 }
 
 /*
@@ -235,11 +231,17 @@ static void shrink_to_first(struct mnw__fill *fill) {
     uint64_t extent = mnw__extent_of(&cache->pages, fill->first_page);
     uint64_t last = mnw__extent_of(&cache->pages, page + count - 1);
     while (++extent <= last)
-        mnw__extent_leave(&cache->pages, extent);
+        mnw__extent_release(&cache->pages, extent);
     uint64_t start = mnw__cache_page_offset(cache, fill->first_page);
     fill->page_count = 1;
     fill->wanted_bytes = mnw__min(cache->backing.page_bytes, cache->store->size_bytes - start);
     fill->done_bytes = 0;
+}
+
+void mnw__fill_pause(struct mnw__fill *fill, uint64_t retry_ns) {
+    fill->retry_ns = retry_ns;
+    fill->thread->timer_ns = mnw__min(fill->thread->timer_ns, retry_ns);
+    atomic_store(&fill->state, MNW__FILL_PAUSED);
 }
 
 static void retry_or_fail(struct mnw__fill *fill, int error, uint64_t now_ns) {
@@ -249,10 +251,8 @@ static void retry_or_fail(struct mnw__fill *fill, int error, uint64_t now_ns) {
         mnw__fill_read(fill);
     } else if (fill->attempts < cache->read_retries) {
         fill->attempts++;
-        fill->retry_ns = now_ns + fill->retry_delay_ns;
+        mnw__fill_pause(fill, now_ns + fill->retry_delay_ns);
         fill->retry_delay_ns *= 2;
-        fill->thread->timer_ns = mnw__min(fill->thread->timer_ns, fill->retry_ns);
-        atomic_store(&fill->state, MNW__FILL_PAUSED);
         mnw__count(&cache->counters, MNW__READ_RETRIES, 1);
     } else {
         fail(fill, error);
@@ -321,7 +321,7 @@ static void end_late(struct mnw__fill *fill) {
     for (uint64_t page = fill->first_page; page < fill->first_page + fill->page_count; page++)
         if (is_filling(cache, page) && (mnw__page_unclaim(&cache->pages, page) & MNW__PAGE_JOINED))
             mnw__views_wake(cache, page, 1);
-    mnw__fill_leave_run(cache, fill->first_page, fill->page_count);
+    mnw__fill_each_extent(cache, fill->first_page, fill->page_count, mnw__extent_release);
     end_slot(fill, 0);
 }
 
@@ -383,7 +383,7 @@ uint64_t mnw__fill_timers(struct mnw__fault_thread *thread, uint64_t now_ns) {
 
 void mnw__fill_refuse(struct mnw_view *view, uint64_t page, int error) {
     struct mnw_cache *cache = view->cache;
-    if (!mnw__page_claim(&cache->pages, page, false)) {
+    if (!mnw__page_claim(&cache->pages, page)) {
         mnw__view_wake(view, page, 1);
         return;
     }

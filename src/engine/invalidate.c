@@ -17,29 +17,25 @@ static bool is_pinned(const struct mnw_cache *cache, uint64_t first, uint64_t la
     return false;
 }
 
-static void spoil(struct mnw_cache *cache, uint64_t extent) {
-    uint64_t end = mnw__extent_end(&cache->pages, extent);
-    for (uint64_t page = mnw__extent_first(&cache->pages, extent); page < end; page++)
-        mnw__page_spoil(&cache->pages, page);
-}
-
 /* Waits until nobody is inside, from 20 us at a time to 1 ms; a fill in flight is inside until its end. */
 static int wait_until_left(struct mnw_cache *cache, uint64_t extent) {
     uint64_t pause_ns = 20000, end_ns = mnw__clock_ns() + cache->deadline_ns + cache->deadline_ns / 4;
-    while (mnw__extent_load(&cache->pages, extent).engine_pins) {
+    for (;;) {
+        struct mnw__extent word = mnw__extent_load(&cache->pages, extent);
+        if (!word.visitors && !word.fills)
+            return 0;
         if (mnw__clock_ns() > end_ns)
             return -EBUSY;
         mnw__sleep_ns(pause_ns);
         if (pause_ns < 1000000)
             pause_ns *= 2;
     }
-    return 0;
 }
 
 /* EVICTING by us, whoever was inside; waits while another has it. */
-static int drain(struct mnw_cache *cache, uint64_t extent, struct mnw__extent *before) {
+static int drain(struct mnw_cache *cache, uint64_t extent) {
     int error;
-    while ((error = mnw__extent_drain(&cache->pages, extent, before)) == -EAGAIN)
+    while ((error = mnw__extent_drain(&cache->pages, extent)) == -EAGAIN)
         mnw__sleep_ns(20000);
     return error;
 }
@@ -87,25 +83,19 @@ static bool is_untouched(const struct mnw_cache *cache, uint64_t extent) {
 }
 
 static int forget_extent(struct mnw_cache *cache, uint64_t extent) {
-    struct mnw__extent before;
     uint64_t bytes;
     if (is_untouched(cache, extent) && !is_barred(cache, extent))
         return 0;
-    int error = drain(cache, extent, &before);
+    int error = drain(cache, extent);
     if (error)
         return error;
-    spoil(cache, extent);
     error = wait_until_left(cache, extent);
     if (error) {
         mnw__reclaim_keep(cache, extent);
         return error;
     }
     heal(cache, extent);
-    mnw__mutex_lock(&cache->policy_lock);
-    cache->policy.ops->remove(&cache->policy, (uint32_t)extent);
-    mnw__mutex_unlock(&cache->policy_lock);
-    bool charged = mnw__extent_load(&cache->pages, extent).charged;
-    error = mnw__reclaim_extent(cache, extent, charged, &bytes);
+    error = mnw__reclaim_extent(cache, extent, &bytes);
     if (!error)
         reopen(cache, extent);
     return error;

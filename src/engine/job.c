@@ -38,6 +38,7 @@ static struct mnw__job *start(struct mnw_cache *cache, uint64_t page, uint64_t c
     job->first_page = job->next_page = page;
     job->end_page = page + count;
     job->is_begun = false;
+    job->single_end = 0;
     job->stalled_ns = 0;
     atomic_store(&job->running, 1);
     atomic_store(&job->pages_failed, 0);
@@ -49,35 +50,52 @@ static struct mnw__job *start(struct mnw_cache *cache, uint64_t page, uint64_t c
     return job;
 }
 
-static void tell(const struct mnw__job *job) {
-    struct mnw_cache *cache = job->cache;
+static struct mnw_event event_of(const struct mnw__job *job) {
+    const struct mnw_cache *cache = job->cache;
     uint64_t failed = atomic_load(&job->pages_failed);
-    int result = atomic_load(&job->cancelled) ? -ECANCELED : failed ? -EIO : 0;
-    mnw__notices_add(&cache->pool->notices,
-                     &(struct mnw_event){
-                         .kind = MNW_EVENT_PREFETCH,
-                         .result = result,
-                         .cache = cache,
-                         .offset = mnw__cache_page_offset(cache, job->first_page),
-                         .length = mnw__cache_page_offset(cache, job->end_page - job->first_page),
-                         .cookie = job->cookie,
-                         .pages_failed = failed,
-                     });
+    return (struct mnw_event){
+        .kind = MNW_EVENT_PREFETCH,
+        .result = atomic_load(&job->cancelled) ? -ECANCELED
+                  : failed                     ? -EIO
+                                               : 0,
+        .cache = job->cache,
+        .offset = mnw__cache_page_offset(cache, job->first_page),
+        .length = mnw__cache_page_offset(cache, job->end_page - job->first_page),
+        .cookie = job->cookie,
+        .pages_failed = failed,
+    };
 }
 
-/* One part less is running; the last one ends the job. */
+/*
+ * One part less is running; the last one ends the job. It has ended when the event comes: the cache may then be
+ * closed at once. (Pool and cache stay: the caller is a fault thread, or holds a fill of the cache.)
+ */
 static void part_ended(struct mnw__job *job) {
     struct mnw_cache *cache = job->cache;
     struct mnw_pool *pool = cache->pool;
     if (atomic_fetch_sub(&job->running, 1) != 1)
         return;
-    if (job->is_prefetch)
-        tell(job);
     mnw__mutex_lock(&pool->lock);
-    atomic_store(&job->state, job->is_prefetch ? MNW__JOB_FREE : MNW__JOB_ENDED);
+    bool is_prefetch = job->is_prefetch;
+    struct mnw_event event = event_of(job);
+    atomic_store(&job->state, is_prefetch ? MNW__JOB_FREE : MNW__JOB_ENDED);
     atomic_fetch_sub(&cache->jobs_active, 1);
     mnw__condition_wake_all(&pool->changed);
     mnw__mutex_unlock(&pool->lock);
+    if (is_prefetch)
+        mnw__notices_add(&pool->notices, &event);
+}
+
+void mnw__job_go_back(struct mnw__job *job, uint64_t page, uint64_t end) {
+    if (page < job->next_page)
+        job->next_page = page;
+    if (end > job->single_end)
+        job->single_end = end;
+    if (job->is_begun) {
+        job->is_begun = false;
+        atomic_fetch_add(&job->running, 1);
+        atomic_fetch_add(&job->thread->jobs_waiting, 1);
+    }
 }
 
 void mnw__job_fill_ended(struct mnw__job *job, uint64_t pages_failed) {
@@ -90,14 +108,12 @@ void mnw__job_fill_ended(struct mnw__job *job, uint64_t pages_failed) {
 
 /* ---- on the fault thread ---- */
 
-/* Nothing could be begun. When the pool gives nothing back for as long as a read may take, the job is hopeless. */
+/* Nothing could be begun. After some deadlines' worth of that the job is hopeless. */
 static enum mnw__job_more stall(struct mnw__job *job) {
-    uint64_t now_ns = mnw__clock_ns(), progress = atomic_load(&job->cache->pool->progress);
-    if (!job->stalled_ns || progress != job->stalled_progress) {
+    uint64_t now_ns = mnw__clock_ns();
+    if (!job->stalled_ns)
         job->stalled_ns = now_ns;
-        job->stalled_progress = progress;
-    }
-    if (atomic_load(&job->running) > 1 || now_ns - job->stalled_ns < job->cache->deadline_ns)
+    if (atomic_load(&job->running) > 1 || now_ns - job->stalled_ns < MNW__STARVED_DEADLINES * job->cache->deadline_ns)
         return MNW__JOB_MORE_LATER;
     atomic_fetch_add(&job->pages_failed, job->end_page - job->next_page);
     job->next_page = job->end_page;
@@ -121,7 +137,7 @@ static enum mnw__job_more advance(struct mnw__fault_thread *thread, struct mnw__
         case MNW__PAGE_ABSENT:
             if (mnw__fill_free_slots(thread) <= thread->fill_count / RESERVED_SHARE)
                 return stall(job);
-            uint64_t left = job->end_page - job->next_page;
+            uint64_t left = job->next_page < job->single_end ? 1 : job->end_page - job->next_page;
             enum mnw__begin result = mnw__fill_begin(thread, cache, NULL, job, job->next_page,
                                                      left < UINT32_MAX ? (uint32_t)left : UINT32_MAX, &begun);
             if (result != MNW__BEGIN_STARTED)
@@ -135,14 +151,26 @@ static enum mnw__job_more advance(struct mnw__fault_thread *thread, struct mnw__
     return MNW__JOB_MORE_NONE;
 }
 
-enum mnw__job_more mnw__job_advance(struct mnw__fault_thread *thread) {
-    enum mnw__job_more more = MNW__JOB_MORE_NONE;
+/* The jobs of this thread that are not begun to their end. Only the thread itself can change that. */
+static unsigned list_jobs(struct mnw__fault_thread *thread, struct mnw__job **jobs) {
+    struct mnw_pool *pool = thread->pool;
+    unsigned count = 0;
+    mnw__mutex_lock(&pool->lock);
     for (unsigned i = 0; i < MNW__JOB_COUNT; i++) {
-        struct mnw__job *job = &thread->pool->jobs[i];
-        bool ours = atomic_load_explicit(&job->state, memory_order_acquire) == MNW__JOB_RUNNING &&
-                    job->thread == thread && !job->is_begun;
-        if (!ours)
-            continue;
+        struct mnw__job *job = &pool->jobs[i];
+        if (atomic_load(&job->state) == MNW__JOB_RUNNING && job->thread == thread && !job->is_begun)
+            jobs[count++] = job;
+    }
+    mnw__mutex_unlock(&pool->lock);
+    return count;
+}
+
+enum mnw__job_more mnw__job_advance(struct mnw__fault_thread *thread) {
+    struct mnw__job *jobs[MNW__JOB_COUNT];
+    enum mnw__job_more more = MNW__JOB_MORE_NONE;
+    unsigned count = list_jobs(thread, jobs);
+    for (unsigned i = 0; i < count; i++) {
+        struct mnw__job *job = jobs[i];
         enum mnw__job_more now = advance(thread, job);
         if (now > more)
             more = now;

@@ -37,17 +37,21 @@ void mnw__notices_add(struct mnw__notices *notices, const struct mnw_event *even
 }
 
 bool mnw__notices_take(struct mnw__notices *notices, struct mnw_event *event) {
+    struct mnw_event oldest;
     mnw__mutex_lock(&notices->lock);
     bool any = notices->count > 0;
     if (any) {
-        *event = notices->ring[notices->first];
+        oldest = notices->ring[notices->first];
         notices->first = (notices->first + 1) % (unsigned)mnw__array_count(notices->ring);
         notices->count--;
-        notices->failures -= event->kind == MNW_EVENT_PAGE_FAILED;
+        notices->failures -= oldest.kind == MNW_EVENT_PAGE_FAILED;
         if (!notices->count)
             mnw__eventfd_lower(notices->event_fd);
     }
     mnw__mutex_unlock(&notices->lock);
+    /* Not under the lock: the caller's struct may lie in a view, and the fault thread that serves it needs us. */
+    if (any)
+        *event = oldest;
     return any;
 }
 

@@ -26,8 +26,8 @@ static int unpin_locked(struct mnw_cache *cache, uint64_t extent) {
     return left;
 }
 
-static int pin_locked(struct mnw_cache *cache, uint64_t extent, bool always, bool *fresh) {
-    int pinned = mnw__extent_pin(&cache->pages, extent, fresh);
+static int pin_locked(struct mnw_cache *cache, uint64_t extent, bool always) {
+    int pinned = mnw__extent_pin(&cache->pages, extent);
     if (pinned != 1)
         return pinned;
     bool room = always || has_room(cache->pool);
@@ -42,15 +42,10 @@ static int pin_locked(struct mnw_cache *cache, uint64_t extent, bool always, boo
 static int pin_extent(struct mnw_cache *cache, uint64_t extent, bool always) {
     struct mnw_pool *pool = cache->pool;
     for (;;) {
-        bool fresh = false;
         mnw__mutex_lock(&pool->lock);
-        int error = pin_locked(cache, extent, always, &fresh);
+        int error = pin_locked(cache, extent, always);
         mnw__mutex_unlock(&pool->lock);
-        if (fresh) {
-            mnw__mutex_lock(&cache->policy_lock);
-            cache->policy.ops->insert(&cache->policy, (uint32_t)extent);
-            mnw__mutex_unlock(&cache->policy_lock);
-        }
+        mnw__cache_sync_policy(cache, extent, false);
         if (error != -EAGAIN)
             return error;
         mnw__sleep_ns(20000); /* it is being evicted; that ends soon */
@@ -61,6 +56,7 @@ static void unpin_extent(struct mnw_cache *cache, uint64_t extent) {
     mnw__mutex_lock(&cache->pool->lock);
     unpin_locked(cache, extent);
     mnw__mutex_unlock(&cache->pool->lock);
+    mnw__cache_sync_policy(cache, extent, false);
     mnw__pool_progress(cache->pool);
 }
 

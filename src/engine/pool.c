@@ -17,8 +17,10 @@
 
 #define EXTENT_BYTES_DEFAULT (64u << 10)
 #define EXTENT_BYTES_MIN     (16u << 10)
-#define EXTENT_BYTES_MAX     (2u << 20)
-#define RECENCY_DEFAULT      20000
+/* So that what is kept per extent stays below 8 bytes per page, whatever a base page is. */
+#define EXTENT_PAGES_MIN 4
+#define EXTENT_BYTES_MAX (2u << 20)
+#define RECENCY_DEFAULT  20000
 /* The reclaimer keeps this share of the budget free. */
 #define LOW_SHARE  64
 #define HIGH_SHARE 32
@@ -88,6 +90,20 @@ static int shrink_to_budget(struct mnw_pool *pool) {
     }
 }
 
+/* Under budget_lock: the next one sees what this one left. */
+static int change_budget(struct mnw_pool *pool, uint64_t budget_bytes, uint64_t least) {
+    uint64_t before = atomic_exchange(&pool->budget, budget_bytes);
+    /* A pin may have come between the caller's look and the change; from here on pins see the new budget. */
+    int error = atomic_load(&pool->pinned) + least > budget_bytes ? -EBUSY : shrink_to_budget(pool);
+    if (error) {
+        atomic_store(&pool->budget, before);
+        return mnw__fail(error, "budget: pins and reads in flight hold more than %llu bytes; it stays %llu",
+                         (unsigned long long)budget_bytes, (unsigned long long)before);
+    }
+    mnw__pool_progress(pool);
+    return 0;
+}
+
 int mnw__pool_set_budget(struct mnw_pool *pool, uint64_t budget_bytes) {
     uint64_t least = mnw__pool_budget_min(pool), pinned = atomic_load(&pool->pinned);
     if (budget_bytes < least)
@@ -101,16 +117,10 @@ int mnw__pool_set_budget(struct mnw_pool *pool, uint64_t budget_bytes) {
                          "budget: %llu bytes are pinned, which with one extent for each fault thread is more "
                          "than %llu; unpin first",
                          (unsigned long long)pinned, (unsigned long long)budget_bytes);
-    uint64_t before = atomic_exchange(&pool->budget, budget_bytes);
-    /* A pin may have come between the look and the change; from here on pins see the new budget. */
-    int error = atomic_load(&pool->pinned) + least > budget_bytes ? -EBUSY : shrink_to_budget(pool);
-    if (error) {
-        atomic_store(&pool->budget, before);
-        return mnw__fail(error, "budget: pins and reads in flight hold more than %llu bytes; it stays %llu",
-                         (unsigned long long)budget_bytes, (unsigned long long)before);
-    }
-    mnw__pool_progress(pool);
-    return 0;
+    mnw__mutex_lock(&pool->budget_lock);
+    int error = change_budget(pool, budget_bytes, least);
+    mnw__mutex_unlock(&pool->budget_lock);
+    return error;
 }
 
 /* ---- opening ---- */
@@ -126,25 +136,24 @@ static int choose_extent(struct mnw_pool *pool, uint64_t wanted) {
         pool->extent_bytes = forced;
         return 0;
     }
-    uint64_t least = mnw__max(pool->page_bytes, EXTENT_BYTES_MIN);
-    uint64_t most = mnw__max(pool->page_bytes, EXTENT_BYTES_MAX);
+    uint64_t least = mnw__max(EXTENT_PAGES_MIN * pool->page_bytes, EXTENT_BYTES_MIN);
+    uint64_t most = mnw__max(least, EXTENT_BYTES_MAX);
     if (wanted && (!mnw__is_power_of_two(wanted) || wanted < least || wanted > most))
         return mnw__fail(-EINVAL, "pool: extent_bytes %llu must be a power of two from %llu to %llu",
                          (unsigned long long)wanted, (unsigned long long)least, (unsigned long long)most);
-    pool->extent_bytes = wanted ? wanted : mnw__max(pool->page_bytes, EXTENT_BYTES_DEFAULT);
+    pool->extent_bytes = wanted ? wanted : mnw__max(least, EXTENT_BYTES_DEFAULT);
     return 0;
 }
 
-static int check_uffd(struct mnw_pool *pool) {
+static int check_uffd(struct mnw_pool *pool, const struct mnw_pool_options *options) {
     struct mnw__uffd_probe probe;
     int error = mnw__uffd_probe(&probe);
-    if (error == -ENOSYS)
-        return mnw__fail(error, "pool: this kernel has no userfaultfd, or a seccomp filter hides it");
     if (error)
-        return mnw__fail(error,
-                         "pool: userfaultfd is refused (system call: error %d, /dev/userfaultfd: error %d); "
-                         "sysctl vm.unprivileged_userfaultfd=1, or give this user access to /dev/userfaultfd",
-                         -probe.syscall_error, -probe.device_error);
+        return error;
+    if (probe.door == MNW__UFFD_DOOR_USER_ONLY && !options->user_faults_only)
+        return mnw__fail(-EPERM, "pool: this process may only watch faults of user code, and system calls given an "
+                                 "untouched pointer would fail with EFAULT; sysctl vm.unprivileged_userfaultfd=1, or "
+                                 "access to /dev/userfaultfd, or accept it by the option user_faults_only");
     bool huge = pool->backing == MNW_BACKING_HUGETLB_2M || pool->backing == MNW_BACKING_HUGETLB_1G;
     uint64_t needed = huge ? MNW__UFFD_MINOR_HUGETLBFS | MNW__UFFD_MISSING_HUGETLBFS
                            : MNW__UFFD_MINOR_SHMEM | MNW__UFFD_MISSING_SHMEM;
@@ -189,7 +198,7 @@ static int check_options(struct mnw_pool *pool, const struct mnw_pool_options *o
                          (unsigned long long)options->budget_bytes, pool->extent_bytes, pool->thread_count,
                          (unsigned long long)mnw__pool_budget_min(pool));
     atomic_store(&pool->budget, options->budget_bytes);
-    error = check_uffd(pool);
+    error = check_uffd(pool, options);
     return error ? error : mnw__backing_check(pool->backing, options->budget_bytes);
 }
 
@@ -217,19 +226,16 @@ static int start_fault_threads(struct mnw_pool *pool, const struct mnw_pool_opti
 static int start(struct mnw_pool *pool, const struct mnw_pool_options *options) {
     int error = mnw__notices_init(&pool->notices);
     if (error)
-        return mnw__fail(error, "pool: no eventfd (error %d); the limit on open files may be reached", -error);
+        return error;
     error = mnw__poller_open(&pool->reclaimer_poller);
-    if (error) {
-        error = mnw__fail(error, "pool: no epoll (error %d); the limit on open files may be reached", -error);
+    if (error)
         goto close_notices;
-    }
     error = start_fault_threads(pool, options);
     if (error)
         goto close_poller;
     error = mnw__thread_start(&pool->reclaimer, "mnw-reclaim", -1, mnw__reclaim_run, pool);
     if (!error)
         return 0;
-    error = mnw__fail(error, "pool: the reclaim thread could not be started (error %d)", -error);
     stop_threads(pool);
 close_poller:
     mnw__poller_close(pool->reclaimer_poller);
@@ -251,6 +257,7 @@ int mnw__pool_open(struct mnw_pool **out, const struct mnw_pool_options *options
         goto free_pool;
     }
     mnw__mutex_init(&pool->lock);
+    mnw__mutex_init(&pool->budget_lock);
     mnw__condition_init(&pool->changed);
     error = start(pool, options);
     if (!error) {
@@ -258,6 +265,7 @@ int mnw__pool_open(struct mnw_pool **out, const struct mnw_pool_options *options
         return 0;
     }
     mnw__condition_destroy(&pool->changed);
+    mnw__mutex_destroy(&pool->budget_lock);
     mnw__mutex_destroy(&pool->lock);
     free(pool->threads);
 free_pool:
@@ -277,6 +285,7 @@ int mnw__pool_close(struct mnw_pool *pool) {
     mnw__poller_close(pool->reclaimer_poller);
     mnw__notices_deinit(&pool->notices);
     mnw__condition_destroy(&pool->changed);
+    mnw__mutex_destroy(&pool->budget_lock);
     mnw__mutex_destroy(&pool->lock);
     free(pool->threads);
     free(pool);

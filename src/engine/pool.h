@@ -51,6 +51,7 @@ struct mnw_pool {
     _Atomic bool reclaim_wanted;
     _Atomic bool stopping;
 
+    struct mnw__mutex budget_lock; /* one set_budget at a time; held while it evicts and waits */
     struct mnw__mutex lock;
     struct mnw__condition changed;        /* with lock: a job ended */
     struct mnw_cache *caches;             /* lock */

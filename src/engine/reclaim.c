@@ -15,6 +15,8 @@
 /* What a fault thread frees when it must: some more than it needs, so that the next faults find room. */
 #define DIRECT_EXTENTS 8u
 #define DIRECT_SHARE   16
+/* Extents in use that a fault thread passes over before it does something else. */
+#define DIRECT_TRIES 256u
 
 /* ---- recency ---- */
 
@@ -66,29 +68,16 @@ static uint64_t drop_words(struct mnw_cache *cache, uint64_t extent) {
     return dropped;
 }
 
-static void put_back(struct mnw_cache *cache, uint64_t extent) {
-    mnw__mutex_lock(&cache->policy_lock);
-    /* Somebody else may be taking it away; whoever makes an extent ABSENT leaves none in the policy. */
-    if (mnw__extent_load(&cache->pages, extent).state == MNW__EXTENT_RESIDENT) {
-        /* It may have gone and come again since it was picked. */
-        cache->policy.ops->remove(&cache->policy, (uint32_t)extent);
-        cache->policy.ops->put_back(&cache->policy, (uint32_t)extent);
-    }
-    mnw__mutex_unlock(&cache->policy_lock);
-}
-
 void mnw__reclaim_keep(struct mnw_cache *cache, uint64_t extent) {
     uint64_t first = mnw__extent_first(&cache->pages, extent);
-    mnw__mutex_lock(&cache->policy_lock);
     bool awaited = mnw__extent_keep(&cache->pages, extent);
-    cache->policy.ops->remove(&cache->policy, (uint32_t)extent);
-    cache->policy.ops->insert(&cache->policy, (uint32_t)extent);
-    mnw__mutex_unlock(&cache->policy_lock);
+    mnw__cache_sync_policy(cache, extent, false);
     if (awaited)
         mnw__views_wake(cache, first, mnw__extent_end(&cache->pages, extent) - first);
 }
 
-int mnw__reclaim_extent(struct mnw_cache *cache, uint64_t extent, bool charged, uint64_t *bytes) {
+int mnw__reclaim_extent(struct mnw_cache *cache, uint64_t extent, uint64_t *bytes) {
+    bool charged = mnw__extent_load(&cache->pages, extent).charged;
     uint64_t first = mnw__extent_first(&cache->pages, extent), end = mnw__extent_end(&cache->pages, extent);
     uint64_t offset = mnw__cache_page_offset(cache, first);
     bool empty = !charged && !mnw__extent_load(&cache->pages, extent).present;
@@ -101,6 +90,7 @@ int mnw__reclaim_extent(struct mnw_cache *cache, uint64_t extent, bool charged, 
         }
     }
     uint64_t dropped = drop_words(cache, extent);
+    mnw__cache_sync_policy(cache, extent, false); /* out, before anybody can make it RESIDENT anew */
     if (cache->pool->whole_extents)
         *bytes = charged ? cache->pool->extent_bytes : 0;
     else
@@ -124,12 +114,11 @@ static bool pick(struct mnw_cache *cache, uint32_t *extent) {
 
 static uint64_t evict_one(struct mnw_cache *cache, uint32_t extent, bool direct) {
     if (!mnw__extent_claim_eviction(&cache->pages, extent)) {
-        put_back(cache, extent);
+        mnw__cache_sync_policy(cache, extent, true);
         return 0;
     }
     uint64_t bytes = 0;
-    bool charged = mnw__extent_load(&cache->pages, extent).charged;
-    if (mnw__reclaim_extent(cache, extent, charged, &bytes) || !bytes)
+    if (mnw__reclaim_extent(cache, extent, &bytes) || !bytes)
         return 0;
     mnw__count(&cache->counters, MNW__EVICTIONS, 1);
     mnw__count(&cache->counters, MNW__EVICTED_BYTES, bytes);
@@ -141,7 +130,7 @@ static uint64_t evict_one(struct mnw_cache *cache, uint32_t extent, bool direct)
 /* Evicts up to a batch; passes over extents in use, each at most once. */
 static uint64_t evict_batch(struct mnw_cache *cache, uint64_t bytes, bool direct) {
     mnw__mutex_lock(&cache->policy_lock);
-    uint32_t tries = cache->policy.count;
+    uint32_t tries = direct && cache->policy.count > DIRECT_TRIES ? DIRECT_TRIES : cache->policy.count;
     mnw__mutex_unlock(&cache->policy_lock);
     uint64_t given = 0;
     uint32_t extent;

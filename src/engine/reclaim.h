@@ -19,7 +19,7 @@ uint64_t mnw__reclaim(struct mnw_pool *pool, uint64_t bytes, bool direct);
 /* The reclaimer thread: keeps the pool's low watermark. */
 void mnw__reclaim_run(void *pool);
 /* Takes an EVICTING extent without engine pins to ABSENT: punches, drops words, wakes. 0 or a negative errno. */
-int mnw__reclaim_extent(struct mnw_cache *cache, uint64_t extent, bool charged, uint64_t *bytes);
+int mnw__reclaim_extent(struct mnw_cache *cache, uint64_t extent, uint64_t *bytes);
 
 /* EVICTING -> RESIDENT: it could not be evicted. */
 void mnw__reclaim_keep(struct mnw_cache *cache, uint64_t extent);

@@ -48,29 +48,31 @@ enum mnw__map mnw__view_map_pages(struct mnw_view *view, uint64_t page, uint64_t
     if (wanted > count)
         wanted = count;
 
-    uint64_t at = 0;
+    uint64_t at = 0, step = count;
     unsigned tries = 0;
     enum mnw__map result = MNW__MAP_DONE;
     while (at < count) {
         uint64_t done = 0;
-        int error = map_some(view, page + at, count - at, wake, &done);
+        int error = map_some(view, page + at, step < count - at ? step : count - at, wake, &done);
         mnw__count(&view->cache->counters, MNW__PAGES_MAPPED, done);
         at += done;
-        if (error == 0 || (done && at >= wanted))
+        if (at >= wanted && (error || at >= count))
             break;
         if (done) {
             tries = 0;
             continue;
         }
-        if (at >= wanted)
-            break;
         if (error == -EEXIST) { /* mapped already; a waiter may have come before it was */
             mnw__view_wake(view, page + at, 1);
             at++;
         } else if (error == -EFAULT) {
             result = at == 0 ? MNW__MAP_LOST : give_up(view, page + at, wanted - at, MNW__MAP_AGAIN);
             break;
-        } else if (error == -ENOENT || error == -ESRCH) {
+        } else if (error == -ENOENT && step > 1) {
+            step = 1; /* a part of the range is no longer ours (unmapped, or barred): the rest may be */
+        } else if (error == -ENOENT) {
+            result = give_up(view, page + at++, 1, MNW__MAP_GONE);
+        } else if (error == -ESRCH) {
             result = give_up(view, page + at, wanted - at, MNW__MAP_GONE);
             break;
         } else if (++tries == TRIES_MAX || error != -EAGAIN) {
@@ -104,36 +106,44 @@ static void set_poisoned(struct mnw_view *view, uint64_t page) {
     view->poisoned[index / 64] |= 1ull << (index % 64);
 }
 
-/* POISON wakes only when it took; over a mapped page or another marker it is EEXIST. */
-static void install_poison(struct mnw_view *view, uint64_t page) {
+/*
+ * POISON wakes only when it took. EEXIST: the page is mapped after all (by an earlier fault of the same batch), or
+ * has its marker already: either way its waiters can go on, and nothing has changed.
+ */
+static int install_poison(struct mnw_view *view, uint64_t page) {
     size_t length = view->cache->backing.page_bytes;
-    uintptr_t address = mnw__view_address_of(view, page);
+    int error;
     for (unsigned tries = 0; tries < TRIES_MAX; tries++) {
         int64_t done = 0;
-        int error = mnw__uffd_poison(view->uffd, address, length, 0, &done);
-        if (error == 0)
-            return;
+        error = mnw__uffd_poison(view->uffd, mnw__view_address_of(view, page), length, 0, &done);
         if (error != -EAGAIN)
             break;
     }
-    mnw__view_wake(view, page, 1);
+    return error;
 }
 
-void mnw__view_poison_page(struct mnw_view *view, uint64_t page) {
+/* SIGBUS by the kernel's poison, or by a mapping of an empty file. */
+static int install(struct mnw_view *view, uint64_t page) {
+    if (view->cache->pool->has_poison)
+        return install_poison(view, page);
+    return mnw__view_bar(mnw__view_address_of(view, page), view->cache->backing.page_bytes);
+}
+
+bool mnw__view_poison_page(struct mnw_view *view, uint64_t page) {
     struct mnw_cache *cache = view->cache;
+    int error = 0;
     /* Under the lock no healing comes between the look at the word and the marker. */
     mnw__mutex_lock(&cache->views_lock);
-    if (mnw__page_state(mnw__page_load(&cache->pages, page)) != MNW__PAGE_FAILED) {
-        mnw__view_wake(view, page, 1);
-    } else {
-        mnw__count(&cache->counters, MNW__FAULTS_FAILED, 1);
-        set_poisoned(view, page);
-        if (cache->pool->has_poison) {
-            install_poison(view, page);
-        } else {
-            mnw__view_bar(mnw__view_address_of(view, page), cache->backing.page_bytes);
-            mnw__view_wake(view, page, 1);
+    if (mnw__page_state(mnw__page_load(&cache->pages, page)) == MNW__PAGE_FAILED) {
+        error = install(view, page);
+        if (!error) {
+            set_poisoned(view, page);
+            mnw__count(&cache->counters, MNW__FAULTS_FAILED, 1);
         }
     }
     mnw__mutex_unlock(&cache->views_lock);
+    bool ended = error == 0 || error == -EEXIST || error == -ENOENT || error == -ESRCH;
+    if (ended)
+        mnw__view_wake(view, page, 1);
+    return ended;
 }

@@ -7,6 +7,7 @@
 #include "engine/fault.h"
 #include "engine/pool.h"
 #include "sys/memory.h"
+#include "sys/numa.h"
 #include "sys/uffd.h"
 
 #include <errno.h>
@@ -71,7 +72,7 @@ static int open_uffd(struct mnw_view *view) {
         features |= MNW__UFFD_POISON;
     int fd = mnw__uffd_open(features);
     if (fd < 0)
-        return mnw__fail(fd, "view: userfaultfd could not be opened (error %d); `minnow doctor` tells why", -fd);
+        return fd;
     view->uffd = fd;
     int error =
         mnw__uffd_register(fd, view->address, view->length, MNW__UFFD_MODE_MISSING | MNW__UFFD_MODE_MINOR, NULL);
@@ -83,9 +84,15 @@ static int open_uffd(struct mnw_view *view) {
     return 0;
 }
 
-/* The node that serves the opener, if the pool has it; else the views take turns. */
+/* The views take turns over the threads of the opener's node; over all, when the pool has none there. */
 static struct mnw__fault_thread *choose_thread(struct mnw_pool *pool) {
     unsigned turn = atomic_fetch_add_explicit(&pool->view_turn, 1, memory_order_relaxed);
+    int here = mnw__numa_here();
+    for (unsigned i = 0; i < pool->thread_count; i++) {
+        struct mnw__fault_thread *thread = &pool->threads[(turn + i) % pool->thread_count];
+        if (thread->node == here)
+            return thread;
+    }
     return &pool->threads[turn % pool->thread_count];
 }
 
@@ -113,10 +120,8 @@ static int start_view(struct mnw_view *view) {
         return mnw__fail(-ENOMEM, "view: no address space for %zu bytes of metadata", poisoned_bytes(view));
     int error = mnw__view_map(&view->cache->backing, mnw__cache_page_offset(view->cache, view->first_page),
                               view->length, view->writable, &view->address);
-    if (error) {
-        error = mnw__fail(error, "view: mmap of %zu bytes failed (error %d)", view->length, -error);
+    if (error)
         goto release;
-    }
     error = open_uffd(view);
     if (error)
         goto unmap;
@@ -125,7 +130,6 @@ static int start_view(struct mnw_view *view) {
     error = mnw__fault_attach(view->thread, view);
     if (!error)
         return 0;
-    error = mnw__fail(error, "view: its userfaultfd could not be watched (error %d)", -error);
     unlink_view(view);
     mnw__uffd_close(view->uffd);
 unmap:
@@ -222,8 +226,8 @@ static void heal_page(struct mnw_view *view, uint64_t page) {
     if (!view->cache->pool->has_poison) {
         unbar_page(view, page);
     } else {
-        mnw__view_zap(mnw__view_address_of(view, page), view->cache->backing.page_bytes);
-        clear_poisoned(view, page);
+        if (mnw__view_zap(mnw__view_address_of(view, page), view->cache->backing.page_bytes) == 0)
+            clear_poisoned(view, page);
     }
 }
 

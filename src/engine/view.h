@@ -31,9 +31,8 @@ struct mnw_view {
     struct mnw__readahead readahead; /* thread->lock */
     bool active;                     /* thread->lock: had events since the watchdog looked */
     bool starved;                    /* thread->lock: a fault of ours waits for memory or a read slot */
-    uint64_t starved_since_ns;       /* thread->lock: since when the pool has given nothing back */
+    uint64_t starved_since_ns;       /* thread->lock: since when no fault of ours could begin a read; 0: one could */
     uint64_t starved_last_ns;        /* thread->lock */
-    uint64_t starved_progress;       /* thread->lock: pool->progress then */
     uint64_t *poisoned;              /* cache->views_lock: bit per page of the view */
 };
 
@@ -68,8 +67,11 @@ bool mnw__view_promote(struct mnw_view *view, uint64_t extent);
 void mnw__view_wake(struct mnw_view *view, uint64_t page, uint64_t count);
 void mnw__view_wake_all(struct mnw_view *view);
 
-/* If the page is FAILED, touching it in this view is SIGBUS from now on; its waiters go on in any case. */
-void mnw__view_poison_page(struct mnw_view *view, uint64_t page);
+/*
+ * If the page is FAILED, touching it in this view is SIGBUS from now on; its waiters go on in any case. False:
+ * the kernel could not (no memory, too many mappings), and they still wait.
+ */
+bool mnw__view_poison_page(struct mnw_view *view, uint64_t page);
 
 /* The rest is done to every view of a cache that holds the pages; these take views_lock. */
 

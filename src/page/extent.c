@@ -7,27 +7,35 @@
 #include <assert.h>
 #include <errno.h>
 
-/* The packed form: state 2 bits, flags, then three counts of 16 bits. */
+/* The packed form: state 2 bits, flags, then the counts. */
 #define STATE_MASK  3ull
 #define AWAITED     (1ull << 2)
 #define REFERENCED  (1ull << 3)
 #define CHARGED     (1ull << 4)
 #define UNFIT       (1ull << 5)
-#define PRESENT_ONE (1ull << 16)
-#define USER_ONE    (1ull << 32)
-#define ENGINE_ONE  (1ull << 48)
-#define COUNT_MASK  0xffffull
+#define PRESENT_ONE (1ull << 8)
+#define PRESENT_MAX 0xfffull
+#define USER_ONE    (1ull << 20)
+#define USER_MAX    0xffffull
+#define FILL_ONE    (1ull << 36)
+#define FILL_MAX    0x3fffull
+#define VISITOR_ONE (1ull << 50)
+#define VISITOR_MAX 0x3fffull
 
 static unsigned present_of(uint64_t word) {
-    return (unsigned)(word >> 16 & COUNT_MASK);
+    return (unsigned)(word / PRESENT_ONE & PRESENT_MAX);
 }
 
 static unsigned user_pins_of(uint64_t word) {
-    return (unsigned)(word >> 32 & COUNT_MASK);
+    return (unsigned)(word / USER_ONE & USER_MAX);
 }
 
-static unsigned engine_pins_of(uint64_t word) {
-    return (unsigned)(word >> 48 & COUNT_MASK);
+static unsigned fills_of(uint64_t word) {
+    return (unsigned)(word / FILL_ONE & FILL_MAX);
+}
+
+static unsigned visitors_of(uint64_t word) {
+    return (unsigned)(word / VISITOR_ONE & VISITOR_MAX);
 }
 
 static enum mnw__extent_state state_of(uint64_t word) {
@@ -59,7 +67,8 @@ struct mnw__extent mnw__extent_load(const struct mnw__pages *pages, uint64_t ext
         .unfit = word & UNFIT,
         .present = (uint16_t)present_of(word),
         .user_pins = (uint16_t)user_pins_of(word),
-        .engine_pins = (uint16_t)engine_pins_of(word),
+        .fills = (uint16_t)fills_of(word),
+        .visitors = (uint16_t)visitors_of(word),
     };
 }
 
@@ -70,8 +79,8 @@ enum mnw__enter mnw__extent_enter(struct mnw__pages *pages, uint64_t extent, boo
         if (state_of(seen) == MNW__EXTENT_EVICTING) {
             next = fault ? seen | AWAITED : seen;
         } else {
-            assert(engine_pins_of(seen) < COUNT_MASK);
-            next = with_state(seen, MNW__EXTENT_RESIDENT) + ENGINE_ONE;
+            assert(visitors_of(seen) < VISITOR_MAX);
+            next = with_state(seen, MNW__EXTENT_RESIDENT) + VISITOR_ONE;
             if (fault)
                 next |= REFERENCED;
         }
@@ -81,24 +90,50 @@ enum mnw__enter mnw__extent_enter(struct mnw__pages *pages, uint64_t extent, boo
     return state_of(seen) == MNW__EXTENT_ABSENT ? MNW__ENTER_FRESH : MNW__ENTER_HELD;
 }
 
+/* Adds to the counts of an extent that cannot go meanwhile; the word before. */
+static uint64_t add(struct mnw__pages *pages, uint64_t extent, uint64_t more) {
+    return atomic_fetch_add_explicit(&pages->extents[extent], more, memory_order_acq_rel);
+}
+
 void mnw__extent_leave(struct mnw__pages *pages, uint64_t extent) {
     mnw__point("leave");
-    uint64_t before = atomic_fetch_sub_explicit(&pages->extents[extent], ENGINE_ONE, memory_order_acq_rel);
-    assert(engine_pins_of(before) > 0);
+    uint64_t before = add(pages, extent, -VISITOR_ONE);
+    assert(visitors_of(before) > 0);
+    (void)before;
+}
+
+void mnw__extent_settle(struct mnw__pages *pages, uint64_t extent) {
+    mnw__point("settle");
+    uint64_t before = add(pages, extent, FILL_ONE - VISITOR_ONE);
+    assert(visitors_of(before) > 0 && fills_of(before) < FILL_MAX);
+    (void)before;
+}
+
+void mnw__extent_revisit(struct mnw__pages *pages, uint64_t extent) {
+    mnw__point("revisit");
+    uint64_t before = add(pages, extent, VISITOR_ONE);
+    assert(fills_of(before) > 0 && visitors_of(before) < VISITOR_MAX);
+    (void)before;
+}
+
+void mnw__extent_release(struct mnw__pages *pages, uint64_t extent) {
+    mnw__point("release");
+    uint64_t before = add(pages, extent, -FILL_ONE);
+    assert(fills_of(before) > 0);
     (void)before;
 }
 
 unsigned mnw__extent_add_present(struct mnw__pages *pages, uint64_t extent, int pages_more) {
     uint64_t more = (uint64_t)(int64_t)pages_more * PRESENT_ONE;
-    uint64_t before = atomic_fetch_add_explicit(&pages->extents[extent], more, memory_order_acq_rel);
-    assert(engine_pins_of(before) > 0 && (int)present_of(before) + pages_more >= 0);
+    uint64_t before = add(pages, extent, more);
+    assert(visitors_of(before) > 0 && (int)present_of(before) + pages_more >= 0);
     return present_of(before + more);
 }
 
 bool mnw__extent_charge(struct mnw__pages *pages, uint64_t extent) {
     mnw__point("charge");
     uint64_t before = atomic_fetch_or_explicit(&pages->extents[extent], CHARGED, memory_order_acq_rel);
-    assert(engine_pins_of(before) > 0);
+    assert(visitors_of(before) > 0);
     return !(before & CHARGED);
 }
 
@@ -113,17 +148,34 @@ bool mnw__extent_take_referenced(struct mnw__pages *pages, uint64_t extent) {
     return atomic_fetch_and_explicit(&pages->extents[extent], ~REFERENCED, memory_order_acq_rel) & REFERENCED;
 }
 
-bool mnw__extent_claim_eviction(struct mnw__pages *pages, uint64_t extent) {
-    mnw__point("claim_eviction");
+static bool claim(struct mnw__pages *pages, uint64_t extent, bool (*may)(uint64_t word)) {
     uint64_t seen = load(pages, extent);
     do {
-        if (state_of(seen) != MNW__EXTENT_RESIDENT || engine_pins_of(seen) || user_pins_of(seen))
+        if (state_of(seen) != MNW__EXTENT_RESIDENT || !may(seen))
             return false;
     } while (!change(pages, extent, &seen, with_state(seen, MNW__EXTENT_EVICTING)));
     return true;
 }
 
-int mnw__extent_drain(struct mnw__pages *pages, uint64_t extent, struct mnw__extent *before) {
+static bool is_unused(uint64_t word) {
+    return !visitors_of(word) && !fills_of(word) && !user_pins_of(word);
+}
+
+static bool has_one_visitor(uint64_t word) {
+    return visitors_of(word) == 1;
+}
+
+bool mnw__extent_claim_eviction(struct mnw__pages *pages, uint64_t extent) {
+    mnw__point("claim_eviction");
+    return claim(pages, extent, is_unused);
+}
+
+bool mnw__extent_claim_repair(struct mnw__pages *pages, uint64_t extent) {
+    mnw__point("claim_repair");
+    return claim(pages, extent, has_one_visitor);
+}
+
+int mnw__extent_drain(struct mnw__pages *pages, uint64_t extent) {
     mnw__point("drain");
     uint64_t seen = load(pages, extent);
     do {
@@ -132,15 +184,13 @@ int mnw__extent_drain(struct mnw__pages *pages, uint64_t extent, struct mnw__ext
         if (user_pins_of(seen))
             return -EBUSY;
     } while (!change(pages, extent, &seen, with_state(seen, MNW__EXTENT_EVICTING)));
-    before->state = state_of(seen);
-    before->charged = seen & CHARGED;
     return 0;
 }
 
 bool mnw__extent_evicted(struct mnw__pages *pages, uint64_t extent) {
     mnw__point("evicted");
     uint64_t before = atomic_exchange_explicit(&pages->extents[extent], 0, memory_order_acq_rel);
-    assert(state_of(before) == MNW__EXTENT_EVICTING && !engine_pins_of(before) && !user_pins_of(before));
+    assert(state_of(before) == MNW__EXTENT_EVICTING && is_unused(before));
     return before & AWAITED;
 }
 
@@ -153,16 +203,15 @@ bool mnw__extent_keep(struct mnw__pages *pages, uint64_t extent) {
     return seen & AWAITED;
 }
 
-int mnw__extent_pin(struct mnw__pages *pages, uint64_t extent, bool *fresh) {
+int mnw__extent_pin(struct mnw__pages *pages, uint64_t extent) {
     mnw__point("pin");
     uint64_t seen = load(pages, extent);
     do {
         if (state_of(seen) == MNW__EXTENT_EVICTING)
             return -EAGAIN;
-        if (user_pins_of(seen) == COUNT_MASK)
+        if (user_pins_of(seen) == USER_MAX)
             return -EOVERFLOW;
     } while (!change(pages, extent, &seen, with_state(seen, MNW__EXTENT_RESIDENT) + USER_ONE));
-    *fresh = state_of(seen) == MNW__EXTENT_ABSENT;
     return user_pins_of(seen) == 0;
 }
 

@@ -19,43 +19,22 @@ uint32_t mnw__page_load(const struct mnw__pages *pages, uint64_t page) {
     return atomic_load_explicit(&pages->words[page], memory_order_acquire);
 }
 
-bool mnw__page_claim(struct mnw__pages *pages, uint64_t page, bool ahead) {
+bool mnw__page_claim(struct mnw__pages *pages, uint64_t page) {
     mnw__point("claim");
-    uint32_t next = (uint32_t)MNW__PAGE_FILLING | (ahead ? (uint32_t)MNW__PAGE_AHEAD : 0u);
     uint32_t seen = mnw__page_load(pages, page);
     while (mnw__page_state(seen) == MNW__PAGE_ABSENT)
-        if (change(&pages->words[page], &seen, next))
-            return true;
-    return false;
-}
-
-static bool mark_filling(struct mnw__pages *pages, uint64_t page, uint32_t flag) {
-    uint32_t seen = mnw__page_load(pages, page);
-    while (mnw__page_state(seen) == MNW__PAGE_FILLING)
-        if (change(&pages->words[page], &seen, seen | flag))
+        if (change(&pages->words[page], &seen, MNW__PAGE_FILLING))
             return true;
     return false;
 }
 
 bool mnw__page_join(struct mnw__pages *pages, uint64_t page) {
     mnw__point("join");
-    return mark_filling(pages, page, MNW__PAGE_JOINED);
-}
-
-bool mnw__page_spoil(struct mnw__pages *pages, uint64_t page) {
-    mnw__point("spoil");
-    return mark_filling(pages, page, MNW__PAGE_SPOILED);
-}
-
-uint32_t mnw__page_fill(struct mnw__pages *pages, uint64_t page) {
-    mnw__point("fill");
-    uint32_t seen = mnw__page_load(pages, page), next;
-    do {
-        assert(mnw__page_state(seen) == MNW__PAGE_FILLING);
-        next = seen & MNW__PAGE_SPOILED ? (uint32_t)MNW__PAGE_ABSENT
-                                        : (uint32_t)MNW__PAGE_PRESENT | (seen & (uint32_t)MNW__PAGE_AHEAD);
-    } while (!change(&pages->words[page], &seen, next));
-    return seen;
+    uint32_t seen = mnw__page_load(pages, page);
+    while (mnw__page_state(seen) == MNW__PAGE_FILLING)
+        if (change(&pages->words[page], &seen, seen | MNW__PAGE_JOINED))
+            return true;
+    return false;
 }
 
 static uint32_t end_filling(struct mnw__pages *pages, uint64_t page, enum mnw__page_state next) {
@@ -64,6 +43,11 @@ static uint32_t end_filling(struct mnw__pages *pages, uint64_t page, enum mnw__p
         assert(mnw__page_state(seen) == MNW__PAGE_FILLING);
     while (!change(&pages->words[page], &seen, (uint32_t)next));
     return seen;
+}
+
+uint32_t mnw__page_fill(struct mnw__pages *pages, uint64_t page) {
+    mnw__point("fill");
+    return end_filling(pages, page, MNW__PAGE_PRESENT);
 }
 
 uint32_t mnw__page_unclaim(struct mnw__pages *pages, uint64_t page) {
@@ -94,21 +78,13 @@ bool mnw__page_heal(struct mnw__pages *pages, uint64_t page) {
     return leave_state(pages, page, MNW__PAGE_FAILED);
 }
 
-bool mnw__page_arrive(struct mnw__pages *pages, uint64_t page) {
-    uint32_t seen = mnw__page_load(pages, page);
-    while (mnw__page_state(seen) == MNW__PAGE_PRESENT && (seen & MNW__PAGE_AHEAD))
-        if (change(&pages->words[page], &seen, seen & ~(uint32_t)MNW__PAGE_AHEAD))
-            return true;
-    return false;
-}
-
 static const char *check_extent(const struct mnw__pages *pages, uint64_t extent, uint64_t *where) {
     struct mnw__extent word = mnw__extent_load(pages, extent);
     unsigned present = 0;
     *where = extent;
     if (word.state == MNW__EXTENT_EVICTING)
         return "extent still EVICTING";
-    if (word.engine_pins)
+    if (word.visitors || word.fills)
         return "extent still entered";
     for (uint64_t page = mnw__extent_first(pages, extent); page < mnw__extent_end(pages, extent); page++) {
         uint32_t state = mnw__page_load(pages, page) & MNW__PAGE_STATE_MASK;

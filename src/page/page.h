@@ -8,20 +8,21 @@
  * A page word is 32 bits, and all that is kept per page:
  *
  *     ABSENT --claim--> FILLING --fill--> PRESENT --drop--> ABSENT
- *                          |--fill, spoiled, or unclaim--> ABSENT
+ *                          |--unclaim--> ABSENT
  *                          |--fail--> FAILED --heal--> ABSENT
  *
- * FILLING carries JOINED (a fault waits for it besides the one that began it) and SPOILED (an invalidate
- * came: the bytes must not be shown). Whoever claimed a page is the only one to take it out of FILLING.
+ * FILLING carries JOINED: a fault waits for it besides the one that began it. Whoever claimed a page is the
+ * only one to take it out of FILLING.
  *
  * An extent word is 64 bits per extent, the unit of eviction:
  *
  *     ABSENT --enter--> RESIDENT --claim_eviction, drain--> EVICTING --evicted--> ABSENT
  *                                                              |--keep--> RESIDENT
  *
- * It counts the engine's pins (a fault being resolved, a fill in flight), the user's pins, and its PRESENT
- * pages. The rule that makes stale maps impossible: a page is looked at, filled and mapped only between
- * enter and leave of its extent, and an extent with engine pins is never punched.
+ * It counts the visitors (a fault or a finished fill that looks at pages and maps them: short), the fills in
+ * flight (long), the user's pins, and its PRESENT pages. The rules that make stale maps impossible:
+ * a page is claimed and mapped only by visitors; an extent with visitors or fills is never punched; and a page
+ * leaves PRESENT only while its extent is EVICTING, when no visitor can be about to map what it saw PRESENT.
  */
 #ifndef MNW_PAGE_PAGE_H
 #define MNW_PAGE_PAGE_H
@@ -41,8 +42,6 @@ enum mnw__page_state {
 enum {
     MNW__PAGE_STATE_MASK = 7,
     MNW__PAGE_JOINED = 1 << 3,
-    MNW__PAGE_SPOILED = 1 << 4,
-    MNW__PAGE_AHEAD = 1 << 5, /* read ahead, not faulted yet */
 };
 
 enum mnw__extent_state {
@@ -60,7 +59,8 @@ struct mnw__extent {
     bool unfit;      /* promotion was tried and refused */
     uint16_t present;
     uint16_t user_pins;
-    uint16_t engine_pins;
+    uint16_t fills;
+    uint16_t visitors;
 };
 
 struct mnw__pages {
@@ -89,24 +89,20 @@ uint32_t mnw__page_load(const struct mnw__pages *pages, uint64_t page);
 static inline enum mnw__page_state mnw__page_state(uint32_t word) {
     return (enum mnw__page_state)(word & MNW__PAGE_STATE_MASK);
 }
-/* ABSENT -> FILLING (AHEAD when `ahead`). False: it was not ABSENT. */
-bool mnw__page_claim(struct mnw__pages *pages, uint64_t page, bool ahead);
+/* ABSENT -> FILLING. False: it was not ABSENT. */
+bool mnw__page_claim(struct mnw__pages *pages, uint64_t page);
 /* FILLING -> FILLING|JOINED. False: no longer FILLING; look again. */
 bool mnw__page_join(struct mnw__pages *pages, uint64_t page);
-/* FILLING -> FILLING|SPOILED. False: not FILLING. Any thread, without entering. */
-bool mnw__page_spoil(struct mnw__pages *pages, uint64_t page);
-/* FILLING -> PRESENT, or ABSENT when spoiled. Returns the word before. By the claimer. */
+/* FILLING -> PRESENT. Returns the word before. By the claimer. */
 uint32_t mnw__page_fill(struct mnw__pages *pages, uint64_t page);
 /* FILLING -> ABSENT. Returns the word before. By the claimer. */
 uint32_t mnw__page_unclaim(struct mnw__pages *pages, uint64_t page);
 /* FILLING -> FAILED. Returns the word before. By the claimer. */
 uint32_t mnw__page_fail(struct mnw__pages *pages, uint64_t page);
-/* PRESENT -> ABSENT: evicted, or lost from the backing. False: it was not PRESENT. */
+/* PRESENT -> ABSENT. False: it was not PRESENT. In an EVICTING extent. */
 bool mnw__page_drop(struct mnw__pages *pages, uint64_t page);
 /* FAILED -> ABSENT. False: it was not FAILED. In an EVICTING extent. */
 bool mnw__page_heal(struct mnw__pages *pages, uint64_t page);
-/* Clears AHEAD of a PRESENT page; true when it was set. */
-bool mnw__page_arrive(struct mnw__pages *pages, uint64_t page);
 
 /* ---- extent words ---- */
 
@@ -114,12 +110,19 @@ struct mnw__extent mnw__extent_load(const struct mnw__pages *pages, uint64_t ext
 
 enum mnw__enter {
     MNW__ENTER_BUSY = 0,  /* EVICTING: nothing held; the evictor will wake the extent's waiters */
-    MNW__ENTER_HELD = 1,  /* one engine pin more */
+    MNW__ENTER_HELD = 1,  /* one visitor more */
     MNW__ENTER_FRESH = 2, /* the same, and ABSENT -> RESIDENT: the caller gives it to the policy */
 };
-/* Takes an engine pin. `fault`: also marks it referenced, and awaited when busy. */
+/* One visitor more, unless EVICTING. `fault`: also marks it referenced, and awaited when busy. */
 enum mnw__enter mnw__extent_enter(struct mnw__pages *pages, uint64_t extent, bool fault);
+/* One visitor less. */
 void mnw__extent_leave(struct mnw__pages *pages, uint64_t extent);
+/* One visitor less, one fill more: the visitor has claimed pages. */
+void mnw__extent_settle(struct mnw__pages *pages, uint64_t extent);
+/* One visitor more, whatever the state: by a fill in flight, to map what it has filled. */
+void mnw__extent_revisit(struct mnw__pages *pages, uint64_t extent);
+/* One fill less. */
+void mnw__extent_release(struct mnw__pages *pages, uint64_t extent);
 /* Adds to the count of PRESENT pages; returns the new count. While entered. */
 unsigned mnw__extent_add_present(struct mnw__pages *pages, uint64_t extent, int pages_more);
 /* Sets charged; false when it was set already. While entered. */
@@ -129,23 +132,22 @@ void mnw__extent_set_unfit(struct mnw__pages *pages, uint64_t extent);
 /* Tests and clears referenced. */
 bool mnw__extent_take_referenced(struct mnw__pages *pages, uint64_t extent);
 
-/* RESIDENT without any pin -> EVICTING. */
+/* RESIDENT without visitors, fills and pins -> EVICTING. */
 bool mnw__extent_claim_eviction(struct mnw__pages *pages, uint64_t extent);
+/* RESIDENT with one visitor, who asks -> EVICTING: to drop a page whose memory was lost. Then keep. */
+bool mnw__extent_claim_repair(struct mnw__pages *pages, uint64_t extent);
 /*
- * RESIDENT or ABSENT, without user pins -> EVICTING, whatever the engine's pins: nobody enters from now on;
- * wait for them to leave. 0, -EBUSY (user pins), or -EAGAIN (already EVICTING).
+ * RESIDENT or ABSENT, without user pins -> EVICTING, whatever visitors and fills: nobody enters from now on; wait
+ * for them to leave. 0, -EBUSY (user pins), or -EAGAIN (already EVICTING).
  */
-int mnw__extent_drain(struct mnw__pages *pages, uint64_t extent, struct mnw__extent *before);
+int mnw__extent_drain(struct mnw__pages *pages, uint64_t extent);
 /* EVICTING -> ABSENT; everything cleared. True: awaited. */
 bool mnw__extent_evicted(struct mnw__pages *pages, uint64_t extent);
 /* EVICTING -> RESIDENT: it could not be evicted. True: awaited. */
 bool mnw__extent_keep(struct mnw__pages *pages, uint64_t extent);
 
-/*
- * Counts a user pin. 1: the first one; 0: a further one; -EAGAIN: EVICTING; -EOVERFLOW. An ABSENT extent
- * becomes RESIDENT, and `*fresh` says so.
- */
-int mnw__extent_pin(struct mnw__pages *pages, uint64_t extent, bool *fresh);
+/* Counts a user pin; ABSENT -> RESIDENT. 1: the first one; 0: a further one; -EAGAIN: EVICTING; -EOVERFLOW. */
+int mnw__extent_pin(struct mnw__pages *pages, uint64_t extent);
 /* 1: that was the last; 0: others remain; -EINVAL: there was none. */
 int mnw__extent_unpin(struct mnw__pages *pages, uint64_t extent);
 

@@ -48,3 +48,7 @@ bool mnw__policy_is_valid(const struct mnw__policy *policy) {
     }
     return count == policy->count;
 }
+
+bool mnw__policy_holds(const struct mnw__policy *policy, uint32_t extent) {
+    return is_queued(policy, extent);
+}

@@ -70,6 +70,9 @@ void mnw__policy_init(struct mnw__policy *policy, const struct mnw__policy_ops *
 /* By name ("clock", "s3fifo"); NULL when unknown. */
 const struct mnw__policy_ops *mnw__policy_find(const char *name);
 
+/* Is the extent in the policy? */
+bool mnw__policy_holds(const struct mnw__policy *policy, uint32_t extent);
+
 /* Debug: every list is whole, every count right. */
 bool mnw__policy_is_valid(const struct mnw__policy *policy);
 

@@ -13,6 +13,8 @@
 
 #include "policy/policy.h"
 
+#include <assert.h>
+
 enum {
     NEWER = 0, /* towards the head */
     OLDER = 1, /* towards the tail */
@@ -59,6 +61,7 @@ static inline uint32_t oldest(const struct mnw__policy *policy, unsigned queue) 
 /* Into the head of a queue; the extent is in none. */
 static inline void push(struct mnw__policy *policy, unsigned queue, uint32_t extent, bool armed) {
     uint32_t first = policy->head[queue];
+    assert(!is_queued(policy, extent));
     policy->nodes[extent].link[NEWER] = LINK_END | queue << QUEUE_SHIFT;
     policy->nodes[extent].link[OLDER] = (first ? first : LINK_END) | (armed ? ARMED : 0);
     if (first)

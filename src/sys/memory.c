@@ -5,6 +5,8 @@
  */
 #include "sys/memory.h"
 
+#include "sys/mapping.h"
+
 #include <pthread.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
@@ -34,7 +36,8 @@ __attribute__((constructor)) static void prepare(void) {
 }
 
 void *mnw__memory_reserve(size_t length) {
-    void *memory = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *memory =
+        mnw__map_quiet(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     return memory == MAP_FAILED ? NULL : memory;
 }
 

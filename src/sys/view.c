@@ -18,6 +18,10 @@
 #define MADV_COLLAPSE 25
 #endif
 
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24
+#endif
+
 #define VIEW_FLAGS (MAP_PRIVATE | MAP_NORESERVE)
 
 static int advise(const struct mnw__backing *backing, void *view, size_t length) {
@@ -41,7 +45,7 @@ int mnw__view_map(struct mnw__backing *backing, uint64_t offset, size_t length, 
         view = mnw__map_congruent(backing->readonly_fd, offset, length, protection_of(writable), VIEW_FLAGS,
                                   mnw__backing_extent_bytes(backing->kind));
     } else {
-        view = mmap(NULL, length, protection_of(writable), VIEW_FLAGS, backing->readonly_fd, (off_t)offset);
+        view = mnw__map_quiet(NULL, length, protection_of(writable), VIEW_FLAGS, backing->readonly_fd, offset);
     }
     if (view == MAP_FAILED) {
         return mnw__fail(-errno, "mapping a view of %zu bytes: %s; raise vm.max_map_count or ulimit -v", length,
@@ -68,8 +72,10 @@ static int advise_retry(uintptr_t address, size_t length, int advice) {
     return result ? -errno : 0;
 }
 
+/* A consumer may have locked its view: MADV_DONTNEED refuses that, whole or in part. */
 int mnw__view_zap(uintptr_t address, size_t length) {
-    return advise_retry(address, length, MADV_DONTNEED);
+    int result = advise_retry(address, length, MADV_DONTNEED);
+    return result == -EINVAL ? advise_retry(address, length, MADV_DONTNEED_LOCKED) : result;
 }
 
 int mnw__view_collapse(uintptr_t address, size_t length) {
