@@ -114,6 +114,8 @@ void bed_check_at(bool holds, const char *text, const char *file, int line);
 void bed_become_nobody(void);
 /* From now on these system calls fail with `error`. */
 void bed_forbid(const long *numbers, size_t count, int error);
+/* The same for one call where its argument 0..5 has this value (32 bits of it). */
+void bed_forbid_argument(long number, unsigned argument, uint32_t value, int error);
 
 /* What a process holds: threads, mappings and descriptors. */
 struct bed_holdings {
