@@ -27,6 +27,14 @@ static unsigned maybe(uint64_t bound, unsigned most) {
     return world.has_trouble && one_in(bound) ? (unsigned)draw(1, most) : 0;
 }
 
+/* The troubles that hide a lost wake-up, or take their time, are not in a prompt world. */
+static void make_prompt(void) {
+    static const enum fake_trouble slow[] = {FAKE_SIGNAL, FAKE_EVENT_LOST, FAKE_EXHAUSTED, FAKE_SLOW};
+    for (size_t i = 0; i < sizeof(slow) / sizeof(slow[0]); i++)
+        fake_config.chance[slow[i]] = 0;
+    fake_config.fault_ns_max = 900000000; /* the watchdog looks once a second */
+}
+
 static void draw_kernel(void) {
     fake_config.nodes = (unsigned)(one_in(3) ? draw(1, 4) : 1);
     fake_config.has_poison = !one_in(4);
@@ -67,11 +75,17 @@ static void draw_store(struct sim_store *store) {
     store->chance[STORE_TOKEN] = maybe(3, 100);
     store->chance[STORE_AT_ONCE] = one_in(2) ? (unsigned)draw(1, 1024) : 0;
     store->chance[STORE_TOO_LONG] = maybe(6, 60);
+    for (int trouble = 0; world.is_prompt && trouble < STORE_TROUBLES; trouble++)
+        if (trouble != STORE_SHORT && trouble != STORE_AT_ONCE)
+            store->chance[trouble] = 0;
 }
 
 static void draw_world(void) {
     world.has_trouble = !one_in(4);
+    world.is_prompt = !world.has_trouble || one_in(3);
     draw_kernel();
+    if (world.is_prompt)
+        make_prompt();
     world.backing = (enum mnw_backing)draw(0, 3);
     world.page_bytes = mnw__backing_page_bytes(world.backing);
     world.extent_bytes = mnw__backing_extent_bytes(world.backing);
@@ -88,7 +102,7 @@ static void draw_world(void) {
         world.cache[i].extent_pages = world.extent_bytes / world.page_bytes;
     }
     /* Abandoned reads, retries and an exhausted machine may hold memory and slots longer than a deadline. */
-    world.may_lack_memory = world.has_trouble;
+    world.may_lack_memory = !world.is_prompt;
 }
 
 /* ---- opening ----------------------------------------------------------------------------------------------- */
@@ -138,8 +152,8 @@ static void open_cache(struct sim_cache *cache) {
     options.read_retries = store->retries ? store->retries : UINT32_MAX;
     options.retry_delay_ms = (uint32_t)draw(1, 10);
     options.read_deadline_ms = deadlines_ms[draw(0, 3)];
-    /* Whoever finds no memory within the deadline is refused: in a calm world that must not come to pass. */
-    if (!world.has_trouble)
+    /* Whoever finds no memory within the deadline is refused: in a prompt world that must not come to pass. */
+    if (world.is_prompt)
         options.read_deadline_ms = one_in(2) ? 30000 : 10000;
     options.readahead_bytes = one_in(3) ? UINT64_MAX : one_in(2) ? 0 : draw(1, 16) * world.page_bytes;
     store->deadline_ns = options.read_deadline_ms * 1000000ull;
@@ -274,10 +288,10 @@ static void close_world(void) {
 
 static void describe(void) {
     static const char *const kinds[] = {"shmem", "graded", "hugetlb-2M", "hugetlb-1G"};
-    fprintf(stderr, "  world: %s, extents of %llu, budget %llu, %u caches, %u views, %u consumers, %s%s\n",
+    fprintf(stderr, "  world: %s, extents of %llu, budget %llu, %u caches, %u views, %u consumers, %s%s%s\n",
             kinds[world.backing], (unsigned long long)world.extent_bytes, (unsigned long long)world.budget,
             world.caches, world.views, world.consumers, world.has_trouble ? "troubled" : "calm",
-            fake_config.has_poison ? "" : ", no poison");
+            world.is_prompt ? ", prompt" : "", fake_config.has_poison ? "" : ", no poison");
     fprintf(stderr, "  troubles of the kernel:");
     for (int i = 0; i < FAKE_TROUBLES; i++)
         fprintf(stderr, " %u", fake_config.chance[i]);

@@ -51,6 +51,7 @@ struct world {
     unsigned reads_each, operations_each;
     bool may_lack_memory; /* pages may be refused for want of it */
     bool has_trouble;
+    bool is_prompt; /* nothing in this world takes long: a fault that only the watchdog ends is a lost wake-up */
     /* the run */
     struct mnw_pool *pool;
     struct sim_cache cache[CACHES_MAX];
