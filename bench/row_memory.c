@@ -67,7 +67,7 @@ static void measure_metadata(struct bench *bench, const struct backing_name *bac
 
 void row_metadata(struct bench *bench) {
     struct scratch scratch;
-    if (scratch_sparse(&scratch, bench->directory, (bench->smoke ? 128 : 2048) * MIB)) {
+    if (scratch_sparse(&scratch, bench->directory, (bench->smoke ? 64 : 2048) * MIB)) {
         bench_break(bench, "metadata-bytes-per-page", "all", "no scratch file in %s", bench->directory);
         return;
     }
