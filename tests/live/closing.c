@@ -321,6 +321,32 @@ static void test_advice(void **state) {
     bed_source_close(&source);
 }
 
+/* A locked view keeps what it has mapped; what fails in it can be healed all the same. */
+static int64_t fail_bad_page(struct bed_source *source, const struct mnw_read *read) {
+    return bed_read_has(source, read, atomic_load(&source->bad_page)) ? -EIO : (int64_t)read->length;
+}
+
+static void test_locked(void **state) {
+    struct bed_source source;
+    struct bed bed;
+    (void)state;
+    open_held(&source, &bed);
+    source.answer = fail_bad_page;
+    if (mlock2(bed.data, 16 * BED_PAGE, MLOCK_ONFAULT)) {
+        print_message("cannot lock memory\n");
+        skip();
+    }
+    atomic_store(&source.bad_page, 5);
+    bed_assert_bus(bed.view, 5);
+    bed_assert_page(bed.view, 6, 1);
+    atomic_store(&source.bad_page, UINT64_MAX);
+    assert_int_equal(mnw_invalidate(bed.cache, 0, 16 * BED_PAGE), 0);
+    for (uint64_t page = 0; page < PAGES; page++)
+        bed_assert_page(bed.view, page, 1);
+    bed_close(&bed);
+    bed_source_close(&source);
+}
+
 /* ---- everything comes and goes ---- */
 
 static atomic_bool stopping;
@@ -381,6 +407,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_part_unmapped),
         cmocka_unit_test(test_advice),
 
+        cmocka_unit_test(test_locked),
         cmocka_unit_test(test_nothing_left),
     };
     return cmocka_run_group_tests_name("closing", tests, NULL, NULL);
