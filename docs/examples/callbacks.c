@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A store of one's own: 16 TiB of bytes that are computed, not kept. A worker thread answers the reads, as a
+ * A store of one's own: 256 GiB of bytes that are computed, not kept. A worker thread answers the reads, as a
  * program would that asks another machine.
  *
  * minnow's thread calls start_read(), which only queues; the worker computes and answers with the token.
@@ -9,7 +9,7 @@
 #include <pthread.h>
 #include <stdio.h>
 
-#define STORE_BYTES (UINT64_C(16) << 40)
+#define STORE_BYTES (UINT64_C(256) << 30)
 #define QUEUE_MAX   1024
 
 struct computed {
