@@ -6,6 +6,7 @@
 #include "engine/cache.h"
 #include "engine/pool.h"
 #include "engine/reclaim.h"
+#include "sys/io.h"
 #include "sys/uffd.h"
 
 #include <errno.h>
@@ -94,6 +95,9 @@ void mnw__fault_read_ahead(struct mnw__fault_thread *thread, struct mnw_cache *c
     while (count && page < cache->pages.page_count && slots_to_spare(thread)) {
         uint32_t run = stride == 1 ? (uint32_t)mnw__min(count, cache->fill_pages_max) : 1, begun = 0;
         bool absent = mnw__page_state(mnw__page_load(&cache->pages, page)) == MNW__PAGE_ABSENT;
+        /* Giving huge pages memory takes long: what was asked for before goes on meanwhile. */
+        if (absent && cache->pool->whole_extents && thread->io)
+            mnw__io_submit(thread->io);
         if (absent && mnw__fill_begin(thread, cache, NULL, NULL, page, run, &begun) == MNW__BEGIN_STARVED)
             return;
         uint64_t step = begun ? begun : 1;

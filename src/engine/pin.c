@@ -30,12 +30,13 @@ static int pin_locked(struct mnw_cache *cache, uint64_t extent, bool always) {
     int pinned = mnw__extent_pin(&cache->pages, extent);
     if (pinned != 1)
         return pinned;
-    bool room = always || has_room(cache->pool);
+    if (!always && !has_room(cache->pool)) {
+        mnw__extent_unpin(&cache->pages, extent);
+        return -ENOSPC;
+    }
     atomic_fetch_add(&cache->pinned_extents, 1);
     atomic_fetch_add(&cache->pool->pinned, cache->pool->extent_bytes);
-    if (!room)
-        unpin_locked(cache, extent);
-    return room ? 0 : -ENOSPC;
+    return 0;
 }
 
 /* `always`: whatever the pool has room for. */

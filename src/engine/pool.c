@@ -16,9 +16,8 @@
 #include <stdlib.h>
 
 #define EXTENT_BYTES_DEFAULT (64u << 10)
-#define EXTENT_BYTES_MIN     (16u << 10)
-/* So that what is kept per extent stays below 8 bytes per page, whatever a base page is. */
-#define EXTENT_PAGES_MIN 4
+/* The 16 bytes kept per extent are 2 per page then, and with the page words all is below 8. */
+#define EXTENT_PAGES_MIN 8
 #define EXTENT_BYTES_MAX (2u << 20)
 #define RECENCY_DEFAULT  20000
 /* The reclaimer keeps this share of the budget free. */
@@ -94,7 +93,9 @@ static int shrink_to_budget(struct mnw_pool *pool) {
 static int change_budget(struct mnw_pool *pool, uint64_t budget_bytes, uint64_t least) {
     uint64_t before = atomic_exchange(&pool->budget, budget_bytes);
     /* A pin may have come between the caller's look and the change; from here on pins see the new budget. */
-    int error = atomic_load(&pool->pinned) + least > budget_bytes ? -EBUSY : shrink_to_budget(pool);
+    int error = 0;
+    if (budget_bytes < before)
+        error = atomic_load(&pool->pinned) + least > budget_bytes ? -EBUSY : shrink_to_budget(pool);
     if (error) {
         atomic_store(&pool->budget, before);
         return mnw__fail(error, "budget: pins and reads in flight hold more than %llu bytes; it stays %llu",
@@ -112,7 +113,7 @@ int mnw__pool_set_budget(struct mnw_pool *pool, uint64_t budget_bytes) {
                          "at least %llu are needed",
                          (unsigned long long)budget_bytes, pool->extent_bytes, pool->thread_count,
                          (unsigned long long)least);
-    if (pinned + least > budget_bytes)
+    if (budget_bytes < atomic_load(&pool->budget) && pinned + least > budget_bytes)
         return mnw__fail(-EBUSY,
                          "budget: %llu bytes are pinned, which with one extent for each fault thread is more "
                          "than %llu; unpin first",
@@ -136,7 +137,7 @@ static int choose_extent(struct mnw_pool *pool, uint64_t wanted) {
         pool->extent_bytes = forced;
         return 0;
     }
-    uint64_t least = mnw__max(EXTENT_PAGES_MIN * pool->page_bytes, EXTENT_BYTES_MIN);
+    uint64_t least = EXTENT_PAGES_MIN * pool->page_bytes;
     uint64_t most = mnw__max(least, EXTENT_BYTES_MAX);
     if (wanted && (!mnw__is_power_of_two(wanted) || wanted < least || wanted > most))
         return mnw__fail(-EINVAL, "pool: extent_bytes %llu must be a power of two from %llu to %llu",

@@ -266,7 +266,9 @@ static int prepare(struct mnw__backing *backing) {
         result = backing->readonly_fd = open_readonly(backing->fd);
     }
     if (result < 0) {
-        return mnw__fail(result, "backing file: sealing and opening /proc/self/fd/%d read-only: %s; is /proc mounted?",
+        return mnw__fail(result,
+                         "backing file: sealing and opening /proc/self/fd/%d read-only: %s; /proc must be mounted, and "
+                         "the limit on open files (ulimit -n) not reached",
                          backing->fd, strerror(-result));
     }
     result = map_alias(backing);

@@ -90,7 +90,7 @@ static void draw_world(void) {
     world.page_bytes = mnw__backing_page_bytes(world.backing);
     world.extent_bytes = mnw__backing_extent_bytes(world.backing);
     if (!world.extent_bytes)
-        world.extent_bytes = (uint64_t)16384 << draw(0, 2);
+        world.extent_bytes = (uint64_t)32768 << draw(0, 2);
     world.caches = (unsigned)(one_in(2) ? 1 : draw(1, CACHES_MAX));
     world.consumers = (unsigned)draw(1, CONSUMERS_MAX);
     world.operators = one_in(4) ? 2 : 1;

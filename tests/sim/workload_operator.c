@@ -315,7 +315,7 @@ static void change_budget(void) {
     if (error && error != -EBUSY)
         sim_fail("set_budget: %d (%s)", error, mnw_error());
     if (error && wanted >= before)
-        sim_fail("set_budget: EBUSY while growing");
+        sim_fail("set_budget: EBUSY while growing: %s", mnw_error());
     world.budget = error ? before : wanted;
     fake_set_budget(world.budget);
     if (fake_resident() > world.budget)

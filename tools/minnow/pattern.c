@@ -90,31 +90,30 @@ void pattern_init(struct pattern *pattern, enum pattern_kind kind, uint64_t piec
         pattern->first = 0;
         pattern->end = piece_count;
     }
-    pattern->next = pattern->first;
+    pattern->next = kind == PATTERN_SEQUENTIAL ? pattern->first : pattern->end; /* the others choose at once */
     pattern->integral_first = integral(1.5) - 1;
     pattern->integral_end = integral((double)pattern->page_count + 0.5);
     pattern->shortcut = 2 - integral_inverse(integral(2.5) - weight(2));
 }
 
-static uint64_t piece_of_page(struct pattern *pattern, uint64_t page) {
-    uint64_t first = page * pattern->pieces_per_page;
-    uint64_t count = pattern->piece_count - first;
-    if (count > pattern->pieces_per_page)
-        count = pattern->pieces_per_page;
-    return count == 1 ? first : first + random_below(pattern, count);
+static uint64_t choose_page(struct pattern *pattern) {
+    if (pattern->kind == PATTERN_UNIFORM)
+        return random_below(pattern, pattern->page_count);
+    return pattern_scatter(pattern_zipf_rank(pattern), pattern->page_count);
 }
 
+/*
+ * Sequential readers walk their share again and again. The others choose a page and read all of it: of a huge page
+ * that had to be read from the store for one piece of it, the other pieces would never be looked at.
+ */
 uint64_t pattern_next(struct pattern *pattern) {
-    switch (pattern->kind) {
-    case PATTERN_UNIFORM:
-        return random_below(pattern, pattern->piece_count);
-    case PATTERN_ZIPF:
-        return piece_of_page(pattern, pattern_scatter(pattern_zipf_rank(pattern), pattern->page_count));
-    case PATTERN_SEQUENTIAL:
-        break;
-    }
-    uint64_t piece = pattern->next++;
-    if (pattern->next == pattern->end)
+    if (pattern->next == pattern->end) {
+        if (pattern->kind != PATTERN_SEQUENTIAL) {
+            pattern->first = choose_page(pattern) * pattern->pieces_per_page;
+            uint64_t left = pattern->piece_count - pattern->first;
+            pattern->end = pattern->first + (left < pattern->pieces_per_page ? left : pattern->pieces_per_page);
+        }
         pattern->next = pattern->first;
-    return piece;
+    }
+    return pattern->next++;
 }

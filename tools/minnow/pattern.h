@@ -19,7 +19,7 @@ struct pattern {
     uint64_t pieces_per_page; /* 1, or the 4 KiB pieces of a huge page */
     uint64_t page_count;
     uint64_t state;                                /* of the random numbers */
-    uint64_t first, end, next;                     /* sequential: this reader's share */
+    uint64_t first, end, next;                     /* sequential: this reader's share; others: the page they are in */
     double integral_first, integral_end, shortcut; /* zipf: see pattern.c */
 };
 
