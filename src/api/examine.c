@@ -107,8 +107,9 @@ static void examine_doors(struct examination *examination, const struct mnw__uff
 
     bool kernel_faults = probe->door == MNW__UFFD_DOOR_SYSCALL || probe->door == MNW__UFFD_DOOR_DEVICE;
     tell(examination, "uffd-kernel-faults", kernel_faults, false, FIX_UFFD, "%s",
-         kernel_faults ? "system calls given an untouched pointer wait like a reader"
-                       : "system calls given an untouched pointer fail with EFAULT: touch the bytes first");
+         kernel_faults
+             ? "system calls given an untouched pointer wait like a reader"
+             : "system calls given an untouched pointer fail with EFAULT; pools want the option user_faults_only");
 }
 
 static void examine_features(struct examination *examination, const struct mnw__uffd_probe *probe) {

@@ -89,6 +89,7 @@ static int understand(const struct words *words, struct verify_options *options)
     options->pattern = (enum pattern_kind)pattern;
     options->pool.size = sizeof(options->pool);
     options->pool.backing = (enum mnw_backing)backing;
+    options->pool.user_faults_only = 1; /* it reads by pointer alone */
     options->pool.numa = (enum mnw_numa)numa;
     options->pool.nodes = words->nodes;
     options->pool.policy = (enum mnw_policy)policy;
