@@ -79,7 +79,7 @@ static void test_pool_options(void **state) {
     refuse_pool((struct mnw_pool_options){.nodes = "zero"}, "\"zero\"", "0-1,3");
     refuse_pool((struct mnw_pool_options){.nodes = "64"}, "\"64\"", "64");
     refuse_pool((struct mnw_pool_options){.extent_bytes = 3 << 16}, "extent_bytes", "power of two");
-    refuse_pool((struct mnw_pool_options){.extent_bytes = 8 << 10}, "extent_bytes", "16384");
+    refuse_pool((struct mnw_pool_options){.extent_bytes = 8 << 10}, "extent_bytes", "power of two");
     refuse_pool((struct mnw_pool_options){.extent_bytes = 4 << 20}, "extent_bytes", "2097152");
     refuse_pool((struct mnw_pool_options){.backing = MNW_BACKING_GRADED, .extent_bytes = 64 << 10}, "extent_bytes",
                 "must be 0");
@@ -337,7 +337,9 @@ static void test_no_hugepages(void **state) {
     else
         bed_refused(mnw_pool_open(&pool, &options), -EOPNOTSUPP, "1", "another backing");
     after = bed_holdings();
-    assert_memory_equal(&before, &after, sizeof(before));
+    assert_int_equal(before.threads, after.threads);
+    assert_int_equal(before.descriptors, after.descriptors);
+    assert_int_equal(before.mapped_kib, after.mapped_kib);
     assert_null(pool);
 }
 
@@ -374,7 +376,7 @@ static void test_too_large(void **state) {
     (void)state;
     bed_source_open(&source, INT64_MAX);
     bed_source_open(&small, BED_MIB);
-    bed_open(&bed, small.store, (struct mnw_pool_options){.extent_bytes = 16 << 10}, NULL);
+    bed_open(&bed, small.store, (struct mnw_pool_options){.extent_bytes = 32 << 10}, NULL);
     bed_refused(mnw_cache_open(&cache, bed.pool, source.store, NULL), -ENOSPC, "9223372036854775807", "larger extents");
     assert_null(cache);
     bed_close(&bed);

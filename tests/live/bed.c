@@ -5,10 +5,10 @@
 #include "engine/view.h"
 #include "machine.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
+#include <linux/openat2.h>
 #include <linux/seccomp.h>
 #include <poll.h>
 #include <signal.h>
@@ -367,24 +367,54 @@ void bed_forbid_argument(long number, unsigned argument, uint32_t value, int err
     install(filter, sizeof(filter) / sizeof(filter[0]));
 }
 
-static unsigned count_entries(const char *path) {
-    DIR *folder = opendir(path);
+/* By calls that no test makes to fail, and without memory of its own: it must not change what it measures. */
+static int open_quietly(const char *path) {
+    struct open_how how = {.flags = O_RDONLY | O_CLOEXEC};
+    return (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof(how));
+}
+
+static unsigned count_lines(const char *path) {
+    char buffer[4096];
     unsigned count = 0;
-    while (folder && readdir(folder))
-        count++;
-    if (folder)
-        closedir(folder);
-    return count - 2; /* itself and its parent */
+    int fd = open_quietly(path);
+    for (ssize_t bytes; (bytes = read(fd, buffer, sizeof(buffer))) > 0;)
+        for (ssize_t i = 0; i < bytes; i++)
+            count += buffer[i] == '\n';
+    close(fd);
+    return count;
+}
+
+static uint64_t read_number(const char *path, const char *format) {
+    char buffer[4096];
+    uint64_t number = 0;
+    int fd = open_quietly(path);
+    ssize_t bytes = read(fd, buffer, sizeof(buffer) - 1);
+    close(fd);
+    if (bytes > 0) {
+        buffer[bytes] = '\0';
+        const char *at = strstr(buffer, format);
+        number = at ? strtoull(at + strlen(format), NULL, 10) : 0;
+    }
+    return number;
+}
+
+static unsigned count_descriptors(void) {
+    struct pollfd all[1024];
+    unsigned count = 0;
+    for (int fd = 0; fd < 1024; fd++)
+        all[fd] = (struct pollfd){.fd = fd};
+    if (poll(all, 1024, 0) < 0)
+        return 0;
+    for (int fd = 0; fd < 1024; fd++)
+        count += !(all[fd].revents & POLLNVAL);
+    return count;
 }
 
 struct bed_holdings bed_holdings(void) {
-    struct bed_holdings holdings = {.descriptors = (unsigned)machine_open_descriptors()};
-    FILE *maps = fopen("/proc/self/maps", "re");
-    int c;
-    while (maps && (c = getc(maps)) != EOF)
-        holdings.mappings += c == '\n';
-    if (maps)
-        fclose(maps);
-    holdings.threads = count_entries("/proc/self/task");
-    return holdings;
+    return (struct bed_holdings){
+        .descriptors = count_descriptors(),
+        .mappings = count_lines("/proc/self/maps"),
+        .mapped_kib = read_number("/proc/self/status", "VmSize:"),
+        .threads = (unsigned)read_number("/proc/self/status", "Threads:"),
+    };
 }

@@ -119,6 +119,7 @@ void bed_forbid_argument(long number, unsigned argument, uint32_t value, int err
 
 /* What a process holds: threads, mappings and descriptors. */
 struct bed_holdings {
+    uint64_t mapped_kib;
     unsigned threads, mappings, descriptors;
 };
 struct bed_holdings bed_holdings(void);
