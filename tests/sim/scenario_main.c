@@ -20,7 +20,7 @@ static char story[64 << 10];
 static size_t story_length;
 static unsigned failures;
 
-static void add(const char *mark, const char *format, va_list arguments) {
+__attribute__((format(printf, 2, 0))) static void add(const char *mark, const char *format, va_list arguments) {
     char line[512];
     vsnprintf(line, sizeof(line), format, arguments);
     int length = snprintf(story + story_length, sizeof(story) - story_length, "  %s%s\n", mark, line);
