@@ -162,7 +162,9 @@ static bool warm_up(const struct setting *setting) {
     struct setting other = *setting;
     struct stack stack;
     other.io_mode = MNW_IO_THREADS;
-    return !open_stack(&stack, &other) & close_stack(&stack);
+    bool opened = open_stack(&stack, &other) == 0;
+    bool closed = close_stack(&stack);
+    return opened && closed;
 }
 
 /* Right bytes; SIGBUS only if that is the failure. */
