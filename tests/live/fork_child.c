@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <spawn.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -347,6 +348,8 @@ static void test_holder(void **state) {
     fflush(NULL);
     pid_t holder = fork();
     if (!holder) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        alarm(120);
         for (;;)
             pause();
     }
