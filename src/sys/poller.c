@@ -77,7 +77,12 @@ void mnw__poller_close(struct mnw__poller *poller) {
 
 int mnw__poller_add(struct mnw__poller *poller, int fd, void *tag) {
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = tag};
-    return epoll_ctl(poller->epoll, EPOLL_CTL_ADD, fd, &event) ? -errno : 0;
+    if (epoll_ctl(poller->epoll, EPOLL_CTL_ADD, fd, &event)) {
+        return mnw__fail(-errno,
+                         "watching a descriptor by epoll: %s; raise fs.epoll.max_user_watches if that is the cause",
+                         strerror(errno));
+    }
+    return 0;
 }
 
 int mnw__poller_remove(struct mnw__poller *poller, int fd) {
@@ -131,7 +136,11 @@ void mnw__poller_kick(struct mnw__poller *poller) {
 
 int mnw__eventfd_open(void) {
     int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    return fd < 0 ? -errno : fd;
+    if (fd < 0) {
+        return mnw__fail(-errno, "eventfd: %s; raise the limit on open files (ulimit -n) if that is the cause",
+                         strerror(errno));
+    }
+    return fd;
 }
 
 void mnw__eventfd_raise(int fd) {
