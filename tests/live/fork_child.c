@@ -236,14 +236,15 @@ static int read_own(void *argument) {
     struct mnw_view *view;
     static char bytes[64 * BED_PAGE];
     bed_bytes(bytes, 0, sizeof(bytes), 7);
+    if (world) /* before its own mappings may take the place */
+        bed_check(touch_all(world) == 0);
     open_own(&store, &pool, bytes, sizeof(bytes));
     bed_check(mnw_cache_open(&cache, pool, store, NULL) == 0);
     bed_check(mnw_view_open(&view, cache, NULL) == 0);
     bed_check(bed_compare(mnw_view_data(view), 0, sizeof(bytes), 7, NULL) == BED_RIGHT);
     if (world) {
-        /* A grandchild's view of the child's pool, and of the grandfather's. */
+        /* A grandchild's view of the child's pool. */
         struct world heirs = {.bed = {.view = view, .data = mnw_view_data(view)}};
-        bed_check(touch_all(world) == 0);
         bed_check(bed_child(touch_all, &heirs) == 0);
         bed_check(bed_child(read_own, NULL) == 0);
     }
