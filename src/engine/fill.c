@@ -169,8 +169,9 @@ void mnw__fill_free_memory(struct mnw_cache *cache, uint64_t page, uint32_t coun
     if (cache->pool->whole_extents)
         return;
     uint64_t length = count * (uint64_t)cache->backing.page_bytes;
-    mnw__backing_punch(&cache->backing, mnw__cache_page_offset(cache, page), length);
-    mnw__cache_uncharge(cache, length);
+    /* What could not be punched is still there, and stays charged. */
+    if (mnw__backing_punch(&cache->backing, mnw__cache_page_offset(cache, page), length) == 0)
+        mnw__cache_uncharge(cache, length);
 }
 
 /* ---- reading ---- */

@@ -70,6 +70,12 @@ enum fake_outcome { FAKE_OK, FAKE_SIGBUS, FAKE_SIGSEGV };
 enum fake_outcome fake_read(uintptr_t address, void *bytes, size_t length, uintptr_t *stopped);
 enum fake_outcome fake_write(uintptr_t address, const void *bytes, size_t length, uintptr_t *stopped);
 
+/* Asked before a page of a file (named by its alias) is mapped into a view, and before one is punched. NULL: nobody. */
+extern void (*fake_on_map)(const void *alias, uint64_t page);
+/* The same before a barred page is mapped again: the view is not registered there for a moment. */
+extern void (*fake_on_unbar)(const void *alias, uint64_t page);
+extern void (*fake_on_punch)(const void *alias, uint64_t page);
+
 /* Entry and exit of a fake system call: may switch, may be slow. */
 void fake_call(const char *name);
 /* Does this trouble strike now? */

@@ -18,6 +18,10 @@ static struct {
     uint64_t exhausted_until;
 } files;
 
+void (*fake_on_map)(const void *alias, uint64_t page);
+void (*fake_on_unbar)(const void *alias, uint64_t page);
+void (*fake_on_punch)(const void *alias, uint64_t page);
+
 static const size_t small_page_bytes[] = {4096, 4096, 16 << 10, 64 << 10};
 static const size_t small_extent_bytes[] = {0, 8 * 4096, 16 << 10, 64 << 10};
 static const size_t kernel_page_bytes[] = {4096, 4096, 2 << 20, 1 << 30};
@@ -215,8 +219,11 @@ int mnw__backing_punch(struct mnw__backing *backing, uint64_t offset, size_t len
     struct fake_file *file = fake_file_of(backing->fd);
     uint64_t first, end;
     page_range(backing, offset, length, &first, &end);
-    for (uint64_t page = first; page < end; page++)
+    for (uint64_t page = first; page < end; page++) {
+        if (fake_on_punch)
+            fake_on_punch(file->bytes, page);
         fake_file_drop(file, page);
+    }
     sim_trace("backing %d: punch [%llu, %llu)", backing->fd, (unsigned long long)first, (unsigned long long)end);
     fake_call("punch done");
     return 0;

@@ -99,6 +99,8 @@ static int continue_page(struct fill *fill) {
         return -EFAULT;
     if (entry->pte == PTE_MAPPED || entry->pte == PTE_COPY)
         return -EEXIST;
+    if (fake_on_map)
+        fake_on_map(file->bytes, fill->view->first + fill->index);
     fake_entry_clear(fill->view, fill->index, true);
     entry->pte = PTE_MAPPED;
     entry->wp = fill->flags & MNW__UFFD_KEEP_WP;

@@ -221,6 +221,8 @@ int mnw__view_collapse(uintptr_t address, size_t length) {
     if (fake_strikes(FAKE_COLLAPSE))
         return mnw__fail(-EAGAIN, "collapse refused");
     for (size_t page = first; page < first + pages; page++) {
+        if (fake_on_map)
+            fake_on_map(view->file->bytes, view->first + page);
         fake_file_fill_hole(view->file, view->first + page); /* as the kernel does: zeros */
         view->entries[page].pte = PTE_MAPPED;
         view->entries[page].huge = true;
@@ -252,6 +254,8 @@ int mnw__view_unbar(struct mnw__backing *backing, uint64_t offset, uintptr_t add
         offset != view->first * view->page_bytes + (address - view->address))
         sim_fail("a view's range is given back as another range");
     for (uintptr_t at = address; at < address + length; at += view->page_bytes) {
+        if (fake_on_unbar)
+            fake_on_unbar(view->file->bytes, view->first + (at - view->address) / view->page_bytes);
         struct fake_entry *entry = fake_entry_at(view, at);
         fake_entry_clear(view, (at - view->address) / view->page_bytes, true);
         entry->barred = false;

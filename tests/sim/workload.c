@@ -2,6 +2,8 @@
 #include "workload.h"
 
 #include "engine/cache.h"
+#include "engine/fault.h"
+#include "engine/pool.h"
 #include "fake.h"
 #include "sys/backing.h"
 
@@ -76,7 +78,8 @@ static void draw_store(struct sim_store *store) {
     store->chance[STORE_AT_ONCE] = one_in(2) ? (unsigned)draw(1, 1024) : 0;
     store->chance[STORE_TOO_LONG] = maybe(6, 60);
     for (int trouble = 0; world.is_prompt && trouble < STORE_TROUBLES; trouble++)
-        if (trouble != STORE_SHORT && trouble != STORE_AT_ONCE)
+        if (trouble != STORE_SHORT && trouble != STORE_AT_ONCE && trouble != STORE_ERROR && trouble != STORE_END &&
+            trouble != STORE_FLIP)
             store->chance[trouble] = 0;
 }
 
@@ -187,6 +190,17 @@ static bool is_at_rest(const struct mnw_cache *cache) {
     return !atomic_load(&cache->fills_active) && !atomic_load(&cache->jobs_active) && !atomic_load(&cache->evicting);
 }
 
+/* At rest, what is charged is what is there. */
+static const char *check_charge(const struct mnw_cache *cache) {
+    uint64_t bytes = 0;
+    for (uint64_t extent = 0; extent < cache->pages.extent_count; extent++) {
+        struct mnw__extent word = mnw__extent_load(&cache->pages, extent);
+        bytes += cache->pool->whole_extents ? word.charged * (uint64_t)cache->pool->extent_bytes
+                                            : word.present * (uint64_t)cache->backing.page_bytes;
+    }
+    return bytes == atomic_load(&cache->charged) ? NULL : "charged is not what is there";
+}
+
 /* With everything answered, the cache comes to rest; then every word must be legal. */
 static void check_words(struct sim_cache *cache) {
     uint64_t where = 0, limit_ns = fiber_now() + 100000000000;
@@ -194,6 +208,8 @@ static void check_words(struct sim_cache *cache) {
     while (fiber_now() < limit_ns) {
         if (is_at_rest(cache->handle)) {
             wrong = mnw__pages_check(&cache->handle->pages, &where);
+            if (!wrong)
+                wrong = check_charge(cache->handle);
             if (!wrong)
                 break;
         }
@@ -280,6 +296,9 @@ static void close_world(void) {
     if (world.last_stats.resident_bytes || fake_resident())
         sim_fail("all caches are closed, and %llu bytes are charged, %llu resident",
                  (unsigned long long)world.last_stats.resident_bytes, (unsigned long long)fake_resident());
+    for (unsigned i = 0; i < world.pool->thread_count; i++)
+        if (atomic_load(&world.pool->threads[i].jobs_waiting))
+            sim_fail("fault thread %u thinks that %u jobs wait for it", i, world.pool->threads[i].jobs_waiting);
     if (mnw_pool_close(world.pool))
         sim_fail("the pool cannot be closed: %s", mnw_error());
 }
@@ -304,6 +323,49 @@ static void describe(void) {
             fprintf(stderr, " %u", store->chance[trouble]);
     }
     fputc('\n', stderr);
+}
+
+static struct mnw_cache *cache_of_alias(const void *alias) {
+    for (unsigned i = 0; i < world.caches; i++)
+        if (world.cache[i].handle && world.cache[i].handle->backing.alias == alias)
+            return world.cache[i].handle;
+    return NULL;
+}
+
+/* The rules of page.h, at the moment that counts. */
+static void check_map(const void *alias, uint64_t page) {
+    const struct mnw_cache *cache = cache_of_alias(alias);
+    if (!cache || page >= cache->pages.page_count)
+        return;
+    struct mnw__extent extent = mnw__extent_load(&cache->pages, mnw__extent_of(&cache->pages, page));
+    if (mnw__page_state(mnw__page_load(&cache->pages, page)) != MNW__PAGE_PRESENT)
+        sim_fail("page %llu is mapped, and its word is %u, not PRESENT", (unsigned long long)page,
+                 mnw__page_load(&cache->pages, page));
+    if (!extent.visitors)
+        sim_fail("page %llu is mapped by nobody who has entered its extent", (unsigned long long)page);
+}
+
+static void check_unbar(const void *alias, uint64_t page) {
+    const struct mnw_cache *cache = cache_of_alias(alias);
+    if (!cache || page >= cache->pages.page_count)
+        return;
+    struct mnw__extent extent = mnw__extent_load(&cache->pages, mnw__extent_of(&cache->pages, page));
+    if (mnw__page_state(mnw__page_load(&cache->pages, page)) != MNW__PAGE_PRESENT || !extent.user_pins)
+        sim_fail("page %llu is mapped again, its word is %u, and its extent has %u pins", (unsigned long long)page,
+                 mnw__page_load(&cache->pages, page), extent.user_pins);
+}
+
+static void check_punch(const void *alias, uint64_t page) {
+    const struct mnw_cache *cache = cache_of_alias(alias);
+    if (!cache || page >= cache->pages.page_count)
+        return;
+    struct mnw__extent extent = mnw__extent_load(&cache->pages, mnw__extent_of(&cache->pages, page));
+    enum mnw__page_state state = mnw__page_state(mnw__page_load(&cache->pages, page));
+    if (extent.state == MNW__EXTENT_EVICTING && !extent.visitors && !extent.fills)
+        return;
+    if (!extent.fills || state == MNW__PAGE_PRESENT || state == MNW__PAGE_ABSENT)
+        sim_fail("page %llu is punched, its word is %u, its extent in state %u with %u visitors and %u fills",
+                 (unsigned long long)page, state, extent.state, extent.visitors, extent.fills);
 }
 
 static void live(void *argument) {
@@ -331,6 +393,9 @@ void workload_run(uint64_t seed, bool trace) {
     static const unsigned odds[] = {20, 100, 300, 700, 1024};
     fiber_begin(seed, odds[random_mix(seed) % 5], trace);
     fake_begin();
+    fake_on_map = check_map;
+    fake_on_unbar = check_unbar;
+    fake_on_punch = check_punch;
     fiber_start("world", 0, live, NULL);
     fiber_loop();
     fake_end();
