@@ -9,7 +9,7 @@
 #include <stdlib.h>
 
 #define BASE_PAGE     4096
-#define EXTENT_LEAST  (16 << 10) /* the most extents, so the most metadata */
+#define EXTENT_LEAST  (32 << 10) /* the most extents, so the most metadata */
 #define READERS       2
 #define SAMPLE_GAP_NS 20000
 

@@ -193,7 +193,7 @@ void high_open(struct high *high, enum mnw_backing kind, const struct high_optio
     size_t extents = options->extents ? options->extents : 3;
     high->kind = kind;
     high->page = mnw__backing_page_bytes(kind);
-    high->extent = mnw__backing_extent_bytes(kind) ? mnw__backing_extent_bytes(kind) : 4 * high->page;
+    high->extent = mnw__backing_extent_bytes(kind) ? mnw__backing_extent_bytes(kind) : 8 * high->page;
     high->extent_pages = high->extent / high->page;
     high->pages = extents * high->extent_pages;
     high->size_bytes = high->pages * high->page - options->cut_bytes;
