@@ -31,7 +31,7 @@
 /* The bytes of a store at an offset. Never zero; `salt` names the store, or its newer contents. */
 void bed_bytes(void *to, uint64_t offset, size_t length, uint64_t salt);
 
-/* A file of such bytes that goes when the test's process ends, or when bed_file_remove() is called. */
+/* A file of such bytes, in /tmp. A test that fails leaves it there to be looked at. */
 struct bed_file {
     char path[64], uri[96];
     int fd;
