@@ -20,9 +20,10 @@
 #define EXTENT_PAGES_MIN 8
 #define EXTENT_BYTES_MAX (2u << 20)
 #define RECENCY_DEFAULT  20000
-/* The reclaimer keeps this share of the budget free. */
-#define LOW_SHARE  64
-#define HIGH_SHARE 32
+/* The reclaimer keeps this share of the budget free; of few large extents, a whole one would be too much. */
+#define LOW_SHARE    64
+#define HIGH_SHARE   32
+#define MANY_EXTENTS 32
 
 /* ---- the budget ---- */
 
@@ -30,14 +31,19 @@ uint64_t mnw__pool_budget_min(const struct mnw_pool *pool) {
     return (uint64_t)pool->thread_count * pool->extent_bytes;
 }
 
+/* A share of the budget in whole extents; of a budget of many, at least `least` of them. */
+static uint64_t keep_free(const struct mnw_pool *pool, uint64_t share, uint64_t least) {
+    uint64_t budget = atomic_load_explicit(&pool->budget, memory_order_relaxed);
+    uint64_t bytes = mnw__align_down(budget / share, pool->extent_bytes);
+    return budget / pool->extent_bytes < MANY_EXTENTS ? bytes : mnw__max(bytes, least * pool->extent_bytes);
+}
+
 uint64_t mnw__pool_low_bytes(const struct mnw_pool *pool) {
-    uint64_t share = atomic_load_explicit(&pool->budget, memory_order_relaxed) / LOW_SHARE;
-    return mnw__align_down(share, pool->extent_bytes);
+    return keep_free(pool, LOW_SHARE, 2);
 }
 
 uint64_t mnw__pool_high_bytes(const struct mnw_pool *pool) {
-    uint64_t share = atomic_load_explicit(&pool->budget, memory_order_relaxed) / HIGH_SHARE;
-    return mnw__align_down(share, pool->extent_bytes);
+    return keep_free(pool, HIGH_SHARE, 3);
 }
 
 static void want_reclaim(struct mnw_pool *pool) {

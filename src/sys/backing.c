@@ -210,8 +210,9 @@ static int open_file(enum mnw_backing kind) {
     }
     int fd = memfd_create("minnow", flags);
     if (fd < 0) {
-        return mnw__fail(-errno, "memfd_create of a %s backing: %s", is_hugetlb(kind) ? size_name(kind) : "shmem",
-                         strerror(errno));
+        return mnw__fail(
+            -errno, "memfd_create of a %s backing: %s; raise the limit on open files (ulimit -n) if that is the cause",
+            is_hugetlb(kind) ? size_name(kind) : "shmem", strerror(errno));
     }
     return fd;
 }

@@ -33,8 +33,8 @@ static int open_way(struct mnw__io *io, enum mnw_io_mode mode, unsigned depth, i
         }
         if (mode == MNW_IO_URING || !is_refusal(result)) {
             return mnw__fail(result,
-                             "io_uring with %u entries: %s; check kernel.io_uring_disabled, the seccomp filter and "
-                             "ulimit -l, or use the thread pool",
+                             "io_uring with %u entries: %s; check kernel.io_uring_disabled, the seccomp filter and the "
+                             "limits on open files and locked memory (ulimit -n, -l), or use the thread pool",
                              depth, strerror(-result));
         }
     }
