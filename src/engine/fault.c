@@ -15,8 +15,8 @@
 #define LOOKS_MAX 8
 /* Reads of readahead and of jobs leave this share of the slots to faults. */
 #define RESERVED_SHARE 4
-/* A starved fault is back with every tick, unless an event is lost; after a longer gap it is another one. */
-#define STARVED_GAP_NS 200000000ull
+/* A starved fault is back with every tick, or, its event lost, with the watchdog; after a longer gap it is another. */
+#define STARVED_GAP_NS 2000000000ull
 
 /* Resident neighbours from `page` on, within its extent. */
 static uint64_t count_present(const struct mnw_cache *cache, uint64_t page, uint64_t most) {
@@ -47,6 +47,7 @@ static enum mnw__outcome wait_for_tick(struct mnw__fault_thread *thread, struct 
     if (!thread->starving) {
         thread->starving = true;
         thread->starved_progress = thread->batch_progress;
+        thread->starved_ns = thread->batch_ns + MNW__SCARCE_TICK_NS;
         atomic_fetch_add(&thread->pool->starving, 1);
     }
     return MNW__OUTCOME_PENDING;
@@ -56,11 +57,12 @@ static enum mnw__outcome wait_for_tick(struct mnw__fault_thread *thread, struct 
 static enum mnw__outcome starve(struct mnw__fault_thread *thread, struct mnw_view *view, uint64_t page) {
     struct mnw_cache *cache = view->cache;
     mnw__count(&cache->counters, MNW__FAULTS_STARVED, 1);
-    uint64_t gap_ns = mnw__max(STARVED_GAP_NS, cache->deadline_ns);
+    uint64_t hopeless_ns = MNW__STARVED_DEADLINES * cache->deadline_ns;
+    uint64_t gap_ns = mnw__max(mnw__min(STARVED_GAP_NS, hopeless_ns), 4 * MNW__SCARCE_TICK_NS);
     if (!view->starved_since_ns || thread->batch_ns - view->starved_last_ns > gap_ns)
         view->starved_since_ns = thread->batch_ns;
     view->starved_last_ns = thread->batch_ns;
-    if (thread->batch_ns - view->starved_since_ns > MNW__STARVED_DEADLINES * cache->deadline_ns) {
+    if (thread->batch_ns - view->starved_since_ns > hopeless_ns) {
         mnw__fill_refuse(view, page, -ENOMEM);
         return MNW__OUTCOME_ENDED;
     }
@@ -130,9 +132,16 @@ static bool look(struct mnw__fault_thread *thread, struct mnw_view *view, uint64
     struct mnw_cache *cache = view->cache;
     switch (mnw__page_state(mnw__page_load(&cache->pages, page))) {
     case MNW__PAGE_PRESENT:
-        if (map_present(view, page, plan->around, wake, outcome) == MNW__MAP_LOST) {
+        switch (map_present(view, page, plan->around, wake, outcome)) {
+        case MNW__MAP_LOST:
             lose_page(cache, page);
             return false;
+        case MNW__MAP_AGAIN:
+            *outcome = wait_for_tick(thread, view);
+            return true;
+        case MNW__MAP_DONE:
+        case MNW__MAP_GONE:
+            break;
         }
         mnw__count(&cache->counters, MNW__FAULTS_RESOLVED, 1);
         return true;

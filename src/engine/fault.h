@@ -22,6 +22,8 @@ struct mnw_pool;
 struct mnw__io;
 struct mnw__poller;
 
+/* Starved faults and stalled jobs look again at least this often. */
+#define MNW__SCARCE_TICK_NS 50000000ull
 /* So many read deadlines without memory or a read slot, and a fault or a job is refused: every fault ends. */
 #define MNW__STARVED_DEADLINES 4
 
@@ -31,7 +33,6 @@ struct mnw__latency {
 
 struct mnw__fault_thread {
     struct mnw_pool *pool;
-    unsigned index;
     int node;
     bool started;
     struct mnw__thread thread;
@@ -43,6 +44,8 @@ struct mnw__fault_thread {
     _Atomic uint32_t jobs_waiting; /* jobs given to this thread */
     bool starving;                 /* lock */
     uint64_t starved_progress;     /* lock: pool->progress before the batch whose fault starved */
+    uint64_t starved_ns;           /* lock: when starved faults look again, whatever was given back */
+    bool soon;                     /* lock: there is more to do at once */
     uint64_t batch_progress;       /* lock: pool->progress when the batch under way was read */
     uint64_t batch_ns;             /* lock: when the batch under way was read */
     uint64_t timer_ns, watch_ns;   /* lock: when timers and watchdog are due next */

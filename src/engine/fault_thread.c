@@ -18,8 +18,6 @@
 #define TAGS_MAX 64
 /* Batches of one view before the others get their turn. */
 #define BATCHES_MAX 16
-/* Starved faults and stalled jobs look again at least this often. */
-#define SCARCE_TICK_NS 50000000ull
 /* The watchdog: while there are events, and while there are none. */
 #define WATCH_BUSY_NS 1000000000ull
 #define WATCH_IDLE_NS 10000000000ull
@@ -134,12 +132,11 @@ static void run_timers(struct mnw__fault_thread *thread, enum mnw__job_more more
         thread->timer_ns = UINT64_MAX; /* retries begun below may set it sooner */
         uint64_t next_ns = mnw__fill_timers(thread, now_ns);
         thread->timer_ns = mnw__min(thread->timer_ns, next_ns);
-        mnw__fault_retry_starved(thread, true);
     }
-    if (more_jobs == MNW__JOB_MORE_SOON)
-        thread->timer_ns = now_ns;
-    if (thread->starving || more_jobs == MNW__JOB_MORE_LATER)
-        thread->timer_ns = mnw__min(thread->timer_ns, now_ns + SCARCE_TICK_NS);
+    mnw__fault_retry_starved(thread, now_ns >= thread->starved_ns);
+    thread->soon = more_jobs == MNW__JOB_MORE_SOON;
+    if (more_jobs == MNW__JOB_MORE_LATER)
+        thread->timer_ns = mnw__min(thread->timer_ns, now_ns + MNW__SCARCE_TICK_NS);
     bool active = false;
     for (struct mnw_view *view = thread->views; view; view = view->next_of_thread)
         active |= view->active;
@@ -155,6 +152,10 @@ static void run_timers(struct mnw__fault_thread *thread, enum mnw__job_more more
 
 static int64_t time_to_wait(const struct mnw__fault_thread *thread) {
     uint64_t due_ns = mnw__min(thread->timer_ns, thread->watch_ns), now_ns = mnw__clock_ns();
+    if (thread->soon)
+        return 0;
+    if (thread->starving)
+        due_ns = mnw__min(due_ns, thread->starved_ns);
     return due_ns <= now_ns ? 0 : (int64_t)mnw__min(due_ns - now_ns, INT64_MAX - 1);
 }
 
@@ -176,7 +177,6 @@ static void run(void *argument) {
         enum mnw__job_more more_jobs = MNW__JOB_MORE_NONE;
         if (atomic_load(&thread->jobs_waiting))
             more_jobs = mnw__job_advance(thread);
-        mnw__fault_retry_starved(thread, false);
         run_timers(thread, more_jobs);
         push_reads(thread);
         mnw__mutex_unlock(&thread->lock);
@@ -236,7 +236,6 @@ int mnw__fault_thread_start(struct mnw__fault_thread *thread, struct mnw_pool *p
                             const struct mnw_pool_options *options) {
     char name[16];
     thread->pool = pool;
-    thread->index = index;
     thread->node = node;
     thread->timer_ns = UINT64_MAX;
     thread->watch_ns = mnw__clock_ns() + WATCH_IDLE_NS;

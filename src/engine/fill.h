@@ -3,7 +3,8 @@
  * Fills: bringing pages from the store into the backing, each page by one fill at a time.
  *
  * Owns: the fill slots of a fault thread, from the claim of the pages to their end. Slots are taken by their
- * fault thread only, ended by whoever has the last answer. A slot pins the extents of its run throughout.
+ * fault thread only, ended by whoever has the last answer. A slot is counted in
+ * the extents of its run throughout.
  *
  *     FREE --begin--> READING --answer--> ANSWERED --> finish / read on --> READING
  *                        |                    |--error--> PAUSED --retry--> READING
@@ -11,7 +12,8 @@
  *
  * An answer of all the bytes is finished on the thread that brings it; everything else (short answers,
  * errors, late ones) is left to the fault thread, so that no store ever recurses.
- * An ABANDONED fill keeps its memory and its pins until the store answers: the store still owns the buffer.
+ * An ABANDONED fill keeps its memory and its place in its extents until the store answers: the store still owns the
+ * buffer.
  */
 #ifndef MNW_ENGINE_FILL_H
 #define MNW_ENGINE_FILL_H
@@ -73,7 +75,7 @@ void mnw__fill_attend(struct mnw__fault_thread *thread);
 /* The same: starts retries that are due, ends fills past their deadline. Returns when to call again. */
 uint64_t mnw__fill_timers(struct mnw__fault_thread *thread, uint64_t now_ns);
 
-/* Ends a page that no memory could be had for: FAILED for this view's waiters. */
+/* Ends a page that no memory could be had for: FAILED, until it is invalidated. In an entered extent. */
 void mnw__fill_refuse(struct mnw_view *view, uint64_t page, int error);
 
 unsigned mnw__fill_free_slots(const struct mnw__fault_thread *thread);

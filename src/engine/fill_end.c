@@ -71,7 +71,7 @@ static void map_run(struct mnw_view *view, uint64_t page, uint64_t count, bool a
     if (page < view->first_page)
         page = view->first_page;
     uint64_t wanted = all_wanted ? end - page : 1;
-    if (mnw__view_map_pages(view, page, end - page, wanted, true) == MNW__MAP_LOST)
+    if (mnw__view_map_pages(view, page, end - page, wanted, true) != MNW__MAP_DONE)
         mnw__view_wake(view, page, end - page);
 }
 
@@ -198,27 +198,6 @@ static void fail_page(struct mnw_cache *cache, uint64_t page, int error) {
     tell_failure(cache, page, error);
 }
 
-static void fail(struct mnw__fill *fill, int error) {
-    struct mnw_cache *cache = fill->cache;
-    uint64_t failed = 0;
-    mnw__count(&cache->counters, MNW__FILLS_FAILED, 1);
-    if (fill->view) {
-        assert(fill->page_count == 1);
-        mnw__fill_free_memory(cache, fill->first_page, 1);
-        fail_page(cache, fill->first_page, error);
-        failed = 1;
-    } else {
-        mnw__fill_unclaim(cache, fill->first_page, fill->page_count);
-        /* Of a run, one page may be bad and the others good: the job asks for each. */
-        if (fill->job && fill->page_count > 1)
-            mnw__job_go_back(fill->job, fill->first_page, fill->first_page + fill->page_count);
-        else
-            failed = fill->page_count;
-    }
-    mnw__fill_each_extent(cache, fill->first_page, fill->page_count, mnw__extent_release);
-    end_slot(fill, failed);
-}
-
 /*
  * A run failed, which may be the fault of a page nobody asked for: only the first page goes on alone. The
  * others are ABSENT again; whoever joined them asks for them by itself.
@@ -236,6 +215,28 @@ static void shrink_to_first(struct mnw__fill *fill) {
     fill->page_count = 1;
     fill->wanted_bytes = mnw__min(cache->backing.page_bytes, cache->store->size_bytes - start);
     fill->done_bytes = 0;
+}
+
+static void fail(struct mnw__fill *fill, int error) {
+    struct mnw_cache *cache = fill->cache;
+    uint64_t failed = 0;
+    mnw__count(&cache->counters, MNW__FILLS_FAILED, 1);
+    if (fill->view) {
+        if (fill->page_count > 1)
+            shrink_to_first(fill);
+        mnw__fill_free_memory(cache, fill->first_page, 1);
+        fail_page(cache, fill->first_page, error);
+        failed = 1;
+    } else {
+        mnw__fill_unclaim(cache, fill->first_page, fill->page_count);
+        /* Of a run, one page may be bad and the others good: the job asks for each. */
+        if (fill->job && fill->page_count > 1)
+            mnw__job_go_back(fill->job, fill->first_page, fill->first_page + fill->page_count);
+        else
+            failed = fill->page_count;
+    }
+    mnw__fill_each_extent(cache, fill->first_page, fill->page_count, mnw__extent_release);
+    end_slot(fill, failed);
 }
 
 void mnw__fill_pause(struct mnw__fill *fill, uint64_t retry_ns) {
@@ -361,7 +362,7 @@ static uint64_t check_timers(struct mnw__fill *fill, uint64_t now_ns) {
     if (state == MNW__FILL_PAUSED) {
         uint64_t deadline_ns = fill->deadline_ns;
         if (now_ns >= deadline_ns)
-            fail(fill, fill->result ? (int)fill->result : -ETIMEDOUT);
+            fail(fill, fill->result < 0 ? (int)fill->result : -ETIMEDOUT);
         else if (now_ns >= fill->retry_ns)
             mnw__fill_read(fill);
         else

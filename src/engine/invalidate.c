@@ -2,6 +2,7 @@
 /* Forgetting a range on request: nobody enters its extents, those inside leave, then it goes whole. */
 #include "engine/reclaim.h"
 
+#include "base/bits.h"
 #include "engine/cache.h"
 #include "engine/job.h"
 #include "engine/pin.h"
@@ -27,33 +28,33 @@ static int wait_until_left(struct mnw_cache *cache, uint64_t extent) {
         if (mnw__clock_ns() > end_ns)
             return -EBUSY;
         mnw__sleep_ns(pause_ns);
-        if (pause_ns < 1000000)
-            pause_ns *= 2;
+        pause_ns = mnw__min(2 * pause_ns, 1000000);
     }
 }
 
 /* EVICTING by us, whoever was inside; waits while another has it. */
 static int drain(struct mnw_cache *cache, uint64_t extent) {
+    uint64_t pause_ns = 20000;
     int error;
-    while ((error = mnw__extent_drain(&cache->pages, extent)) == -EAGAIN)
-        mnw__sleep_ns(20000);
+    while ((error = mnw__extent_drain(&cache->pages, extent)) == -EAGAIN) {
+        mnw__sleep_ns(pause_ns);
+        pause_ns = mnw__min(2 * pause_ns, 1000000);
+    }
     return error;
 }
 
 static void heal(struct mnw_cache *cache, uint64_t extent) {
     uint64_t first = mnw__extent_first(&cache->pages, extent), end = mnw__extent_end(&cache->pages, extent);
-    bool any = false;
     for (uint64_t page = first; page < end; page++)
-        any |= mnw__page_heal(&cache->pages, page);
-    if (any && cache->pool->has_poison)
+        mnw__page_heal(&cache->pages, page);
+    if (cache->pool->has_poison)
         mnw__views_heal(cache, first, end - first);
 }
 
-/* Failed pages of this extent are hidden behind another mapping in some view: see mnw__views_heal. */
-static bool is_barred(struct mnw_cache *cache, uint64_t extent) {
+/* Is some page of the extent SIGBUS in some view, whatever its word says? */
+static bool has_poison(struct mnw_cache *cache, uint64_t extent) {
     uint64_t first = mnw__extent_first(&cache->pages, extent);
-    return !cache->pool->has_poison &&
-           mnw__views_have_poison(cache, first, mnw__extent_end(&cache->pages, extent) - first);
+    return mnw__views_have_poison(cache, first, mnw__extent_end(&cache->pages, extent) - first);
 }
 
 /*
@@ -62,7 +63,7 @@ static bool is_barred(struct mnw_cache *cache, uint64_t extent) {
  */
 static void reopen(struct mnw_cache *cache, uint64_t extent) {
     uint64_t end = mnw__extent_end(&cache->pages, extent);
-    if (!is_barred(cache, extent))
+    if (cache->pool->has_poison || !has_poison(cache, extent))
         return;
     mnw__pin_extent(cache, extent);
     for (uint64_t page = mnw__extent_first(&cache->pages, extent); page < end; page++)
@@ -84,7 +85,7 @@ static bool is_untouched(const struct mnw_cache *cache, uint64_t extent) {
 
 static int forget_extent(struct mnw_cache *cache, uint64_t extent) {
     uint64_t bytes;
-    if (is_untouched(cache, extent) && !is_barred(cache, extent))
+    if (is_untouched(cache, extent) && !has_poison(cache, extent))
         return 0;
     int error = drain(cache, extent);
     if (error)

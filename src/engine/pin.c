@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "engine/pin.h"
 
+#include "base/bits.h"
 #include "base/error.h"
 #include "engine/cache.h"
 #include "engine/job.h"
@@ -42,14 +43,14 @@ static int pin_locked(struct mnw_cache *cache, uint64_t extent, bool always) {
 /* `always`: whatever the pool has room for. */
 static int pin_extent(struct mnw_cache *cache, uint64_t extent, bool always) {
     struct mnw_pool *pool = cache->pool;
-    for (;;) {
+    for (uint64_t pause_ns = 20000;; pause_ns = mnw__min(2 * pause_ns, 1000000)) {
         mnw__mutex_lock(&pool->lock);
         int error = pin_locked(cache, extent, always);
         mnw__mutex_unlock(&pool->lock);
         mnw__cache_sync_policy(cache, extent, false);
         if (error != -EAGAIN)
             return error;
-        mnw__sleep_ns(20000); /* it is being evicted; that ends soon */
+        mnw__sleep_ns(pause_ns); /* it is being evicted, or invalidated */
     }
 }
 

@@ -58,6 +58,10 @@ bool mnw__pool_charge(struct mnw_pool *pool, uint64_t bytes) {
             return false;
     } while (!atomic_compare_exchange_weak(&pool->charged, &charged, charged + bytes));
     charged += bytes;
+    if (charged > atomic_load(&pool->budget)) { /* it shrank meanwhile */
+        mnw__pool_uncharge(pool, bytes);
+        return false;
+    }
     uint64_t most = atomic_load_explicit(&pool->charged_max, memory_order_relaxed);
     while (most < charged && !atomic_compare_exchange_weak(&pool->charged_max, &most, charged))
         ;
@@ -97,11 +101,14 @@ static int shrink_to_budget(struct mnw_pool *pool) {
 
 /* Under budget_lock: the next one sees what this one left. */
 static int change_budget(struct mnw_pool *pool, uint64_t budget_bytes, uint64_t least) {
+    /* Pins look at the budget and add to what is pinned under the same lock: none slips through. */
+    mnw__mutex_lock(&pool->lock);
     uint64_t before = atomic_exchange(&pool->budget, budget_bytes);
-    /* A pin may have come between the caller's look and the change; from here on pins see the new budget. */
+    bool shrinks = budget_bytes < before, fits = atomic_load(&pool->pinned) + least <= budget_bytes;
+    mnw__mutex_unlock(&pool->lock);
     int error = 0;
-    if (budget_bytes < before)
-        error = atomic_load(&pool->pinned) + least > budget_bytes ? -EBUSY : shrink_to_budget(pool);
+    if (shrinks)
+        error = fits ? shrink_to_budget(pool) : -EBUSY;
     if (error) {
         atomic_store(&pool->budget, before);
         return mnw__fail(error, "budget: pins and reads in flight hold more than %llu bytes; it stays %llu",
@@ -136,6 +143,9 @@ static int choose_extent(struct mnw_pool *pool, uint64_t wanted) {
     pool->page_bytes = mnw__backing_page_bytes(pool->backing);
     size_t forced = mnw__backing_extent_bytes(pool->backing);
     pool->whole_extents = forced != 0;
+    if (forced / pool->page_bytes > MNW__EXTENT_PAGES_MAX)
+        return mnw__fail(-EOPNOTSUPP, "pool: this machine's huge pages of %zu bytes have more than %d base pages",
+                         forced, MNW__EXTENT_PAGES_MAX);
     if (forced) {
         if (wanted && wanted != forced)
             return mnw__fail(-EINVAL, "pool: extents of this backing are %zu bytes; extent_bytes must be 0 or that",

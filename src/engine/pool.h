@@ -3,7 +3,7 @@
  * Pools: a budget, the threads that serve it, and the caches that share it.
  *
  * Owns: the fault threads, the reclaimer, the job table, the notices. Charging is lock-free and may be done
- * by any thread; `lock` guards lists and jobs only, and is never held over a system call on a view.
+ * by any thread; `lock` guards lists, jobs and pins, and is never held over a system call on a view.
  */
 #ifndef MNW_ENGINE_POOL_H
 #define MNW_ENGINE_POOL_H

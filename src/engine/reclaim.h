@@ -18,7 +18,7 @@ struct mnw_cache;
 uint64_t mnw__reclaim(struct mnw_pool *pool, uint64_t bytes, bool direct);
 /* The reclaimer thread: keeps the pool's low watermark. */
 void mnw__reclaim_run(void *pool);
-/* Takes an EVICTING extent without engine pins to ABSENT: punches, drops words, wakes. 0 or a negative errno. */
+/* Takes an EVICTING extent that nobody is in to ABSENT: punches, drops words, wakes. 0 or a negative errno. */
 int mnw__reclaim_extent(struct mnw_cache *cache, uint64_t extent, uint64_t *bytes);
 
 /* EVICTING -> RESIDENT: it could not be evicted. */

@@ -66,7 +66,7 @@ enum mnw__map mnw__view_map_pages(struct mnw_view *view, uint64_t page, uint64_t
             mnw__view_wake(view, page + at, 1);
             at++;
         } else if (error == -EFAULT) {
-            result = at == 0 ? MNW__MAP_LOST : give_up(view, page + at, wanted - at, MNW__MAP_AGAIN);
+            result = at == 0 ? MNW__MAP_LOST : MNW__MAP_AGAIN;
             break;
         } else if (error == -ENOENT && step > 1) {
             step = 1; /* a part of the range is no longer ours (unmapped, or barred): the rest may be */
@@ -76,7 +76,7 @@ enum mnw__map mnw__view_map_pages(struct mnw_view *view, uint64_t page, uint64_t
             result = give_up(view, page + at, wanted - at, MNW__MAP_GONE);
             break;
         } else if (++tries == TRIES_MAX || error != -EAGAIN) {
-            result = give_up(view, page + at, wanted - at, MNW__MAP_AGAIN);
+            result = MNW__MAP_AGAIN;
             break;
         }
     }

@@ -87,12 +87,11 @@ static int open_uffd(struct mnw_view *view) {
 /* The views take turns over the threads of the opener's node; over all, when the pool has none there. */
 static struct mnw__fault_thread *choose_thread(struct mnw_pool *pool) {
     unsigned turn = atomic_fetch_add_explicit(&pool->view_turn, 1, memory_order_relaxed);
+    unsigned per_node = pool->thread_count / (unsigned)__builtin_popcountll(pool->nodes);
     int here = mnw__numa_here();
-    for (unsigned i = 0; i < pool->thread_count; i++) {
-        struct mnw__fault_thread *thread = &pool->threads[(turn + i) % pool->thread_count];
-        if (thread->node == here)
-            return thread;
-    }
+    for (unsigned first = 0; first < pool->thread_count; first += per_node) /* they lie node by node */
+        if (pool->threads[first].node == here)
+            return &pool->threads[first + turn % per_node];
     return &pool->threads[turn % pool->thread_count];
 }
 
@@ -118,19 +117,23 @@ static int start_view(struct mnw_view *view) {
     view->poisoned = mnw__memory_reserve(poisoned_bytes(view));
     if (!view->poisoned)
         return mnw__fail(-ENOMEM, "view: no address space for %zu bytes of metadata", poisoned_bytes(view));
-    int error = mnw__view_map(&view->cache->backing, mnw__cache_page_offset(view->cache, view->first_page),
-                              view->length, view->writable, &view->address);
+    int error = mnw__view_map_veiled(&view->cache->backing, mnw__cache_page_offset(view->cache, view->first_page),
+                                     view->length, &view->address);
     if (error)
         goto release;
     error = open_uffd(view);
     if (error)
         goto unmap;
+    error = mnw__view_unveil(view->address, view->length, view->writable);
+    if (error)
+        goto close_uffd;
     mnw__readahead_init(&view->readahead, view->cache->pages.page_count, view->cache->readahead_pages);
     link_view(view);
     error = mnw__fault_attach(view->thread, view);
     if (!error)
         return 0;
     unlink_view(view);
+close_uffd:
     mnw__uffd_close(view->uffd);
 unmap:
     mnw__view_unmap(view->address, view->length);
@@ -214,9 +217,10 @@ static void unbar_page(struct mnw_view *view, uint64_t page) {
     size_t length = cache->backing.page_bytes;
     if (mnw__page_state(mnw__page_load(&cache->pages, page)) != MNW__PAGE_PRESENT)
         return;
-    if (mnw__view_unbar(&cache->backing, mnw__cache_page_offset(cache, page), address, length, view->writable))
-        return;
-    if (mnw__uffd_register(view->uffd, address, length, MNW__UFFD_MODE_MISSING | MNW__UFFD_MODE_MINOR, NULL))
+    int error = mnw__view_unbar(&cache->backing, mnw__cache_page_offset(cache, page), address, length, view->writable);
+    if (!error)
+        error = mnw__uffd_register(view->uffd, address, length, MNW__UFFD_MODE_MISSING | MNW__UFFD_MODE_MINOR, NULL);
+    if (error) /* whatever is there now must not be read unregistered */
         mnw__view_bar(address, length);
     else
         clear_poisoned(view, page);

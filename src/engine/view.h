@@ -49,7 +49,7 @@ static inline bool mnw__view_holds(const struct mnw_view *view, uint64_t page) {
 enum mnw__map {
     MNW__MAP_DONE,  /* every wanted page is mapped */
     MNW__MAP_LOST,  /* the first wanted page is a hole in the backing: its word lied */
-    MNW__MAP_AGAIN, /* the kernel could not just now; the waiters were woken and will fault again */
+    MNW__MAP_AGAIN, /* the kernel could not just now; who waits for what is left still waits */
     MNW__MAP_GONE,  /* the consumer has unmapped it; the waiters were woken */
 };
 /*

@@ -14,13 +14,13 @@
 #define CHARGED     (1ull << 4)
 #define UNFIT       (1ull << 5)
 #define PRESENT_ONE (1ull << 8)
-#define PRESENT_MAX 0xfffull
-#define USER_ONE    (1ull << 20)
+#define PRESENT_MAX ((uint64_t)MNW__EXTENT_PAGES_MAX)
+#define USER_ONE    (1ull << 22)
 #define USER_MAX    0xffffull
-#define FILL_ONE    (1ull << 36)
+#define FILL_ONE    (1ull << 38)
 #define FILL_MAX    0x3fffull
-#define VISITOR_ONE (1ull << 50)
-#define VISITOR_MAX 0x3fffull
+#define VISITOR_ONE (1ull << 52)
+#define VISITOR_MAX 0xfffull
 
 static unsigned present_of(uint64_t word) {
     return (unsigned)(word / PRESENT_ONE & PRESENT_MAX);

@@ -19,8 +19,8 @@
  *     ABSENT --enter--> RESIDENT --claim_eviction, drain--> EVICTING --evicted--> ABSENT
  *                                                              |--keep--> RESIDENT
  *
- * It counts the visitors (a fault or a finished fill that looks at pages and maps them: short), the fills in
- * flight (long), the user's pins, and its PRESENT pages. The rules that make stale maps impossible:
+ * It counts the visitors (a fault or a finished fill that looks at pages, claims or maps them), the fills in
+ * flight (until the store answers), the user's pins, and its PRESENT pages. The rules that make stale maps impossible:
  * a page is claimed and mapped only by visitors; an extent with visitors or fills is never punched; and a page
  * leaves PRESENT only while its extent is EVICTING, when no visitor can be about to map what it saw PRESENT.
  */
@@ -43,6 +43,9 @@ enum {
     MNW__PAGE_STATE_MASK = 7,
     MNW__PAGE_JOINED = 1 << 3,
 };
+
+/* What an extent word can count. */
+#define MNW__EXTENT_PAGES_MAX 0x3fff
 
 enum mnw__extent_state {
     MNW__EXTENT_ABSENT = 0,

@@ -43,6 +43,13 @@ int mnw__backing_allocate(struct mnw__backing *backing, uint64_t offset, size_t 
 /* Takes the range's memory away and drops every mapping of it. */
 int mnw__backing_punch(struct mnw__backing *backing, uint64_t offset, size_t length);
 
+/*
+ * The two halves of mnw__view_map(): mapped, but accessible to nobody; and accessible. Between them the view is
+ * registered, so that not even mlockall(2) by another thread fills it behind the back of userfaultfd.
+ */
+int mnw__view_map_veiled(struct mnw__backing *backing, uint64_t offset, size_t length, uintptr_t *address);
+int mnw__view_unveil(uintptr_t address, size_t length, bool writable);
+
 /* Maps a range for a consumer: MAP_PRIVATE of the read-only descriptor, no reservation, MADV_DONTFORK. */
 int mnw__view_map(struct mnw__backing *backing, uint64_t offset, size_t length, bool writable, uintptr_t *address);
 int mnw__view_unmap(uintptr_t address, size_t length);

@@ -39,17 +39,14 @@ static int protection_of(bool writable) {
     return writable ? PROT_READ | PROT_WRITE : PROT_READ;
 }
 
-int mnw__view_map(struct mnw__backing *backing, uint64_t offset, size_t length, bool writable, uintptr_t *address) {
-    void *view;
-    if (backing->kind == MNW_BACKING_GRADED) {
-        view = mnw__map_congruent(backing->readonly_fd, offset, length, protection_of(writable), VIEW_FLAGS,
-                                  mnw__backing_extent_bytes(backing->kind));
-    } else {
-        view = mnw__map_quiet(NULL, length, protection_of(writable), VIEW_FLAGS, backing->readonly_fd, offset);
-    }
+int mnw__view_map_veiled(struct mnw__backing *backing, uint64_t offset, size_t length, uintptr_t *address) {
+    size_t unit = backing->kind == MNW_BACKING_GRADED ? mnw__backing_extent_bytes(backing->kind) : backing->page_bytes;
+    void *view = mnw__map_congruent(backing->readonly_fd, offset, length, PROT_NONE, VIEW_FLAGS, unit);
     if (view == MAP_FAILED) {
-        return mnw__fail(-errno, "mapping a view of %zu bytes: %s; raise vm.max_map_count or ulimit -v", length,
-                         strerror(errno));
+        return mnw__fail(-errno,
+                         "mapping a view of %zu bytes: %s; raise vm.max_map_count or ulimit -v (under mlockall, "
+                         "ulimit -l)",
+                         length, strerror(errno));
     }
     int result = advise(backing, view, length);
     if (result) {
@@ -58,6 +55,25 @@ int mnw__view_map(struct mnw__backing *backing, uint64_t offset, size_t length, 
     }
     *address = (uintptr_t)view;
     return 0;
+}
+
+int mnw__view_unveil(uintptr_t address, size_t length, bool writable) {
+    munlock((void *)address, length); /* what mlockall() locked would be populated when it becomes accessible */
+    if (mprotect((void *)address, length, protection_of(writable))) {
+        return mnw__fail(-errno, "making a view of %zu bytes accessible: %s", length, strerror(errno));
+    }
+    return 0;
+}
+
+int mnw__view_map(struct mnw__backing *backing, uint64_t offset, size_t length, bool writable, uintptr_t *address) {
+    int result = mnw__view_map_veiled(backing, offset, length, address);
+    if (!result) {
+        result = mnw__view_unveil(*address, length, writable);
+        if (result) {
+            munmap((void *)*address, length);
+        }
+    }
+    return result;
 }
 
 int mnw__view_unmap(uintptr_t address, size_t length) {

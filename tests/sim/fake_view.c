@@ -162,6 +162,20 @@ static void post(struct fake_view *view, uintptr_t address, size_t length, enum 
     fake_uffd_post(fd, &event);
 }
 
+/* Between the halves nothing of the fake can touch a view, so the second one only says what it may do. */
+int mnw__view_map_veiled(struct mnw__backing *backing, uint64_t offset, size_t length, uintptr_t *address) {
+    return mnw__view_map(backing, offset, length, false, address);
+}
+
+int mnw__view_unveil(uintptr_t address, size_t length, bool writable) {
+    fake_call("view_unveil");
+    struct fake_view *view = fake_view_at(address);
+    if (!view || view->length != length)
+        sim_fail("unveils what is no view");
+    view->writable = writable;
+    return 0;
+}
+
 int mnw__view_unmap(uintptr_t address, size_t length) {
     fake_call("view_unmap");
     struct fake_view *view = view_of(address, length, "munmap");

@@ -9,7 +9,7 @@
 /* Three extents; the last is short, as a store's last one may be. */
 enum { SHIFT = 2, PAGES = 10, EXTENTS = 3 };
 /* What the packed word has room for. */
-enum { PRESENT_MAX = 0xfff, PINS_MAX = 0xffff, FILLS_MAX = 0x3fff, VISITORS_MAX = 0x3fff };
+enum { PRESENT_MAX = 0x3fff, PINS_MAX = 0xffff, FILLS_MAX = 0x3fff, VISITORS_MAX = 0xfff };
 
 static _Atomic uint32_t words[PAGES];
 static _Atomic uint64_t extents[EXTENTS];
