@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """verify: right files pass in every pattern, and each thing that can go wrong shows in the status and the counts."""
+import glob
 import json
 import os
 import pty
@@ -157,17 +158,33 @@ class Verify(unittest.TestCase):
         self.assertEqual(result["examples"][0]["offset"], at)
         self.assertEqual(result["examples"][0]["expected"] ^ result["examples"][0]["found"], 0xFF)
 
+    def wait_for_faults(self, pid):
+        """Until the process serves faults: from then on it reads."""
+        for _ in range(1000):
+            for task in glob.glob(f"/proc/{pid}/task/*/comm"):
+                try:
+                    with open(task, encoding="ascii") as comm:
+                        if comm.read().startswith("mnw-fault"):
+                            return
+                except OSError:
+                    pass
+            time.sleep(0.01)
+        self.fail("no fault thread")
+
     def test_differences_are_status_1(self):
         path = self.copy("changes once")
-        # More than a second's work, and not much more, in each build.
-        operations = "3000000" if os.environ.get("MINNOW_SANITIZE", "none") == "none" else "400000"
+        # Many rounds over the file: far more work than there is before it is stopped, in each build.
+        operations = "3000000" if os.environ.get("MINNOW_SANITIZE", "none") == "none" else "1000000"
         process = subprocess.Popen([command.COMMAND, "verify", path, "--budget", "64M", "--ops", operations],
                                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        time.sleep(1)
+        self.wait_for_faults(process.pid)
+        time.sleep(0.1)
+        process.send_signal(signal.SIGSTOP)
         with open(path, "r+b") as file:
             for offset in range(0, self.size, PAGE):
                 file.seek(offset)
                 file.write(b"changed!")
+        process.send_signal(signal.SIGCONT)
         out, _ = process.communicate(timeout=100)
         self.assertEqual(process.returncode, 1, out)
         self.assertIn("the file changed", out)
