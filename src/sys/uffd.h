@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * userfaultfd: every operation the kernel documents, one function each.
+ * userfaultfd: every operation the kernel documents, one function each, but UFFDIO_MOVE: it moves anonymous memory,
+ * and a cache has none.
  *
  * Owns: nothing; file descriptors belong to the caller. Any thread may enter. Never allocates, never touches
  * the memory a descriptor watches. errno becomes a negative return here.

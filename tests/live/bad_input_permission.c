@@ -114,7 +114,7 @@ static int as_nobody(void *argument) {
     struct bed_holdings before = bed_holdings();
     bed_check(open_pool(&pool, MNW_IO_AUTO) == -EPERM && !pool);
     bed_check(message_has("EFAULT", "vm.unprivileged_userfaultfd=1") && message_has("EFAULT", "user_faults_only"));
-    struct bed_holdings after = bed_holdings();
+    struct bed_holdings after = bed_settled(&before);
     bed_check(before.threads == after.threads && before.descriptors == after.descriptors);
     user_faults_only = true;
     open_all(&opened, MNW_IO_AUTO, 0);
@@ -218,7 +218,7 @@ static int without_uring(void *argument) {
     struct bed_holdings before = bed_holdings();
     bed_check(open_pool(&pool, MNW_IO_URING) == -error && !pool);
     bed_check(message_has("io_uring", "doctor") || message_has("io_uring", "kernel.io_uring_disabled"));
-    struct bed_holdings after = bed_holdings();
+    struct bed_holdings after = bed_settled(&before);
     bed_check(before.threads == after.threads && before.descriptors == after.descriptors);
     open_all(&opened, MNW_IO_AUTO, 0);
     check_pages(&opened);
@@ -361,7 +361,7 @@ static int few_descriptors(void *argument) {
     bed_check(!store || mnw_store_close(store) == 0);
     limit.rlim_cur = 1024;
     bed_check(setrlimit(RLIMIT_NOFILE, &limit) == 0);
-    struct bed_holdings after = bed_holdings();
+    struct bed_holdings after = bed_settled(&before);
     bed_check(before.threads == after.threads && before.descriptors == after.descriptors);
     return error ? 9 : 0;
 }

@@ -418,3 +418,12 @@ struct bed_holdings bed_holdings(void) {
         .threads = (unsigned)read_number("/proc/self/status", "Threads:"),
     };
 }
+
+struct bed_holdings bed_settled(const struct bed_holdings *before) {
+    struct bed_holdings now = bed_holdings();
+    for (int tries = 0; now.threads != before->threads && tries < 1000; tries++) {
+        usleep(1000);
+        now = bed_holdings();
+    }
+    return now;
+}

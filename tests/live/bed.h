@@ -123,5 +123,7 @@ struct bed_holdings {
     unsigned threads, mappings, descriptors;
 };
 struct bed_holdings bed_holdings(void);
+/* The same, once there are as many threads as before: the kernel counts one for a moment after it was joined. */
+struct bed_holdings bed_settled(const struct bed_holdings *before);
 
 #endif
