@@ -193,7 +193,7 @@ static void press(const struct pressure *pressure) {
     bool huge = pressure->backing != MNW_BACKING_SHMEM;
     uint64_t extent = huge ? HUGE : 64 << 10, page = pressure->backing == MNW_BACKING_HUGETLB_2M ? HUGE : BED_PAGE;
     /* Huge pages are read whole for whoever needs them: eight readers on one take minutes of that. */
-    uint64_t count = pressure->backing == MNW_BACKING_HUGETLB_2M ? 2 : 8;
+    uint64_t count = huge ? 2 : 8;
     bed_hurry(60);
     if (pressure->backing == MNW_BACKING_HUGETLB_2M && !machine_free_hugepages(HUGE, pressure->threads + 1)) {
         print_message("cannot free huge pages\n");
