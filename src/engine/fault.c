@@ -13,8 +13,6 @@
 
 /* Words move under us; so often they are looked at again before the fault is sent round through the kernel. */
 #define LOOKS_MAX 8
-/* Reads of readahead and of jobs leave this share of the slots to faults. */
-#define RESERVED_SHARE 4
 /* A starved fault is back with every tick, or, its event lost, with the watchdog; after a longer gap it is another. */
 #define STARVED_GAP_NS 2000000000ull
 
@@ -86,15 +84,11 @@ static void lose_page(struct mnw_cache *cache, uint64_t page) {
     mnw__reclaim_keep(cache, extent);
 }
 
-static bool slots_to_spare(const struct mnw__fault_thread *thread) {
-    return mnw__fill_free_slots(thread) > thread->fill_count / RESERVED_SHARE;
-}
-
 void mnw__fault_read_ahead(struct mnw__fault_thread *thread, struct mnw_cache *cache,
                            const struct mnw__readahead_plan *plan) {
     uint64_t page = plan->start, count = plan->count;
     int64_t stride = plan->stride;
-    while (count && page < cache->pages.page_count && slots_to_spare(thread)) {
+    while (count && page < cache->pages.page_count && mnw__fill_has_spare_slots(thread)) {
         uint32_t run = stride == 1 ? (uint32_t)mnw__min(count, cache->fill_pages_max) : 1, begun = 0;
         bool absent = mnw__page_state(mnw__page_load(&cache->pages, page)) == MNW__PAGE_ABSENT;
         /* Giving huge pages memory takes long: what was asked for before goes on meanwhile. */

@@ -17,6 +17,8 @@
 
 /* How often memory that the budget allows but the machine refuses is asked for again after an eviction. */
 #define ALLOCATE_TRIES 4
+/* Readahead and jobs leave this share of the slots to faults. */
+#define RESERVED_SHARE 4
 /* How long a store that takes no more reads is left alone. */
 #define CROWDED_PAUSE_NS 1000000
 
@@ -44,11 +46,11 @@ void mnw__fill_give_slot(struct mnw__fill *fill) {
     atomic_fetch_or_explicit(&thread->free_fills[slot / 64], 1ull << (slot % 64), memory_order_acq_rel);
 }
 
-unsigned mnw__fill_free_slots(const struct mnw__fault_thread *thread) {
+bool mnw__fill_has_spare_slots(const struct mnw__fault_thread *thread) {
     unsigned count = 0;
     for (unsigned i = 0; i < mnw__array_count(thread->free_fills); i++)
         count += (unsigned)__builtin_popcountll(atomic_load_explicit(&thread->free_fills[i], memory_order_relaxed));
-    return count;
+    return count > thread->fill_count / RESERVED_SHARE;
 }
 
 /* ---- budget and claim ---- */

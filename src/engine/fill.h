@@ -78,6 +78,7 @@ uint64_t mnw__fill_timers(struct mnw__fault_thread *thread, uint64_t now_ns);
 /* Ends a page that no memory could be had for: FAILED, until it is invalidated. In an entered extent. */
 void mnw__fill_refuse(struct mnw_view *view, uint64_t page, int error);
 
-unsigned mnw__fill_free_slots(const struct mnw__fault_thread *thread);
+/* Are there slots for more than faults? Readahead and jobs leave a share of them free. */
+bool mnw__fill_has_spare_slots(const struct mnw__fault_thread *thread);
 
 #endif

@@ -11,8 +11,6 @@
 /* What one visit may do before faults come first again. */
 #define FILLS_PER_VISIT 16
 #define PAGES_PER_VISIT 65536
-/* Jobs leave this share of the read slots to faults. */
-#define RESERVED_SHARE 4
 
 /* ---- starting and ending ---- */
 
@@ -135,7 +133,7 @@ static enum mnw__job_more advance(struct mnw__fault_thread *thread, struct mnw__
         case MNW__PAGE_FILLING:
             break;
         case MNW__PAGE_ABSENT:
-            if (mnw__fill_free_slots(thread) <= thread->fill_count / RESERVED_SHARE)
+            if (!mnw__fill_has_spare_slots(thread))
                 return stall(job);
             uint64_t left = job->next_page < job->single_end ? 1 : job->end_page - job->next_page;
             enum mnw__begin result = mnw__fill_begin(thread, cache, NULL, job, job->next_page,
