@@ -20,6 +20,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#define REFUSALS     16
 #define PAGES        64ull
 #define UNPRIVILEGED "/proc/sys/vm/unprivileged_userfaultfd"
 
@@ -309,10 +310,13 @@ static int without_madvise(void *argument) {
     bed_check(mnw_cache_open(&cache, pool, store, NULL) == 0);
     bed_forbid((const long[]){SYS_madvise}, 1, EPERM);
     struct bed_holdings before = bed_holdings();
-    bed_check(mnw_view_open(&view, cache, NULL) == -EPERM && !view);
-    bed_check(message_has("view", "madvise") || message_has("view", "mmap"));
+    /* The allocator, or a sanitizer, may map something of its own meanwhile: what we lost would be lost each time. */
+    for (unsigned i = 0; i < REFUSALS; i++) {
+        bed_check(mnw_view_open(&view, cache, NULL) == -EPERM && !view);
+        bed_check(message_has("view", "madvise") || message_has("view", "mmap"));
+    }
     struct bed_holdings after = bed_holdings();
-    bed_check(before.mappings == after.mappings && before.descriptors == after.descriptors);
+    bed_check(after.mappings < before.mappings + REFUSALS && before.descriptors == after.descriptors);
     bed_check(mnw_cache_close(cache) == 0);
     bed_check(mnw_pool_close(pool) == 0);
     bed_check(mnw_store_close(store) == 0);
