@@ -18,11 +18,14 @@ MAY_INCLUDE = {
     "store": {"base", "sys"},
     "engine": {"base", "sys", "page", "policy", "store"},
     "api": {"base", "sys", "page", "policy", "store", "engine"},
+    "wire": set(),
+    "client": {"base", "sys", "wire"},
+    "daemon": {"base", "sys", "wire"},
 }
 # The two layers that run under the simulator as they are use the language's headers and nothing of the system.
 PURE = {"page", "policy"}
 PURE_HEADERS = {"assert.h", "errno.h", "inttypes.h", "limits.h", "stdalign.h", "stdarg.h", "stdatomic.h", "stdbool.h",
-                "stddef.h", "stdint.h", "stdio.h", "stdlib.h", "stdnoreturn.h", "string.h"}
+                "stddef.h", "stdint.h", "stdio.h", "stdlib.h", "stdnoreturn.h", "string.h", "xxhash.h"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*(["<])([^">]+)[">]', re.M)
 
 
