@@ -4,6 +4,9 @@
  *
  * Owns: nothing. Makes no system call, allocates nothing. One message is one packet of a SOCK_SEQPACKET socket, in
  * the byte order of the machine, with its descriptors beside it. docs/protocol.md says what each one means.
+ *
+ * Requests of one session may be carried out at the same time and be answered in any order. Whatever a request makes
+ * is named by its peer (view numbers, cookies), so that a request that was not answered is simply sent again.
  */
 #ifndef MNW_WIRE_WIRE_H
 #define MNW_WIRE_WIRE_H
@@ -25,18 +28,19 @@ enum mnw__wire_type {
     MNW__WIRE_ATTACH = 4, /* request carries the userfaultfd */
     MNW__WIRE_DETACH = 5,
     MNW__WIRE_PREFETCH = 6, /* answered at once; EVENT_PREFETCH when it ends */
-    MNW__WIRE_CANCEL = 7,
-    MNW__WIRE_PIN = 8,
-    MNW__WIRE_UNPIN = 9,
+    MNW__WIRE_CANCEL = 7,   /* a PREFETCH or REPLAY, by its cookie; EVENT_PREFETCH comes all the same */
+    MNW__WIRE_PIN = 8,      /* answered when the range is in */
+    MNW__WIRE_UNPIN = 9,    /* by the cookie of its PIN */
     MNW__WIRE_INVALIDATE = 10,
     MNW__WIRE_STATS = 11,     /* answer carries a memfd with the text */
     MNW__WIRE_RESIDENCY = 12, /* answer carries a memfd with a byte per page */
     MNW__WIRE_BUDGET = 13,
     MNW__WIRE_RECORD = 14,         /* start or end recording the working set of a view */
-    MNW__WIRE_REPLAY = 15,         /* prefetch the image's working set */
+    MNW__WIRE_REPLAY = 15,         /* prefetch the image's working set; EVENT_PREFETCH when it ends */
     MNW__WIRE_EVENT_PREFETCH = 64, /* from the daemon, unasked; request is 0 */
     MNW__WIRE_EVENT_RESTARTED = 65,
     MNW__WIRE_EVENT_DETACHED = 66, /* the daemon no longer serves a view */
+    MNW__WIRE_EVENT_ENDED = 67,    /* the session is over: status and a failure say why; the socket closes next */
 };
 
 /* Starts every message. An answer has the type and request number of what it answers. */
@@ -62,7 +66,14 @@ struct mnw__wire_hello_answer {
     uint32_t version;
     uint32_t features;
     uint64_t views_max, bytes_max, faults_per_second_max; /* this peer's limits; 0: none */
+    uint64_t pinned_max;                                  /* bytes; 0: none may be pinned */
     uint64_t epoch;                                       /* how often the daemon was restarted */
+    uint32_t requests_max;                                /* unanswered at a time; more wait in the socket */
+    uint32_t flags;                                       /* enum mnw__wire_rights */
+};
+
+enum mnw__wire_rights {
+    MNW__WIRE_ADMIN = 1 << 0, /* may invalidate and set budgets */
 };
 
 struct mnw__wire_list {
@@ -78,7 +89,13 @@ struct mnw__wire_image {
     uint32_t page_bytes;
     uint32_t extent_bytes;
     uint32_t backing; /* enum mnw_backing */
-    uint32_t views;
+    uint32_t views;   /* of all peers */
+    uint32_t flags;   /* enum mnw__wire_image_flags */
+    uint32_t reserved;
+};
+
+enum mnw__wire_image_flags {
+    MNW__WIRE_IMAGE_OPEN = 1 << 0, /* else nobody has opened it yet, and sizes and residency are 0 */
 };
 
 struct mnw__wire_list_answer {
@@ -91,7 +108,7 @@ struct mnw__wire_open {
 };
 
 struct mnw__wire_open_answer {
-    uint32_t image; /* names the image from now on, in this session */
+    uint32_t image; /* names the image from now on, never 0; stays good when the daemon is restarted */
     uint32_t reserved;
     uint64_t device, inode; /* of the backing, as fstat(2) of the descriptor shows them */
     struct mnw__wire_image about;
@@ -99,10 +116,10 @@ struct mnw__wire_open_answer {
 
 struct mnw__wire_attach {
     uint32_t image;
-    uint32_t view;  /* chosen by the peer, unique in its session */
+    uint32_t view;  /* chosen by the peer, not 0, unique in its session */
     uint32_t flags; /* MNW_VIEW_WRITE */
     uint32_t reserved;
-    uint64_t address, length, offset;
+    uint64_t address, length, offset; /* multiples of the image's page; the mapping exists already */
 };
 
 struct mnw__wire_view { /* DETACH */
@@ -110,18 +127,15 @@ struct mnw__wire_view { /* DETACH */
     uint32_t reserved;
 };
 
-struct mnw__wire_range { /* PREFETCH, PIN, UNPIN, INVALIDATE, RESIDENCY */
+struct mnw__wire_range { /* PREFETCH, PIN, INVALIDATE, RESIDENCY */
     uint32_t image;
     uint32_t reserved;
-    uint64_t offset, length, cookie;
+    uint64_t offset, length; /* multiples of the image's page */
+    uint64_t cookie;         /* PREFETCH, PIN: names it, unique in its kind and session; else 0 */
 };
 
-struct mnw__wire_prefetch_answer {
-    int64_t id;
-};
-
-struct mnw__wire_cancel {
-    int64_t id;
+struct mnw__wire_cookie { /* CANCEL, UNPIN */
+    uint64_t cookie;
 };
 
 enum mnw__wire_format { MNW__WIRE_JSON = 0, MNW__WIRE_PROMETHEUS = 1 };
@@ -142,11 +156,11 @@ struct mnw__wire_budget {
 
 enum mnw__wire_record { MNW__WIRE_RECORD_START = 0, MNW__WIRE_RECORD_SAVE = 1, MNW__WIRE_RECORD_DROP = 2 };
 
-struct mnw__wire_working_set { /* RECORD (view, action), REPLAY (image, cookie) */
+struct mnw__wire_working_set { /* RECORD (view, action), REPLAY (image, cookie); the rest 0 */
     uint32_t image, view;
     uint32_t action;
     uint32_t reserved;
-    uint64_t cookie;
+    uint64_t cookie; /* REPLAY: as of PREFETCH */
 };
 
 struct mnw__wire_event_prefetch {
@@ -163,5 +177,52 @@ struct mnw__wire_event_detached {
     uint32_t view;
     int32_t reason; /* negative errno */
 };
+
+/* A message as it lies in memory: aligned, header first, then the body of its type. */
+struct mnw__wire_packet {
+    struct mnw__wire_header header;
+    union {
+        struct mnw__wire_failure failure;
+        struct mnw__wire_hello hello;
+        struct mnw__wire_hello_answer hello_answer;
+        struct mnw__wire_list list;
+        struct mnw__wire_list_answer list_answer;
+        struct mnw__wire_open open;
+        struct mnw__wire_open_answer open_answer;
+        struct mnw__wire_attach attach;
+        struct mnw__wire_view view;
+        struct mnw__wire_range range;
+        struct mnw__wire_cookie cookie;
+        struct mnw__wire_stats stats;
+        struct mnw__wire_text_answer text_answer;
+        struct mnw__wire_budget budget;
+        struct mnw__wire_working_set working_set;
+        struct mnw__wire_event_prefetch event_prefetch;
+        struct mnw__wire_event_restarted event_restarted;
+        struct mnw__wire_event_detached event_detached;
+        unsigned char bytes[MNW__WIRE_PACKET_MAX - sizeof(struct mnw__wire_header)];
+    };
+};
+
+/*
+ * Checks a request as it came, `bytes` long, with so many descriptors. 0: sizes, names, reserved fields and ranges are
+ * as they must be. -EPROTO: not a message, or one that no peer of this version sends: the session ends.
+ * -EOPNOTSUPP (unknown type), -EINVAL: answered, and the session goes on. With a message for mnw__fail_message().
+ */
+int mnw__wire_check_request(const struct mnw__wire_packet *packet, size_t bytes, unsigned descriptors);
+/* The same for what the daemon sends, answers and events. 0 or -EPROTO. A status in it is no error of this call. */
+int mnw__wire_check_answer(const struct mnw__wire_packet *packet, size_t bytes, unsigned descriptors);
+
+/* Fills the header; returns the bytes of the whole message, whose body has `body_bytes`. */
+size_t mnw__wire_seal(struct mnw__wire_packet *packet, enum mnw__wire_type type, uint32_t request, size_t body_bytes);
+/* Turns it into a failure of `status` with this message, cut to fit; returns the bytes of the whole. */
+size_t mnw__wire_seal_failure(struct mnw__wire_packet *packet, enum mnw__wire_type type, uint32_t request, int status,
+                              const char *message);
+/* Bytes of an answer to LIST with so many images, header not included. */
+size_t mnw__wire_list_bytes(uint32_t count);
+/* "ATTACH"; "unknown" for what is none. */
+const char *mnw__wire_name(unsigned type);
+/* Copies a name so that the whole field is defined; -ENAMETOOLONG when it does not fit. */
+int mnw__wire_put_name(char to[MNW__WIRE_NAME_BYTES], const char *name);
 
 #endif

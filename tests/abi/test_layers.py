@@ -18,7 +18,7 @@ MAY_INCLUDE = {
     "store": {"base", "sys"},
     "engine": {"base", "sys", "page", "policy", "store"},
     "api": {"base", "sys", "page", "policy", "store", "engine"},
-    "wire": set(),
+    "wire": {"base"},
     "client": {"base", "sys", "wire"},
     "daemon": {"base", "sys", "wire"},
 }
