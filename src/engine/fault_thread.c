@@ -62,6 +62,7 @@ static void serve_event(struct mnw__fault_thread *thread, struct mnw_view *view,
     uint64_t page = view->first_page + offset / view->cache->backing.page_bytes;
     bool minor = event->flags & MNW__UFFD_FAULT_MINOR;
     mnw__count(&view->cache->counters, minor ? MNW__FAULTS_MINOR : MNW__FAULTS_MISSING, 1);
+    mnw__record_note(&view->record, page);
 
     uint64_t begin_ns = mnw__clock_ns();
     struct mnw__readahead_plan plan;

@@ -7,6 +7,7 @@
 #include "engine/pool.h"
 
 #include <errno.h>
+#include <stdlib.h>
 
 /* What one visit may do before faults come first again. */
 #define FILLS_PER_VISIT 16
@@ -22,8 +23,8 @@ static struct mnw__job *find_free(struct mnw_pool *pool) {
 }
 
 /* Under the pool's lock. */
-static struct mnw__job *start(struct mnw_cache *cache, uint64_t page, uint64_t count, bool is_prefetch,
-                              uint64_t cookie) {
+static struct mnw__job *start(struct mnw_cache *cache, uint64_t page, uint64_t count, struct mnw__run *runs,
+                              uint64_t run_count, bool is_prefetch, uint64_t cookie) {
     struct mnw_pool *pool = cache->pool;
     struct mnw__job *job = find_free(pool);
     if (!job)
@@ -35,6 +36,9 @@ static struct mnw__job *start(struct mnw_cache *cache, uint64_t page, uint64_t c
     job->thread = &pool->threads[(uint64_t)job->id % pool->thread_count];
     job->first_page = job->next_page = page;
     job->end_page = page + count;
+    free(job->runs);
+    job->runs = runs;
+    job->run_count = run_count;
     job->is_begun = false;
     job->single_end = 0;
     job->stalled_ns = 0;
@@ -106,6 +110,39 @@ void mnw__job_fill_ended(struct mnw__job *job, uint64_t pages_failed) {
 
 /* ---- on the fault thread ---- */
 
+/* The first run of the job that ends behind `page`. */
+static const struct mnw__run *run_at(const struct mnw__job *job, uint64_t page) {
+    uint64_t low = 0, high = job->run_count;
+    while (low < high) {
+        uint64_t middle = low + (high - low) / 2;
+        if (job->runs[middle].first + job->runs[middle].count <= page)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return &job->runs[low];
+}
+
+/* Passes over what is not wanted; the end of what is wanted from there on. The job is not at its end. */
+static uint64_t find_wanted(struct mnw__job *job) {
+    if (!job->runs)
+        return job->end_page;
+    const struct mnw__run *run = run_at(job, job->next_page);
+    if (job->next_page < run->first)
+        job->next_page = run->first;
+    return run->first + run->count;
+}
+
+static uint64_t count_left(struct mnw__job *job) {
+    uint64_t count = 0;
+    while (job->next_page < job->end_page) {
+        uint64_t end = find_wanted(job);
+        count += end - job->next_page;
+        job->next_page = end;
+    }
+    return count;
+}
+
 /* Nothing could be begun. After some deadlines' worth of that the job is hopeless. */
 static enum mnw__job_more stall(struct mnw__job *job) {
     uint64_t now_ns = mnw__clock_ns();
@@ -113,8 +150,7 @@ static enum mnw__job_more stall(struct mnw__job *job) {
         job->stalled_ns = now_ns;
     if (atomic_load(&job->running) > 1 || now_ns - job->stalled_ns < MNW__STARVED_DEADLINES * job->cache->deadline_ns)
         return MNW__JOB_MORE_LATER;
-    atomic_fetch_add(&job->pages_failed, job->end_page - job->next_page);
-    job->next_page = job->end_page;
+    atomic_fetch_add(&job->pages_failed, count_left(job));
     return MNW__JOB_MORE_NONE;
 }
 
@@ -123,6 +159,7 @@ static enum mnw__job_more advance(struct mnw__fault_thread *thread, struct mnw__
     unsigned fills = 0, pages = 0;
     while (job->next_page < job->end_page && !atomic_load(&job->cancelled)) {
         uint32_t begun = 1;
+        uint64_t end = find_wanted(job);
         if (fills == FILLS_PER_VISIT || pages++ == PAGES_PER_VISIT)
             return MNW__JOB_MORE_SOON;
         switch (mnw__page_state(mnw__page_load(&cache->pages, job->next_page))) {
@@ -135,7 +172,7 @@ static enum mnw__job_more advance(struct mnw__fault_thread *thread, struct mnw__
         case MNW__PAGE_ABSENT:
             if (!mnw__fill_has_spare_slots(thread))
                 return stall(job);
-            uint64_t left = job->next_page < job->single_end ? 1 : job->end_page - job->next_page;
+            uint64_t left = job->next_page < job->single_end ? 1 : end - job->next_page;
             enum mnw__begin result = mnw__fill_begin(thread, cache, NULL, job, job->next_page,
                                                      left < UINT32_MAX ? (uint32_t)left : UINT32_MAX, &begun);
             if (result != MNW__BEGIN_STARTED)
@@ -183,12 +220,13 @@ enum mnw__job_more mnw__job_advance(struct mnw__fault_thread *thread) {
 
 /* ---- for the api ---- */
 
-int64_t mnw__job_prefetch(struct mnw_cache *cache, uint64_t page, uint64_t count, uint64_t cookie) {
+static int64_t prefetch(struct mnw_cache *cache, uint64_t page, uint64_t count, struct mnw__run *runs,
+                        uint64_t run_count, uint64_t cookie) {
     struct mnw_pool *pool = cache->pool;
     int64_t id = -EAGAIN;
     mnw__mutex_lock(&pool->lock);
     if (pool->prefetches < MNW__JOB_PREFETCHES) {
-        struct mnw__job *job = start(cache, page, count, true, cookie);
+        struct mnw__job *job = start(cache, page, count, runs, run_count, true, cookie);
         if (job) {
             pool->prefetches++;
             id = job->id;
@@ -198,9 +236,31 @@ int64_t mnw__job_prefetch(struct mnw_cache *cache, uint64_t page, uint64_t count
     return id;
 }
 
+int64_t mnw__job_prefetch(struct mnw_cache *cache, uint64_t page, uint64_t count, uint64_t cookie) {
+    return prefetch(cache, page, count, NULL, 0, cookie);
+}
+
+int64_t mnw__job_prefetch_runs(struct mnw_cache *cache, struct mnw__run *runs, uint64_t run_count, uint64_t cookie) {
+    uint64_t end = runs[run_count - 1].first + runs[run_count - 1].count;
+    return prefetch(cache, runs[0].first, end - runs[0].first, runs, run_count, cookie);
+}
+
 void mnw__job_event_taken(struct mnw_pool *pool) {
     mnw__mutex_lock(&pool->lock);
     pool->prefetches--;
+    mnw__mutex_unlock(&pool->lock);
+    mnw__job_sweep(pool);
+}
+
+void mnw__job_sweep(struct mnw_pool *pool) {
+    mnw__mutex_lock(&pool->lock);
+    for (unsigned i = 0; i < MNW__JOB_COUNT; i++) {
+        struct mnw__job *job = &pool->jobs[i];
+        if (atomic_load(&job->state) != MNW__JOB_FREE || !job->runs)
+            continue;
+        free(job->runs);
+        job->runs = NULL;
+    }
     mnw__mutex_unlock(&pool->lock);
 }
 
@@ -231,7 +291,7 @@ static uint64_t run_job(struct mnw_cache *cache, uint64_t page, uint64_t count) 
     struct mnw_pool *pool = cache->pool;
     struct mnw__job *job;
     mnw__mutex_lock(&pool->lock);
-    while (!(job = start(cache, page, count, false, 0)))
+    while (!(job = start(cache, page, count, NULL, 0, false, 0)))
         mnw__condition_wait(&pool->changed, &pool->lock, 10000000);
     while (atomic_load(&job->state) != MNW__JOB_ENDED)
         mnw__condition_wait(&pool->changed, &pool->lock, INT64_MAX);

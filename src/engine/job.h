@@ -10,6 +10,7 @@
 #define MNW_ENGINE_JOB_H
 
 #include "minnow/minnow.h"
+#include "policy/working_set.h"
 
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -35,6 +36,8 @@ struct mnw__job {
     struct mnw_cache *cache;
     struct mnw__fault_thread *thread;
     uint64_t first_page, end_page;
+    struct mnw__run *runs; /* what of it is wanted, in order; NULL: all. Stays until the slot is used anew or swept */
+    uint64_t run_count;
     uint64_t next_page;  /* the fault thread's */
     bool is_begun;       /* the fault thread's: every part of it has been begun */
     uint64_t single_end; /* the fault thread's: up to here pages are read one by one */
@@ -46,6 +49,11 @@ struct mnw__job {
 
 /* Starts a prefetch: its id, or -EAGAIN. */
 int64_t mnw__job_prefetch(struct mnw_cache *cache, uint64_t page, uint64_t count, uint64_t cookie);
+/*
+ * The same for the runs alone, in order and apart from each other, at least one. Takes the array over (from malloc),
+ * unless it fails.
+ */
+int64_t mnw__job_prefetch_runs(struct mnw_cache *cache, struct mnw__run *runs, uint64_t run_count, uint64_t cookie);
 int mnw__job_cancel(struct mnw_pool *pool, int64_t id);
 /* Brings a range in and waits: 0, or -EIO when a page failed. Not on a thread of the pool. */
 int mnw__job_read(struct mnw_cache *cache, uint64_t page, uint64_t count);
@@ -63,5 +71,7 @@ void mnw__job_go_back(struct mnw__job *job, uint64_t page, uint64_t end);
 void mnw__job_fill_ended(struct mnw__job *job, uint64_t pages_failed);
 /* An event of a prefetch was taken by the embedder: another one may start. */
 void mnw__job_event_taken(struct mnw_pool *pool);
+/* Frees the runs of jobs that have ended. Not on a thread of the pool: those never call the allocator. */
+void mnw__job_sweep(struct mnw_pool *pool);
 
 #endif

@@ -299,6 +299,7 @@ int mnw__pool_close(struct mnw_pool *pool) {
     stop_threads(pool);
     mnw__poller_kick(pool->reclaimer_poller);
     mnw__thread_join(&pool->reclaimer);
+    mnw__job_sweep(pool);
     mnw__poller_close(pool->reclaimer_poller);
     mnw__notices_deinit(&pool->notices);
     mnw__condition_destroy(&pool->changed);

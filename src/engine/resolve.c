@@ -47,6 +47,14 @@ enum mnw__map mnw__view_map_pages(struct mnw_view *view, uint64_t page, uint64_t
         count = view_end - page;
     if (wanted > count)
         wanted = count;
+    if (mnw__record_is_on(&view->record)) {
+        /* A neighbour that is mapped along is never seen touched; and of a run we know not who waits for what. */
+        if (wanted > 1) {
+            mnw__view_wake(view, page, wanted);
+            return MNW__MAP_DONE;
+        }
+        count = 1;
+    }
 
     uint64_t at = 0, step = count;
     unsigned tries = 0;
@@ -87,7 +95,9 @@ bool mnw__view_promote(struct mnw_view *view, uint64_t extent) {
     struct mnw_cache *cache = view->cache;
     uint64_t first = mnw__extent_first(&cache->pages, extent);
     uint64_t count = mnw__extent_end(&cache->pages, extent) - first;
-    if (view->writable || !mnw__view_holds(view, first) || !mnw__view_holds(view, first + count - 1))
+    if (view->writable || mnw__record_is_on(&view->record))
+        return false;
+    if (!mnw__view_holds(view, first) || !mnw__view_holds(view, first + count - 1))
         return false;
     int error = mnw__view_collapse(mnw__view_address_of(view, first), count * cache->backing.page_bytes);
     if (error) {

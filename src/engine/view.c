@@ -128,11 +128,13 @@ static int start_view(struct mnw_view *view) {
     if (error)
         goto close_uffd;
     mnw__readahead_init(&view->readahead, view->cache->pages.page_count, view->cache->readahead_pages);
+    mnw__record_init(&view->record);
     link_view(view);
     error = mnw__fault_attach(view->thread, view);
     if (!error)
         return 0;
     unlink_view(view);
+    mnw__record_deinit(&view->record);
 close_uffd:
     mnw__uffd_close(view->uffd);
 unmap:
@@ -171,6 +173,7 @@ int mnw__view_close(struct mnw_view *view) {
     mnw__view_unmap(view->address, view->length);
     mnw__uffd_wake(view->uffd, view->address, view->length);
     mnw__uffd_close(view->uffd);
+    mnw__record_deinit(&view->record);
     mnw__memory_release(view->poisoned, poisoned_bytes(view));
     free(view);
     return 0;

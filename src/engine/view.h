@@ -10,6 +10,7 @@
 #define MNW_ENGINE_VIEW_H
 
 #include "engine/cache.h"
+#include "engine/record.h"
 #include "minnow/minnow.h"
 #include "policy/readahead.h"
 
@@ -34,6 +35,7 @@ struct mnw_view {
     uint64_t starved_since_ns;       /* thread->lock: since when no fault of ours could begin a read; 0: one could */
     uint64_t starved_last_ns;        /* thread->lock */
     uint64_t *poisoned;              /* cache->views_lock: bit per page of the view */
+    struct mnw__record record;
 };
 
 int mnw__view_open(struct mnw_view **view, struct mnw_cache *cache, const struct mnw_view_options *options);
