@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: MIT
+"""What the tests of guests share: the guest that was saved, and the ways to start it again."""
+import os
+import shutil
+import subprocess
+import unittest
+
+import guest
+import slowstore
+from daemon import Daemon
+from machine import INCOMING, MEMORY_MIB, Machine, hardware, memory
+
+QEMU = "qemu-system-x86_64"
+HERE = os.path.dirname(os.path.realpath(__file__))
+TOOLS = os.path.join(HERE, "../../tools/qemu")
+DATA_MIB = 160
+MINNOW = AGENT = FOLDER = None  # set by run.py
+HUGE_PAGES = "/proc/sys/vm/nr_hugepages"
+
+
+def lacking():
+    """Why this machine can run no test here; "" when it can."""
+    if not shutil.which(QEMU):
+        return f"{QEMU} is not installed"
+    if os.geteuid() != 0:
+        return "not root: QEMU needs a userfaultfd that sees the faults of system calls too"
+    return ""
+
+
+class Saved:
+    """A guest that was booted, filled with data and saved by minnow-save, once for all tests."""
+
+    def __init__(self):
+        self.folder = os.path.join(FOLDER, "run")
+        shutil.rmtree(self.folder, ignore_errors=True)
+        os.makedirs(self.folder)
+        self.kernel, self.initramfs = guest.prepare(FOLDER, AGENT, DATA_MIB)
+        self.directory = os.path.join(self.folder, "saved")
+        self.ram, self.state = (os.path.join(self.directory, name) for name in ("ram", "state"))
+        running = f"/dev/shm/minnow-vm-{os.getpid()}"
+        qmp = os.path.join(self.folder, "qmp-user")
+        booted = Machine(self.folder, "booted", [QEMU, *hardware(self.kernel, self.initramfs), *memory(running, True),
+                                                 "-qmp", f"unix:{qmp},server=on,wait=off"])
+        try:
+            booted.wait_ready()
+            self.sum, wrong = booted.sum()
+            assert wrong == 0, f"{wrong} words are wrong in a guest that was never saved"
+            self.info = booted.info()
+            saved = subprocess.run([os.path.join(TOOLS, "minnow-save"), qmp, self.directory], stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=False)
+            assert saved.returncode == 0, saved.stdout
+            self.said = saved.stdout
+        finally:
+            booted.end()
+            os.remove(running)
+
+    def remove(self):
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def hardware(self):
+        return [QEMU, *hardware(self.kernel, self.initramfs)]
+
+    def plain(self, path):
+        """The command of a guest restored from `path` without minnow."""
+        return [*self.hardware(), *memory(path, False), *INCOMING]
+
+    def lazy(self, daemon, *options):
+        """The command of a guest restored from the image through the daemon."""
+        return [*daemon.run("--map", f"{self.ram}=guest", *options), *self.hardware(),
+                *memory(self.ram, False, "align=2M", "reserve=off"), *INCOMING]
+
+
+def saved():
+    """The saved guest; made by the first test that wants it."""
+    if not hasattr(saved, "made"):
+        saved.made = Saved()
+    return saved.made
+
+
+class HugePages:
+    """Borrows 2 MiB pages for one test."""
+
+    def __init__(self, mebibytes):
+        self.wanted = mebibytes // 2
+        self.before = None
+
+    def __enter__(self):
+        with open(HUGE_PAGES, encoding="ascii") as file:
+            self.before = file.read()
+        self._set(int(self.before) + self.wanted)
+        with open(HUGE_PAGES, encoding="ascii") as file:
+            got = int(file.read()) - int(self.before)
+        if got < self.wanted:
+            self._set(int(self.before))
+            raise unittest.SkipTest(f"only {got} of {self.wanted} huge pages of 2 MiB are to be had")
+        return self
+
+    def __exit__(self, *_):
+        self._set(int(self.before))
+
+    @staticmethod
+    def _set(number):
+        with open(HUGE_PAGES, "w", encoding="ascii") as file:
+            file.write(str(number))
+
+
+class GuestTest(unittest.TestCase):
+    """Ends, in the right order, whatever a test has started."""
+
+    def serve(self, uri=None, backing="shmem", **options):
+        daemon = Daemon(MINNOW, saved().folder, uri or f"file://{saved().ram}", backing, **options)
+        self.addCleanup(daemon.end)
+        return daemon
+
+    def slow(self, **options):
+        if why := slowstore.lacking():
+            self.skipTest(why)
+        store = slowstore.SlowStore(saved().folder, saved().ram, **options)
+        self.addCleanup(store.close)
+        return store
+
+    def machine(self, name, command, **options):
+        started = Machine(saved().folder, name, command, **options)
+        self.addCleanup(started.end)
+        return started
+
+    def restored(self, daemon, name="1", *options):
+        """A guest restored through the daemon, and the seconds until it answered."""
+        started = self.machine(name, saved().lazy(daemon, *options))
+        return started, started.restore(saved().state)
+
+    def assert_same(self, machine, timeout=None):
+        """Every byte of the guest's data is what it was when it was saved."""
+        checksum, wrong = machine.sum(timeout)
+        self.assertEqual(wrong, 0, "words of the guest's memory that are not what was written there")
+        self.assertEqual(checksum, saved().sum)
+
+
+__all__ = ["GuestTest", "HugePages", "Saved", "saved", "lacking", "MEMORY_MIB", "DATA_MIB"]

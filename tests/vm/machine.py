@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: MIT
+"""One QEMU: its processes, its serial console, its QMP socket. A guest that does not answer in time is ended, and what
+its console said last is shown."""
+import os
+import re
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), "../../tools/qemu"))
+from qmp import Qmp, QmpError  # noqa: E402 (its folder was just named)
+
+MEMORY_MIB = 512
+PING_SECONDS = 0.005
+
+
+class Hang(AssertionError):
+    """The guest did not say in time what it should have said."""
+
+
+def hardware(kernel, initramfs):
+    """The machine that every guest of the tests is, without its memory."""
+    return ["-machine", "pc,accel=tcg", "-cpu", "qemu64", "-smp", "1", "-m", f"{MEMORY_MIB}M",
+            "-nodefaults", "-no-user-config", "-display", "none", "-device", "virtio-balloon-pci,id=balloon",
+            "-kernel", kernel, "-initrd", initramfs, "-append", "console=ttyS0 quiet panic=1 reboot=t"]
+
+
+def memory(path, share, *more):
+    return ["-object", ",".join(["memory-backend-file", "id=ram", f"size={MEMORY_MIB}M", f"mem-path={path}",
+                                 f"share={'on' if share else 'off'}", *more]), "-machine", "memory-backend=ram"]
+
+
+INCOMING = ["-incoming", "defer"]
+
+
+class Console:
+    """The listening end of a guest's serial line, made before the guest is: QEMU connects to it."""
+
+    def __init__(self, path):
+        self.path = path
+        self.text = b""
+        self.seen = 0  # how much of `text` answers have taken
+        self.peer = None
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        if os.path.exists(path):
+            os.remove(path)
+        self.listener.bind(path)
+        self.listener.listen(1)
+        self.pings = 0
+
+    def _receive(self, seconds):
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.peer or self.listener, selectors.EVENT_READ)
+            if not selector.select(max(0, seconds)):
+                return
+        if not self.peer:
+            self.peer, _ = self.listener.accept()
+            self.peer.setblocking(False)
+            return
+        got = self.peer.recv(65536)
+        if not got:
+            raise Hang(f"QEMU closed its console\n{self.tail()}")
+        self.text += got
+
+    def expect(self, pattern, deadline):
+        """The match of a whole line by `pattern`, looked for behind what was found before."""
+        wanted = re.compile(rb"^" + pattern.encode() + rb"\r*$", re.M)
+        while True:
+            end = self.text.rfind(b"\n") + 1
+            match = wanted.search(self.text, self.seen, max(end, self.seen))
+            if match:
+                self.seen = match.end()
+                return match
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise Hang(f"no {pattern!r} on the console\n{self.tail()}")
+            self._receive(left)
+
+    def send(self, line):
+        while not self.peer:
+            self._receive(1)
+        self.peer.sendall(line.encode() + b"\n")
+
+    def ping_until(self, deadline):
+        """Seconds on the clock at which the guest first answered. What is sent before a restored machine runs is lost,
+        so it is asked again and again."""
+        while True:
+            self.pings += 1
+            if self.peer:
+                try:
+                    self.peer.sendall(b"ping %d\n" % self.pings)
+                except BlockingIOError:
+                    pass
+            due = time.monotonic() + PING_SECONDS
+            while (left := due - time.monotonic()) > 0:
+                self._receive(left)
+                if re.search(rb"^@pong \d+\r*$", self.text[self.seen:], re.M):
+                    return time.monotonic()
+            if time.monotonic() > deadline:
+                raise Hang(f"no answer on the console\n{self.tail()}")
+
+    def settle(self, deadline):
+        """Leaves nothing unread of the pings."""
+        self.send("")
+        self.send("ping settled")
+        self.expect("@pong settled", deadline)
+
+    def tail(self):
+        return "---- console, the end of it:\n" + self.text[-3000:].decode(errors="replace") + "\n----"
+
+    def close(self):
+        for end in (self.peer, self.listener):
+            if end:
+                end.close()
+        if os.path.exists(self.path):
+            os.remove(self.path)
+
+
+class Machine:
+    """A QEMU and whatever it was started through; `command` begins with the program."""
+
+    def __init__(self, folder, name, command, timeout=60):
+        self.name = str(name)
+        self.timeout = timeout
+        self.console = Console(os.path.join(folder, f"serial-{self.name}"))
+        ours, options, theirs = Qmp.pair()
+        self.log_path = os.path.join(folder, f"log-{self.name}")
+        self.log = open(self.log_path, "wb")
+        self.started = time.monotonic()
+        serial = ["-serial", f"unix:{self.console.path}"]
+        self.process = subprocess.Popen([*command, *serial, *options], stdin=subprocess.DEVNULL, stdout=self.log,
+                                        stderr=subprocess.STDOUT, pass_fds=[theirs.fileno()])
+        theirs.close()
+        self._monitor, self._qmp = ours, None
+
+    def _explained(self, hang):
+        status = self.process.poll()
+        with open(self.log_path, "rb") as log:
+            said = log.read()[-2000:].decode(errors="replace")
+        return Hang(f"guest {self.name}: {hang}\nQEMU {'runs' if status is None else f'ended with {status}'}; it said:\n{said}")
+
+    def ask(self, line, answer, timeout=None):
+        """What the guest answers to a command: its groups, numbers as numbers."""
+        try:
+            self.console.send(line)
+            match = self.console.expect(answer, time.monotonic() + (timeout or self.timeout))
+        except (Hang, OSError) as hang:
+            raise self._explained(hang) from None
+        words = [group.decode() for group in match.groups()]
+        return [int(word) if word.isdigit() else word for word in words]
+
+    def wait_ready(self, timeout=None):
+        try:
+            self.console.expect("@ready", time.monotonic() + (timeout or self.timeout))
+        except (Hang, OSError) as hang:
+            raise self._explained(hang) from None
+
+    def first_answer(self, timeout=None):
+        """Seconds from the start of the program to the guest's first answer."""
+        deadline = time.monotonic() + (timeout or self.timeout)
+        try:
+            moment = self.console.ping_until(deadline)
+            self.console.settle(deadline)
+        except (Hang, OSError) as hang:
+            raise self._explained(hang) from None
+        return moment - self.started
+
+    def sum(self, timeout=None):
+        """(checksum, words that are wrong) of all the guest's data."""
+        checksum, wrong, _, _ = self.ask("sum", r"@sum (\w+) wrong (\d+) zeros (\d+) us (\d+)", timeout)
+        return str(checksum), wrong
+
+    def info(self):
+        answer = self.ask("info", r"@info pages (\d+) total_kib (\d+) available_kib (\d+) boot (\S+)")
+        return dict(zip(("pages", "total_kib", "available_kib", "boot"), answer))
+
+    def qmp(self):
+        if not self._qmp:
+            try:
+                self._qmp = Qmp(self._monitor, self.timeout)
+            except (QmpError, OSError) as error:
+                raise self._explained(error) from None
+        return self._qmp
+
+    def restore(self, state):
+        """Seconds from the start of the program to the first answer of the guest restored from `state`."""
+        try:
+            self.qmp().restore(state)
+        except (QmpError, OSError) as error:
+            raise self._explained(error) from None
+        return self.first_answer()
+
+    def memory_kib(self, pid=None):
+        """What the process holds of private memory that no other process shares, and of the image, in KiB."""
+        private = shared = 0
+        with open(f"/proc/{pid or self.process.pid}/smaps_rollup", encoding="ascii") as rollup:
+            for line in rollup:
+                if line.startswith(("Private_Dirty:", "Private_Hugetlb:")):
+                    private += int(line.split()[1])
+                elif line.startswith(("Shared_", "Private_Clean:")):
+                    shared += int(line.split()[1])
+        return private, shared
+
+    def end(self):
+        """Ends the QEMU; its exit status. A QEMU that hangs is killed."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self._monitor.close()
+        self.console.close()
+        self.log.close()
+        return self.process.returncode
+
+
+__all__ = ["Machine", "Hang", "Qmp", "QmpError", "hardware", "memory", "INCOMING", "MEMORY_MIB"]

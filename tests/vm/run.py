@@ -1,0 +1,31 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""run.py MINNOW AGENT FOLDER [unittest arguments]: the tests with real guests. FOLDER keeps the unpacked kernel from one
+run to the next. Exits 77, and says why, where no guest can run."""
+import os
+import sys
+import unittest
+
+HERE = os.path.dirname(os.path.realpath(__file__))
+sys.path.insert(0, HERE)
+import bed  # noqa: E402 (its folder was just named)
+
+MODULES = ["test_restore", "test_clones", "test_store", "test_survive"]
+
+
+def main():
+    bed.MINNOW, bed.AGENT, bed.FOLDER = (os.path.abspath(path) for path in sys.argv[1:4])
+    if why := bed.lacking():
+        print(why)
+        return 77
+    try:
+        program = unittest.main(module=None, defaultTest=MODULES, argv=[sys.argv[0], *sys.argv[4:]], verbosity=2,
+                                exit=False)
+    finally:
+        if hasattr(bed.saved, "made") and not os.environ.get("MINNOW_KEEP"):
+            bed.saved.made.remove()
+    return 0 if program.result.wasSuccessful() else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: MIT
+"""Four guests from one image at once, started as a user does it: isolated from each other, and one copy in memory."""
+import os
+import signal
+import subprocess
+import time
+
+import bed
+from bed import GuestTest, saved
+from machine import Console, Machine
+
+CLONES = 4
+
+
+class Clone(Machine):
+    """A console whose QEMU was started by someone else."""
+
+    def __init__(self, folder, number, log_path, process):  # pylint: disable=super-init-not-called
+        self.name, self.timeout, self.log_path, self.process = f"clone-{number}", 60, log_path, process
+        self.console = Console(os.path.join(folder, f"serial-clone-{number}"))
+        self.started = time.monotonic()
+
+    def end(self):
+        self.console.close()
+
+
+class Clones(GuestTest):
+    def start(self, daemon):
+        """The clones, started together by minnow-restore."""
+        log_path = os.path.join(saved().folder, "log-restore")
+        clones = [Clone(saved().folder, number, log_path, None) for number in range(1, CLONES + 1)]
+        for clone in clones:
+            self.addCleanup(clone.end)
+        with open(log_path, "wb") as log:
+            tool = subprocess.Popen(
+                [os.path.join(bed.TOOLS, "minnow-restore"), "--minnow", bed.MINNOW, "--socket", daemon.socket,
+                 "--image", "guest", "--clones", str(CLONES), saved().directory, "--", *saved().hardware(),
+                 "-serial", f"unix:{saved().folder}/serial-clone-{{n}}"],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+        self.addCleanup(self.end, tool)
+        for clone in clones:
+            clone.process = tool
+        return tool, clones
+
+    @staticmethod
+    def end(tool):
+        if tool.poll() is None:
+            tool.send_signal(signal.SIGTERM)
+            try:
+                tool.wait(20)
+            except subprocess.TimeoutExpired:
+                tool.kill()
+                tool.wait()
+        return tool.returncode
+
+    def test_four_clones_with_writes(self):
+        daemon = self.serve()
+        tool, clones = self.start(daemon)
+        for clone in clones:
+            clone.first_answer()
+        first, *others = clones
+        self.assert_same(first)
+        read_by_first = daemon.image()["fill_bytes"]
+        for number, clone in enumerate(others, 2):
+            clone.ask(f"write {number} 3000", "@write 3000")
+        sums = [clone.sum() for clone in clones]
+        self.assertEqual([wrong for _, wrong in sums], [0] * CLONES, "words of a clone that are not its own")
+        self.assertEqual(sums[0][0], saved().sum, "the clone that wrote nothing sees what the others wrote")
+        self.assertEqual(len({checksum for checksum, _ in sums}), CLONES)
+        # What the first one had read was not read again: the others read little but pages that it never touched.
+        read_by_all = daemon.image()["fill_bytes"]
+        self.assertLess(read_by_all - read_by_first, read_by_first / 10)
+        self.assertLessEqual(daemon.image()["resident_bytes"], bed.MEMORY_MIB << 20)
+        self.assertEqual(self.end(tool), 0, "minnow-restore, or a guest of it, ended badly")

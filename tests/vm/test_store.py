@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: MIT
+"""A guest restored from a store that is slow, and from one that fails now and then."""
+from bed import GuestTest
+
+
+class Store(GuestTest):
+    def test_a_slow_store_delays_and_nothing_else(self):
+        store = self.slow(delay_ms=5)
+        daemon = self.serve(store.uri)
+        lazy, _ = self.restored(daemon)
+        self.assert_same(lazy, timeout=120)
+        self.assertEqual(lazy.end(), 0)
+        self.assertEqual(daemon.end(), 0)
+
+    def test_a_store_that_fails_now_and_then_is_healed_by_trying_again(self):
+        store = self.slow(error_percent=20)
+        store.fail(True)
+        daemon = self.serve(store.uri, read_retries=30, retry_delay_ms=2)
+        lazy, _ = self.restored(daemon)
+        self.assert_same(lazy, timeout=120)
+        self.assertGreater(store.errors(), 10, "the store did not fail: this test has shown nothing")
+        self.assertEqual(lazy.end(), 0)
+        self.assertEqual(daemon.end(), 0)
