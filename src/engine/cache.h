@@ -10,6 +10,7 @@
 #define MNW_ENGINE_CACHE_H
 
 #include "engine/counters.h"
+#include "engine/reclaim.h"
 #include "minnow/minnow.h"
 #include "page/page.h"
 #include "policy/policy.h"
@@ -43,8 +44,9 @@ struct mnw_cache {
     _Atomic uint32_t fills_active; /* fill slots that name this cache */
     _Atomic uint32_t jobs_active;  /* jobs that name this cache */
     _Atomic uint64_t pinned_extents;
-    _Atomic uint64_t evicting; /* evictions and drains under way: close waits */
-    int64_t turn;              /* pool->lock: weighs this cache against others in reclaim */
+    _Atomic uint64_t evicting;                /* evictions and drains under way: close waits */
+    _Atomic uint64_t spared[MNW__SPARED_MAX]; /* reclaim.h: extents just filled for a fault, and when */
+    int64_t turn;                             /* pool->lock: weighs this cache against others in reclaim */
     struct mnw__counters counters;
 };
 

@@ -235,6 +235,9 @@ enum mnw__begin mnw__fill_begin(struct mnw__fault_thread *thread, struct mnw_cac
         mnw__fill_each_extent(cache, page, count, mnw__extent_release);
         result = MNW__BEGIN_STARVED;
     }
+    uint64_t spared_until_ns = atomic_load(&thread->pool->spared_until_ns);
+    if (result == MNW__BEGIN_STARVED && spared_until_ns)
+        thread->timer_ns = mnw__min(thread->timer_ns, spared_until_ns);
     if (result != MNW__BEGIN_STARTED) {
         mnw__fill_give_slot(fill);
         return result;

@@ -7,6 +7,7 @@
 #include "engine/fill_private.h"
 #include "engine/job.h"
 #include "engine/pool.h"
+#include "engine/reclaim.h"
 #include "engine/view.h"
 #include "store/store.h"
 
@@ -93,6 +94,8 @@ static void finish_pages(struct mnw__fill *fill, uint32_t count) {
     struct mnw__latency *latency = fill->thread->latency;
     uint64_t filled_ns = mnw__clock_ns();
 
+    if (fill->view)
+        mnw__reclaim_spare(cache, mnw__extent_of(&cache->pages, fill->first_page), filled_ns);
     /* As visitors: nobody may take a page back between its word and its mapping. */
     mnw__fill_each_extent(cache, fill->first_page, count, mnw__extent_revisit);
     resolve_run(fill, count, fill_words(fill, count));
@@ -372,8 +375,20 @@ static uint64_t check_timers(struct mnw__fill *fill, uint64_t now_ns) {
     return UINT64_MAX;
 }
 
+/* What was spared may be evicted now: that is as good as memory given back. */
+static uint64_t check_spared(struct mnw_pool *pool, uint64_t now_ns) {
+    uint64_t until_ns = atomic_load(&pool->spared_until_ns);
+    if (!until_ns)
+        return UINT64_MAX;
+    if (now_ns < until_ns)
+        return until_ns;
+    if (atomic_compare_exchange_strong(&pool->spared_until_ns, &until_ns, 0))
+        mnw__pool_progress(pool);
+    return UINT64_MAX;
+}
+
 uint64_t mnw__fill_timers(struct mnw__fault_thread *thread, uint64_t now_ns) {
-    uint64_t next_ns = UINT64_MAX;
+    uint64_t next_ns = check_spared(thread->pool, now_ns);
     for (unsigned slot = 0; slot < thread->fill_count; slot++) {
         struct mnw__fill *fill = &thread->fills[slot];
         if (atomic_load_explicit(&fill->state, memory_order_acquire) != MNW__FILL_FREE)

@@ -41,7 +41,8 @@ struct mnw_pool {
     _Atomic uint64_t budget, charged, charged_max, pinned;
     /* moves whenever memory or a read slot is given back: starved faults look again */
     _Atomic uint64_t progress;
-    _Atomic uint32_t starving; /* fault threads that have starved faults */
+    _Atomic uint32_t starving;        /* fault threads that have starved faults */
+    _Atomic uint64_t spared_until_ns; /* reclaim.h: when an extent passed over may be evicted; 0: none was */
     _Atomic int64_t recency_credit;
     _Atomic uint64_t recency_refilled_ns;
     _Atomic uint32_t view_turn; /* spreads views over fault threads */

@@ -18,6 +18,66 @@
 /* Extents in use that a fault thread passes over before it does something else. */
 #define DIRECT_TRIES 256u
 
+/* Pools of fewer extents spare what was just filled; in others much else is older. */
+#define FEW_EXTENTS 32
+#define GRACE_NS    1000000u
+
+/* ---- grace ---- */
+
+/* A slot of cache->spared: the extent plus one, and when, in units of 2^16 ns that wrap after days. */
+#define SPARED_SHIFT 34
+#define SPARED_UNIT  16
+
+static bool has_few_extents(const struct mnw_pool *pool) {
+    return atomic_load_explicit(&pool->budget, memory_order_relaxed) < FEW_EXTENTS * (uint64_t)pool->extent_bytes;
+}
+
+static _Atomic uint64_t *slot_of(struct mnw_cache *cache, uint64_t extent) {
+    return &cache->spared[extent % MNW__SPARED_MAX];
+}
+
+static bool is_of(uint64_t slot, uint64_t extent) {
+    return slot >> SPARED_SHIFT == extent + 1;
+}
+
+void mnw__reclaim_spare(struct mnw_cache *cache, uint64_t extent, uint64_t now_ns) {
+    if (!has_few_extents(cache->pool) ||
+        is_of(atomic_load_explicit(slot_of(cache, extent), memory_order_relaxed), extent))
+        return;
+    uint64_t when = now_ns >> SPARED_UNIT & ((1ull << SPARED_SHIFT) - 1);
+    atomic_store_explicit(slot_of(cache, extent), (extent + 1) << SPARED_SHIFT | when, memory_order_relaxed);
+}
+
+/* How long the extent is spared yet; 0: it is not. */
+static uint64_t grace_left(struct mnw_cache *cache, uint64_t extent, uint64_t now_ns) {
+    if (!has_few_extents(cache->pool))
+        return 0;
+    uint64_t slot = atomic_load_explicit(slot_of(cache, extent), memory_order_relaxed);
+    if (!is_of(slot, extent))
+        return 0;
+    uint64_t passed = ((now_ns >> SPARED_UNIT) - slot) & ((1ull << SPARED_SHIFT) - 1);
+    return passed < GRACE_NS >> SPARED_UNIT ? GRACE_NS - (passed << SPARED_UNIT) : 0;
+}
+
+/* It is gone: should it come again, it is spared again. */
+static void forget_grace(struct mnw_cache *cache, uint64_t extent) {
+    uint64_t slot = atomic_load_explicit(slot_of(cache, extent), memory_order_relaxed);
+    if (is_of(slot, extent))
+        atomic_compare_exchange_strong(slot_of(cache, extent), &slot, 0);
+}
+
+/* Whoever starves for want of it looks again when its time is over. */
+static bool pass_over(struct mnw_cache *cache, uint64_t extent) {
+    uint64_t now_ns = mnw__clock_ns(), left_ns = grace_left(cache, extent, now_ns);
+    if (!left_ns)
+        return false;
+    uint64_t until_ns = now_ns + left_ns, before_ns = atomic_load(&cache->pool->spared_until_ns);
+    while ((!before_ns || before_ns > until_ns) &&
+           !atomic_compare_exchange_weak(&cache->pool->spared_until_ns, &before_ns, until_ns))
+        ;
+    return true;
+}
+
 /* ---- recency ---- */
 
 static void refill_credit(struct mnw_pool *pool) {
@@ -45,6 +105,8 @@ static bool take_credit(struct mnw_pool *pool, int64_t faults) {
  */
 static bool recent(void *context, uint32_t extent) {
     struct mnw_cache *cache = context;
+    if (grace_left(cache, extent, mnw__clock_ns()))
+        return true;
     if (!mnw__extent_take_referenced(&cache->pages, extent))
         return false;
     unsigned present = mnw__extent_load(&cache->pages, extent).present;
@@ -90,6 +152,7 @@ int mnw__reclaim_extent(struct mnw_cache *cache, uint64_t extent, uint64_t *byte
         }
     }
     uint64_t dropped = drop_words(cache, extent);
+    forget_grace(cache, extent);
     mnw__cache_sync_policy(cache, extent, false); /* out, before anybody can make it RESIDENT anew */
     if (cache->pool->whole_extents)
         *bytes = charged ? cache->pool->extent_bytes : 0;
@@ -113,7 +176,7 @@ static bool pick(struct mnw_cache *cache, uint32_t *extent) {
 }
 
 static uint64_t evict_one(struct mnw_cache *cache, uint32_t extent, bool direct) {
-    if (!mnw__extent_claim_eviction(&cache->pages, extent)) {
+    if (pass_over(cache, extent) || !mnw__extent_claim_eviction(&cache->pages, extent)) {
         mnw__cache_sync_policy(cache, extent, true);
         return 0;
     }

@@ -16,6 +16,15 @@ struct mnw_cache;
 
 /* Evicts until `bytes` were given back, or nothing evictable was found; the bytes given back. */
 uint64_t mnw__reclaim(struct mnw_pool *pool, uint64_t bytes, bool direct);
+/*
+ * Grace. Where a few extents are fought over, an extent would be evicted for the next waiter before its faulter has
+ * run. So an extent that a fault was filled in is spared for a moment, once for each time it becomes resident: every
+ * eviction then serves a fault at least. Faults that find everything spared starve until `pool->spared_until_ns`.
+ */
+#define MNW__SPARED_MAX 32
+/* A fault has its page in this extent, which is entered. */
+void mnw__reclaim_spare(struct mnw_cache *cache, uint64_t extent, uint64_t now_ns);
+
 /* The reclaimer thread: keeps the pool's low watermark. */
 void mnw__reclaim_run(void *pool);
 /* Takes an EVICTING extent that nobody is in to ABSENT: punches, drops words, wakes. 0 or a negative errno. */
