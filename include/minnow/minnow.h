@@ -279,6 +279,36 @@ enum {
 /* One byte of the flags above per page, a snapshot that may be stale at once. `count` bytes, from `offset`. */
 MNW_PUBLIC int mnw_residency(struct mnw_cache *cache, uint64_t offset, uint8_t *pages, size_t count);
 
+/* ---- working sets --------------------------------------------------------------------------------------- */
+
+/*
+ * Nonzero: begins to note which pages of the view are touched, in the order of their first touch; what was noted before
+ * is forgotten. 0: ends it, and forgets. A page counts as touched when a fault on it is served, so begin before the
+ * view is touched: what is mapped already is not seen. While a view records, its faults are resolved one page at a
+ * time. Reserves 4 bytes a page (resident as touched).
+ */
+MNW_PUBLIC int mnw_view_record(struct mnw_view *view, int on);
+
+enum {
+    MNW_WORKING_SET_UNION = 1 << 0, /* together with what the file holds, if that is a working set of the same store */
+};
+
+/*
+ * Saves what the view has noted so far, and goes on recording. The file is replaced as a whole: readers, and crashes,
+ * find the old one or the new one. Returns how many pages it holds. -ENOENT: the view does not record; or a negative
+ * errno of the file system. The format is in docs/working-sets.md.
+ */
+MNW_PUBLIC int64_t mnw_view_save_working_set(struct mnw_view *view, const char *path, unsigned flags);
+
+/*
+ * Starts to bring in the pages of a saved working set, in the order in which they lie in the store; reads the file, then
+ * returns. Returns an id as mnw_prefetch() does, and counts as one prefetch: it has one MNW_EVENT_PREFETCH, with
+ * `cookie`, and mnw_prefetch_cancel() stops it. The set may have been recorded with pages of another size. Of a set that
+ * does not fit in the pool's budget, what was touched first is brought. -ESTALE: a set of another store, or of an older
+ * state of it; -EBADMSG: the file is broken; -ENOTSUP: it is of a newer version; -EAGAIN as mnw_prefetch().
+ */
+MNW_PUBLIC int64_t mnw_cache_replay(struct mnw_cache *cache, const char *path, uint64_t cookie);
+
 /* ---- events -------------------------------------------------------------------------------------------- */
 
 enum mnw_event_kind {

@@ -61,9 +61,19 @@ void mnw__record_stop(struct mnw_view *view) {
     mnw__mutex_unlock(&record->lock);
 }
 
+/*
+ * When it was last changed. Not which inode it is: the working set lies beside the image, and is copied and moved with
+ * it. A block device has no such time.
+ */
+uint64_t mnw__record_identity(const struct mnw_store *store) {
+    (void)store;
+    return 0;
+}
+
 int mnw__record_encode(struct mnw_view *view, void **bytes, size_t *size) {
     struct mnw__record *record = &view->record;
     const struct mnw__working_set_of of = {.store_bytes = view->cache->store->size_bytes,
+                                           .identity = mnw__record_identity(view->cache->store),
                                            .page_bytes = (uint32_t)view->cache->backing.page_bytes};
     mnw__mutex_lock(&record->lock);
     int error = record->memory ? mnw__working_set_encode(&record->recorder, &of, bytes, size)

@@ -16,6 +16,7 @@
 #include <stdint.h>
 
 struct mnw_view;
+struct mnw_store;
 
 struct mnw__record {
     struct mnw__mutex lock; /* taken before every other */
@@ -34,6 +35,9 @@ int mnw__record_start(struct mnw_view *view);
 void mnw__record_stop(struct mnw_view *view);
 /* What was recorded, as the bytes of a file, which the caller frees. -ENOENT: the view does not record. */
 int mnw__record_encode(struct mnw_view *view, void **bytes, size_t *size);
+
+/* What tells this state of a store from others, in a working set's file; 0: nothing does. */
+uint64_t mnw__record_identity(const struct mnw_store *store);
 
 /* In thread->lock or views_lock. */
 static inline bool mnw__record_is_on(const struct mnw__record *record) {

@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Fuzz target: files of working sets. Whatever is decoded lies inside its store, comes out of a union with itself as
+ * the same pages, and gives runs in order that hold just those; whatever is refused must say why.
+ *
+ * The checksum would let nothing else be tried, so each input is looked at as it is and with its checksum put right.
+ */
+#include "fuzz/fuzz.h"
+
+#include "base/error.h"
+#include "policy/working_set.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+/* A bit per page of the store is what unions and runs take: a real caller has checked that it is its own store. */
+#define PAGES_MAX ((uint64_t)1 << 22)
+
+static void demand(int condition, const char *what) {
+    if (!condition) {
+        fprintf(stderr, "fuzz_working_set: %s\n", what);
+        abort();
+    }
+}
+
+static uint64_t store_pages(const struct mnw__working_set *set, uint32_t page_bytes) {
+    return (set->of.store_bytes - 1) / page_bytes + 1;
+}
+
+static uint64_t distinct_pages(const struct mnw__working_set *set) {
+    struct mnw__working_set_plan plan = {
+        .page_bytes = set->of.page_bytes, .unit_bytes = set->of.page_bytes, .bytes_max = UINT64_MAX};
+    struct mnw__run *runs;
+    uint64_t count, pages = 0, end = 0;
+    demand(!mnw__working_set_runs(set, &plan, &runs, &count), "runs");
+    for (uint64_t i = 0; i < count; i++) {
+        demand(runs[i].count > 0 && (!i || runs[i].first > end), "runs out of order");
+        end = runs[i].first + runs[i].count;
+        pages += runs[i].count;
+    }
+    demand(end <= store_pages(set, set->of.page_bytes), "a run past the end of the store");
+    free(runs);
+    return pages;
+}
+
+static void check_runs(const struct mnw__working_set *set) {
+    static const uint32_t sizes[] = {4096, 65536, 2u << 20, 1u << 30};
+    for (unsigned i = 0; i < 4; i++) {
+        struct mnw__working_set_plan plan = {
+            .page_bytes = sizes[i], .unit_bytes = i ? sizes[i] : 65536, .bytes_max = i ? 10ull * sizes[i] : UINT64_MAX};
+        struct mnw__run *runs;
+        uint64_t count, bytes = 0;
+        if (store_pages(set, sizes[i]) > PAGES_MAX)
+            continue;
+        demand(!mnw__working_set_runs(set, &plan, &runs, &count), "runs");
+        for (uint64_t at = 0; at < count; at++)
+            bytes += runs[at].count * sizes[i];
+        demand(bytes <= plan.bytes_max, "runs of more than was allowed");
+        demand(!count || runs[count - 1].first + runs[count - 1].count <= store_pages(set, sizes[i]),
+               "a run past the end");
+        free(runs);
+    }
+}
+
+static void check_union(const struct mnw__working_set *set) {
+    struct mnw__working_set both;
+    void *bytes;
+    size_t size;
+    demand(!mnw__working_set_union(set, set, &bytes, &size), "union");
+    demand(!mnw__working_set_decode(&both, bytes, size), "a union is refused");
+    uint64_t pages = distinct_pages(set);
+    demand(both.page_count == pages && distinct_pages(&both) == pages, "a union with itself has other pages");
+    free(bytes);
+}
+
+static void try_bytes(const uint8_t *data, size_t size) {
+    struct mnw__working_set set;
+    int result = mnw__working_set_decode(&set, data, size);
+    demand(result == 0 || result == -EBADMSG || result == -ENOTSUP, "an unknown error");
+    demand(!result || strstr(mnw__fail_message(), "working set: "), "refused without a word");
+    if (result || store_pages(&set, set.of.page_bytes) > PAGES_MAX)
+        return;
+    check_runs(&set);
+    check_union(&set);
+}
+
+static void seal(uint8_t *bytes, size_t size) {
+    uint64_t sum = XXH64(bytes + MNW__WORKING_SET_HEADER, size - MNW__WORKING_SET_HEADER, XXH64(bytes, 56, 0));
+    for (int i = 0; i < 8; i++)
+        bytes[56 + i] = (uint8_t)(sum >> (8 * i));
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    uint8_t *copy = calloc(1, size ? size : 1); /* exact, so that a sanitizer sees a read behind the end */
+    demand(copy != NULL, "out of memory");
+    if (size)
+        memcpy(copy, data, size);
+    try_bytes(copy, size);
+    if (size >= MNW__WORKING_SET_HEADER) {
+        seal(copy, size);
+        /* So often are the counts wrong by a mutation that little else would be tried. */
+        if (size % 8 == 0 && data[48] != 0) {
+            uint64_t entries = (size - MNW__WORKING_SET_HEADER) / 8, pages = 0;
+            for (uint64_t i = 0; i < entries; i++) {
+                const uint8_t *entry = copy + MNW__WORKING_SET_HEADER + i * 8;
+                pages += 1 + ((uint64_t)entry[5] | (uint64_t)entry[6] << 8 | (uint64_t)entry[7] << 16);
+            }
+            memset(copy + 48, 0, 8);
+            for (int i = 0; i < 8; i++) {
+                copy[32 + i] = (uint8_t)(entries >> (8 * i));
+                copy[40 + i] = (uint8_t)(pages >> (8 * i));
+            }
+            seal(copy, size);
+        }
+        try_bytes(copy, size);
+    }
+    free(copy);
+    return 0;
+}
