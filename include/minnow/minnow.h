@@ -275,9 +275,60 @@ enum {
     MNW_FILLING = 1 << 1,  /* being read */
     MNW_FAILED = 1 << 2,   /* SIGBUS until invalidated */
     MNW_PINNED = 1 << 3,
+ * A view of another process stays mapped there, and its faults wait from then on: for whoever attaches it next, or
+ * until the consumer's own duplicate of the userfaultfd is closed.
 };
 /* One byte of the flags above per page, a snapshot that may be stale at once. `count` bytes, from `offset`. */
 MNW_PUBLIC int mnw_residency(struct mnw_cache *cache, uint64_t offset, uint8_t *pages, size_t count);
+
+/* ---- views of other processes -------------------------------------------------------------------------- */
+
+/*
+ * A read-only descriptor of the cache's memory, for another process to map MAP_PRIVATE; send it by SCM_RIGHTS. It
+ * belongs to the cache: do not close it. Untouched pages of such a mapping read as zeros until it is attached.
+ */
+MNW_PUBLIC int mnw_cache_fd(const struct mnw_cache *cache);
+
+struct mnw_attach_options {
+    size_t size;           /* sizeof(struct mnw_attach_options) */
+    uint64_t offset_bytes; /* page-aligned */
+    uint64_t length_bytes; /* 0: to the end of the store; rounded up to a page */
+    uint64_t address;      /* where the consumer has mapped that offset */
+    int uffd;              /* the consumer's userfaultfd, after UFFDIO_API; it stays the caller's */
+    unsigned flags;        /* MNW_VIEW_WRITE: mapped PROT_WRITE; a write makes a copy that only the consumer sees */
+    pid_t pid;             /* the consumer; 0: unknown. With it, and the right to look, /proc/PID/maps is checked */
+    uint32_t faults_per_second; /* the most that are served, on average; 0: no limit */
+    uint64_t cookie;            /* comes back in the view's events */
+};
+
+/*
+ * Serves the faults of a mapping that another process made of mnw_cache_fd(). The userfaultfd must have the features
+ * EVENT_REMAP, EVENT_UNMAP, MISSING and MINOR of the kind of memory, POISON where the kernel has it, and must serve
+ * nothing else. It is duplicated, made non-blocking and registered here. The consumer must not touch the range before
+ * this has returned 0; should it touch other memory, hold back events or lie, that harms none but itself.
+ * The consumer, or somebody who outlives this process, should keep a duplicate of the userfaultfd: with the last one
+ * closed, untouched pages read as zeros.
+ *
+ * Errors: -EINVAL (no userfaultfd, features missing; the range is not mapped, or maps something else), -EBUSY (the
+ * userfaultfd, or part of the range, belongs to another view), -ESRCH (the consumer is gone), -ENOSPC (a writable
+ * view of hugetlb: its pages can never be evicted, and the pool's budget does not hold them all), -EMFILE, -ENOMEM.
+ * System calls: ioctl(UFFDIO_REGISTER), fcntl, epoll_ctl, open (/proc).
+ */
+MNW_PUBLIC int mnw_view_attach(struct mnw_view **view, struct mnw_cache *cache,
+                               const struct mnw_attach_options *options);
+
+/* A part of a view that lies in one piece. */
+struct mnw_view_range {
+    uint64_t address;
+    uint64_t offset_bytes;
+    uint64_t length_bytes;
+};
+
+/*
+ * Where the view lies now: its ranges, at most `count` of them into `ranges` (may be NULL with 0). Returns how many
+ * there are; 0: the consumer has unmapped it all. A consumer moves and tears its mapping by mremap(2) and munmap(2).
+ */
+MNW_PUBLIC int mnw_view_ranges(struct mnw_view *view, struct mnw_view_range *ranges, size_t count);
 
 /* ---- working sets --------------------------------------------------------------------------------------- */
 
@@ -312,8 +363,16 @@ MNW_PUBLIC int64_t mnw_cache_replay(struct mnw_cache *cache, const char *path, u
 /* ---- events -------------------------------------------------------------------------------------------- */
 
 enum mnw_event_kind {
-    MNW_EVENT_PREFETCH = 1,    /* a prefetch ended */
-    MNW_EVENT_PAGE_FAILED = 2, /* a page raises SIGBUS from now on */
+    MNW_EVENT_PREFETCH = 1,     /* a prefetch ended */
+    MNW_EVENT_PAGE_FAILED = 2,  /* a page raises SIGBUS from now on */
+    MNW_EVENT_VIEW_CHANGED = 3, /* a view of another process is not what it was */
+};
+
+/* What has changed of a view, in any order since the last event of that view. */
+enum {
+    MNW_VIEW_CHANGED_RANGES = 1 << 0, /* unmapped in part, moved, grown: see mnw_view_ranges() */
+    MNW_VIEW_CHANGED_FORKED = 1 << 1, /* a new view, of a child of `parent`'s process: close it with mnw_view_close() */
+    MNW_VIEW_CHANGED_DEAD = 1 << 2,   /* its process is gone, or has replaced its memory */
 };
 
 struct mnw_event {
@@ -322,8 +381,11 @@ struct mnw_event {
     struct mnw_cache *cache; /* as a name only: it may have been closed */
     uint64_t offset;
     uint64_t length;
-    uint64_t cookie;       /* prefetch: the caller's */
-    uint64_t pages_failed; /* prefetch: pages that could not be read */
+    uint64_t cookie;         /* prefetch: the caller's */
+    uint64_t pages_failed;   /* prefetch: pages that could not be read */
+    struct mnw_view *view;   /* view changed: which, by name only: it may have been closed. Its cookie is in `cookie` */
+    struct mnw_view *parent; /* view changed, forked: of which view, by name only */
+    unsigned changes;        /* view changed: MNW_VIEW_CHANGED_* */
 };
 
 /* An eventfd that polls readable while events wait. Belongs to the pool: poll it, do not read or close it. */

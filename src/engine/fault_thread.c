@@ -6,6 +6,7 @@
 #include "engine/fault.h"
 #include "engine/job.h"
 #include "engine/pool.h"
+#include "engine/remote.h"
 #include "sys/io.h"
 #include "sys/numa.h"
 #include "sys/poller.h"
@@ -54,12 +55,14 @@ static void wake_batch(struct mnw_view *view, const struct batch *batch) {
 
 static void serve_event(struct mnw__fault_thread *thread, struct mnw_view *view, const struct mnw__uffd_event *event,
                         bool wake, struct batch *batch) {
+    uint64_t page;
     if (event->kind != MNW__UFFD_EV_FAULT)
         return;
-    uint64_t offset = event->address - view->address;
-    if (event->address < view->address || offset >= view->length)
+    if (!mnw__view_page_at(view, event->address, &page)) {
+        if (view->remote)
+            mnw__remote_stray(view, event->address);
         return;
-    uint64_t page = view->first_page + offset / view->cache->backing.page_bytes;
+    }
     bool minor = event->flags & MNW__UFFD_FAULT_MINOR;
     mnw__count(&view->cache->counters, minor ? MNW__FAULTS_MINOR : MNW__FAULTS_MISSING, 1);
     mnw__record_note(&view->record, page);
@@ -84,7 +87,8 @@ static void serve_event(struct mnw__fault_thread *thread, struct mnw_view *view,
 /* One batch of events; false when there was none. */
 static bool serve_batch(struct mnw__fault_thread *thread, struct mnw_view *view) {
     struct mnw__uffd_event events[MNW__UFFD_BATCH];
-    int count = mnw__uffd_read(view->uffd, events, MNW__UFFD_BATCH);
+    int count = view->remote ? mnw__remote_read(view, events, MNW__UFFD_BATCH)
+                             : mnw__uffd_read(view->uffd, events, MNW__UFFD_BATCH);
     if (count <= 0)
         return false;
     struct batch batch;

@@ -82,9 +82,13 @@ static void resolve_run(struct mnw__fill *fill, uint32_t count, bool joined) {
     if (!fill->view && !joined)
         return;
     mnw__mutex_lock(&cache->views_lock);
-    for (struct mnw_view *view = cache->views; view; view = view->next)
-        if (joined || view == fill->view)
-            map_run(view, fill->first_page, count, joined);
+    for (struct mnw_view *view = cache->views; view; view = view->next) {
+        if (!joined && view != fill->view)
+            continue;
+        mnw__view_hold(view);
+        map_run(view, fill->first_page, count, joined);
+        mnw__view_let_go(view);
+    }
     mnw__mutex_unlock(&cache->views_lock);
 }
 

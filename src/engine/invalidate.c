@@ -57,18 +57,35 @@ static bool has_poison(struct mnw_cache *cache, uint64_t extent) {
     return mnw__views_have_poison(cache, first, mnw__extent_end(&cache->pages, extent) - first);
 }
 
+/* How often a page is tried in the views of other processes that change their mappings just then; a millisecond each.
+ */
+#define REOPEN_TRIES 1000
+
+/* Reads a page that is SIGBUS somewhere, and puts it there instead. */
+static void reopen_page(struct mnw_cache *cache, uint64_t page) {
+    if (mnw__job_read(cache, page, 1))
+        return;
+    for (unsigned tries = 0; tries < REOPEN_TRIES; tries++) {
+        mnw__views_heal(cache, page, 1);
+        if (!mnw__views_have_poison(cache, page, 1))
+            return;
+        mnw__sleep_ns(1000000);
+    }
+}
+
 /*
- * Without the kernel's poison, mapping a failed page again leaves a moment in which it is not registered. So
- * the page is read first; what cannot be read stays SIGBUS until it is invalidated again.
+ * Without the kernel's poison, mapping a failed page again leaves a moment in which it is not registered; and in
+ * another process nothing can be unmapped, the page can only take the marker's place. So the page is read first; what
+ * cannot be read stays SIGBUS until it is invalidated again.
  */
 static void reopen(struct mnw_cache *cache, uint64_t extent) {
     uint64_t end = mnw__extent_end(&cache->pages, extent);
-    if (cache->pool->has_poison || !has_poison(cache, extent))
+    if (!has_poison(cache, extent))
         return;
     mnw__pin_extent(cache, extent);
     for (uint64_t page = mnw__extent_first(&cache->pages, extent); page < end; page++)
-        if (mnw__views_have_poison(cache, page, 1) && mnw__job_read(cache, page, 1) == 0)
-            mnw__views_heal(cache, page, 1);
+        if (mnw__views_have_poison(cache, page, 1))
+            reopen_page(cache, page);
     mnw__unpin_extent(cache, extent);
 }
 

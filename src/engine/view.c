@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "engine/fault.h"
 #include "engine/pool.h"
+#include "engine/remote.h"
 #include "sys/memory.h"
 #include "sys/numa.h"
 #include "sys/uffd.h"
@@ -25,15 +26,60 @@ static bool is_poisoned(const struct mnw_view *view, uint64_t page) {
 static void clear_poisoned(struct mnw_view *view, uint64_t page) {
     uint64_t index = page - view->first_page;
     view->poisoned[index / 64] &= ~(1ull << (index % 64));
+    view->poisoned_count--;
+}
+
+/* ---- where pages lie ---- */
+
+void mnw__view_hold(struct mnw_view *view) {
+    if (view->remote)
+        mnw__mutex_lock(&view->remote->hold);
+}
+
+void mnw__view_let_go(struct mnw_view *view) {
+    if (view->remote)
+        mnw__mutex_unlock(&view->remote->hold);
+}
+
+unsigned mnw__view_piece_count(const struct mnw_view *view) {
+    return view->remote ? view->remote->piece_count : 1;
+}
+
+static struct mnw__piece piece_of(const struct mnw_view *view, unsigned index) {
+    return view->remote ? view->remote->pieces[index]
+                        : (struct mnw__piece){view->address, view->first_page, view->page_count};
+}
+
+bool mnw__view_clip(const struct mnw_view *view, unsigned index, uint64_t page, uint64_t count,
+                    struct mnw__piece *part) {
+    struct mnw__piece piece = piece_of(view, index);
+    uint64_t first = mnw__max(page, piece.first_page);
+    uint64_t end = mnw__min(page + count, piece.first_page + piece.page_count);
+    if (first >= end)
+        return false;
+    part->address = piece.address + (first - piece.first_page) * view->cache->backing.page_bytes;
+    part->first_page = first;
+    part->page_count = end - first;
+    return true;
+}
+
+bool mnw__view_page_at(const struct mnw_view *view, uintptr_t address, uint64_t *page) {
+    size_t page_bytes = view->cache->backing.page_bytes;
+    for (unsigned i = 0; i < mnw__view_piece_count(view); i++) {
+        struct mnw__piece piece = piece_of(view, i);
+        if (address < piece.address || (address - piece.address) / page_bytes >= piece.page_count)
+            continue;
+        *page = piece.first_page + (address - piece.address) / page_bytes;
+        return true;
+    }
+    return false;
 }
 
 /* ---- opening ---- */
 
-static int check_range(struct mnw_view *view, const struct mnw_view_options *options) {
+int mnw__view_set_range(struct mnw_view *view, uint64_t offset, uint64_t length) {
     struct mnw_cache *cache = view->cache;
     size_t page_bytes = cache->backing.page_bytes;
-    uint64_t offset = options ? options->offset_bytes : 0;
-    uint64_t length = options ? options->length_bytes : 0;
     if (!mnw__is_aligned(offset, page_bytes))
         return mnw__fail(-EINVAL, "view: offset %llu is not a multiple of the page size %zu",
                          (unsigned long long)offset, page_bytes);
@@ -113,50 +159,80 @@ static void unlink_view(struct mnw_view *view) {
     mnw__mutex_unlock(&cache->views_lock);
 }
 
-static int start_view(struct mnw_view *view) {
+struct mnw_view *mnw__view_new(struct mnw_cache *cache) {
+    struct mnw_view *view = calloc(1, sizeof(*view));
+    if (!view) {
+        mnw__fail(-ENOMEM, "view: out of memory");
+        return NULL;
+    }
+    view->cache = cache;
+    view->uffd = -1;
+    view->thread = choose_thread(cache->pool);
+    mnw__record_init(&view->record);
+    return view;
+}
+
+void mnw__view_free(struct mnw_view *view) {
+    mnw__record_deinit(&view->record);
+    mnw__memory_release(view->poisoned, poisoned_bytes(view));
+    free(view);
+}
+
+/* From here on faults are served. */
+int mnw__view_start(struct mnw_view *view) {
+    mnw__readahead_init(&view->readahead, view->cache->pages.page_count, view->cache->readahead_pages);
+    link_view(view);
+    int error = mnw__fault_attach(view->thread, view);
+    if (error)
+        unlink_view(view);
+    return error;
+}
+
+/* From here on nobody maps into it. */
+void mnw__view_stop(struct mnw_view *view) {
+    unlink_view(view);
+    mnw__fault_detach(view);
+}
+
+int mnw__view_reserve(struct mnw_view *view) {
     view->poisoned = mnw__memory_reserve(poisoned_bytes(view));
     if (!view->poisoned)
         return mnw__fail(-ENOMEM, "view: no address space for %zu bytes of metadata", poisoned_bytes(view));
+    return 0;
+}
+
+static int map_view(struct mnw_view *view) {
     int error = mnw__view_map_veiled(&view->cache->backing, mnw__cache_page_offset(view->cache, view->first_page),
                                      view->length, &view->address);
     if (error)
-        goto release;
+        return error;
     error = open_uffd(view);
     if (error)
         goto unmap;
     error = mnw__view_unveil(view->address, view->length, view->writable);
-    if (error)
-        goto close_uffd;
-    mnw__readahead_init(&view->readahead, view->cache->pages.page_count, view->cache->readahead_pages);
-    mnw__record_init(&view->record);
-    link_view(view);
-    error = mnw__fault_attach(view->thread, view);
+    if (!error)
+        error = mnw__view_start(view);
     if (!error)
         return 0;
-    unlink_view(view);
-    mnw__record_deinit(&view->record);
-close_uffd:
     mnw__uffd_close(view->uffd);
 unmap:
     mnw__view_unmap(view->address, view->length);
-release:
-    mnw__memory_release(view->poisoned, poisoned_bytes(view));
     return error;
 }
 
 int mnw__view_open(struct mnw_view **out, struct mnw_cache *cache, const struct mnw_view_options *options) {
-    struct mnw_view *view = calloc(1, sizeof(*view));
+    struct mnw_view *view = mnw__view_new(cache);
     if (!view)
-        return mnw__fail(-ENOMEM, "view: out of memory");
-    view->cache = cache;
-    view->thread = choose_thread(cache->pool);
-    int error = check_range(view, options);
+        return -ENOMEM;
+    int error = mnw__view_set_range(view, options ? options->offset_bytes : 0, options ? options->length_bytes : 0);
     if (!error)
         error = check_flags(view, options);
     if (!error)
-        error = start_view(view);
+        error = mnw__view_reserve(view);
+    if (!error)
+        error = map_view(view);
     if (error) {
-        free(view);
+        mnw__view_free(view);
         return error;
     }
     *out = view;
@@ -167,15 +243,19 @@ int mnw__view_open(struct mnw_view **out, struct mnw_cache *cache, const struct 
  * First nobody maps into the view any more, then it is unmapped, and only then its waiters are woken: they
  * fault again and find no mapping.
  */
-int mnw__view_close(struct mnw_view *view) {
-    unlink_view(view);
-    mnw__fault_detach(view);
+static void close_local(struct mnw_view *view) {
+    mnw__view_stop(view);
     mnw__view_unmap(view->address, view->length);
     mnw__uffd_wake(view->uffd, view->address, view->length);
     mnw__uffd_close(view->uffd);
-    mnw__record_deinit(&view->record);
-    mnw__memory_release(view->poisoned, poisoned_bytes(view));
-    free(view);
+    mnw__view_free(view);
+}
+
+int mnw__view_close(struct mnw_view *view) {
+    if (view->remote)
+        mnw__view_detach(view);
+    else
+        close_local(view);
     return 0;
 }
 
@@ -195,9 +275,9 @@ static bool clip(const struct mnw_view *view, uint64_t *page, uint64_t *count) {
 void mnw__views_wake(struct mnw_cache *cache, uint64_t page, uint64_t count) {
     mnw__mutex_lock(&cache->views_lock);
     for (struct mnw_view *view = cache->views; view; view = view->next) {
-        uint64_t first = page, some = count;
-        if (clip(view, &first, &some))
-            mnw__view_wake(view, first, some);
+        mnw__view_hold(view);
+        mnw__view_wake(view, page, count);
+        mnw__view_let_go(view);
     }
     mnw__mutex_unlock(&cache->views_lock);
 }
@@ -206,8 +286,8 @@ void mnw__views_zap(struct mnw_cache *cache, uint64_t page, uint64_t count) {
     mnw__mutex_lock(&cache->views_lock);
     for (struct mnw_view *view = cache->views; view; view = view->next) {
         uint64_t first = page, some = count;
-        /* A writable view may hold private copies, which zapping would lose. */
-        if (!view->writable && clip(view, &first, &some))
+        /* A writable view may hold private copies, which zapping would lose. Another process cannot be zapped. */
+        if (!view->writable && !view->remote && clip(view, &first, &some))
             mnw__view_zap(mnw__view_address_of(view, first), some * cache->backing.page_bytes);
     }
     mnw__mutex_unlock(&cache->views_lock);
@@ -229,13 +309,20 @@ static void unbar_page(struct mnw_view *view, uint64_t page) {
         clear_poisoned(view, page);
 }
 
+static void heal_remote(struct mnw_view *view, uint64_t page) {
+    mnw__view_hold(view);
+    if (mnw__view_replace_poison(view, page))
+        clear_poisoned(view, page);
+    mnw__view_let_go(view);
+}
+
 static void heal_page(struct mnw_view *view, uint64_t page) {
-    if (!view->cache->pool->has_poison) {
+    if (view->remote)
+        heal_remote(view, page);
+    else if (!view->cache->pool->has_poison)
         unbar_page(view, page);
-    } else {
-        if (mnw__view_zap(mnw__view_address_of(view, page), view->cache->backing.page_bytes) == 0)
-            clear_poisoned(view, page);
-    }
+    else if (mnw__view_zap(mnw__view_address_of(view, page), view->cache->backing.page_bytes) == 0)
+        clear_poisoned(view, page);
 }
 
 /* Calls `heal` or not for every poisoned page of the range; whether there was one. */
@@ -244,7 +331,7 @@ static bool each_poisoned(struct mnw_cache *cache, uint64_t page, uint64_t count
     mnw__mutex_lock(&cache->views_lock);
     for (struct mnw_view *view = cache->views; view; view = view->next) {
         uint64_t first = page, some = count;
-        if (!clip(view, &first, &some))
+        if (!view->poisoned_count || !clip(view, &first, &some))
             continue;
         for (uint64_t end = first + some; first < end; first++) {
             if (!is_poisoned(view, first))

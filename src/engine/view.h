@@ -3,8 +3,10 @@
  * Views: one consumer's mapping and its userfaultfd, and everything that is done to its page table.
  *
  * Owns: the mapping, the descriptor, the set of poisoned pages. Mapping calls may come from any thread that
- * knows the view to be open: its fault thread, or a holder of the cache's views_lock. Never touches the
- * view's bytes.
+ * knows the view to be open: its fault thread, or a holder of the cache's views_lock who holds the view too
+ * (mnw__view_hold). Never touches the view's bytes.
+ *
+ * A remote view is a mapping of another process: that process may tear it into pieces and move them (remote.h).
  */
 #ifndef MNW_ENGINE_VIEW_H
 #define MNW_ENGINE_VIEW_H
@@ -18,15 +20,23 @@
 #include <stdint.h>
 
 struct mnw__fault_thread;
+struct mnw__remote;
+
+/* Pages that lie side by side in a consumer's address space. */
+struct mnw__piece {
+    uintptr_t address;
+    uint64_t first_page, page_count; /* of the cache */
+};
 
 struct mnw_view {
     struct mnw_cache *cache;
     struct mnw_view *next;           /* cache->views_lock */
     struct mnw_view *next_of_thread; /* thread->lock */
     struct mnw__fault_thread *thread;
-    uintptr_t address;
+    struct mnw__remote *remote; /* NULL: a mapping of this process, in one piece */
+    uintptr_t address;          /* 0: remote */
     size_t length;
-    uint64_t first_page, page_count; /* of the cache */
+    uint64_t first_page, page_count; /* of the cache; remote: all of it */
     int uffd;
     bool writable;
     struct mnw__readahead readahead; /* thread->lock */
@@ -35,12 +45,36 @@ struct mnw_view {
     uint64_t starved_since_ns;       /* thread->lock: since when no fault of ours could begin a read; 0: one could */
     uint64_t starved_last_ns;        /* thread->lock */
     uint64_t *poisoned;              /* cache->views_lock: bit per page of the view */
+    uint64_t poisoned_count;         /* cache->views_lock */
     struct mnw__record record;
 };
 
 int mnw__view_open(struct mnw_view **view, struct mnw_cache *cache, const struct mnw_view_options *options);
 int mnw__view_close(struct mnw_view *view);
 
+/*
+ * Between these nobody else changes where a remote view's pieces lie, nor reads the event that says they were
+ * changed. For whoever is not the view's fault thread: that one alone changes them, and needs no lock to look.
+ */
+void mnw__view_hold(struct mnw_view *view);
+void mnw__view_let_go(struct mnw_view *view);
+
+unsigned mnw__view_piece_count(const struct mnw_view *view);
+/* The part of [page, page + count) that piece `index` holds; false when there is none. */
+bool mnw__view_clip(const struct mnw_view *view, unsigned index, uint64_t page, uint64_t count,
+                    struct mnw__piece *part);
+/* The page at an address of the consumer; false when the view has none there. */
+bool mnw__view_page_at(const struct mnw_view *view, uintptr_t address, uint64_t *page);
+
+/* What opening (local, in view.c) and attaching (remote.c) share. */
+struct mnw_view *mnw__view_new(struct mnw_cache *cache);
+int mnw__view_set_range(struct mnw_view *view, uint64_t offset, uint64_t length);
+int mnw__view_reserve(struct mnw_view *view);
+int mnw__view_start(struct mnw_view *view);
+void mnw__view_stop(struct mnw_view *view);
+void mnw__view_free(struct mnw_view *view);
+
+/* Of a local view. */
 static inline uintptr_t mnw__view_address_of(const struct mnw_view *view, uint64_t page) {
     return view->address + (page - view->first_page) * view->cache->backing.page_bytes;
 }
@@ -70,6 +104,12 @@ void mnw__view_wake(struct mnw_view *view, uint64_t page, uint64_t count);
 void mnw__view_wake_all(struct mnw_view *view);
 
 /*
+ * SIGBUS is taken off a page of a remote view, whose page must be PRESENT in an extent that cannot be evicted: the
+ * page takes the marker's place. False: not yet; ask again.
+ */
+bool mnw__view_replace_poison(struct mnw_view *view, uint64_t page);
+
+/*
  * If the page is FAILED, touching it in this view is SIGBUS from now on; its waiters go on in any case. False:
  * the kernel could not (no memory, too many mappings), and they still wait.
  */
@@ -84,9 +124,10 @@ void mnw__views_zap(struct mnw_cache *cache, uint64_t page, uint64_t count);
 /* Is touching one of these pages SIGBUS in some view? */
 bool mnw__views_have_poison(struct mnw_cache *cache, uint64_t page, uint64_t count);
 /*
- * Takes SIGBUS off these pages. With the kernel's poison: while their extent is EVICTING. Without it the
- * range is mapped before it can be registered, and a touch in between goes past us: so while their extent
- * is pinned, and only pages that are PRESENT are healed.
+ * Takes SIGBUS off these pages. With the kernel's poison, local views are healed while the extent is EVICTING.
+ * Without it the range is mapped before it can be registered, and a touch in between goes past us; and in a remote
+ * view only the page itself can take the marker's place: these are healed while their extent is pinned, and only
+ * pages that are PRESENT.
  */
 void mnw__views_heal(struct mnw_cache *cache, uint64_t page, uint64_t count);
 

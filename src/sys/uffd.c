@@ -16,7 +16,9 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #ifndef UFFDIO_POISON
@@ -264,15 +266,8 @@ static void translate(const struct uffd_msg *message, struct mnw__uffd_event *ev
     }
 }
 
-int mnw__uffd_read(int fd, struct mnw__uffd_event *events, int count) {
-    struct uffd_msg messages[MNW__UFFD_BATCH];
-    if (count > MNW__UFFD_BATCH) {
-        count = MNW__UFFD_BATCH;
-    }
-    ssize_t bytes;
-    do {
-        bytes = read(fd, messages, (size_t)count * sizeof(messages[0]));
-    } while (bytes < 0 && errno == EINTR);
+/* What the read brought, or why it brought nothing. */
+static int take(ssize_t bytes, const struct uffd_msg *messages, struct mnw__uffd_event *events) {
     if (bytes < 0) {
         return errno == EAGAIN ? 0 : -errno;
     }
@@ -283,24 +278,96 @@ int mnw__uffd_read(int fd, struct mnw__uffd_event *events, int count) {
     return taken;
 }
 
-int mnw__uffd_waiting(int fd, uint64_t *pending, uint64_t *total) {
-    char path[64], text[512];
+int mnw__uffd_read(int fd, struct mnw__uffd_event *events, int count) {
+    struct uffd_msg messages[MNW__UFFD_BATCH];
+    if (count > MNW__UFFD_BATCH) {
+        count = MNW__UFFD_BATCH;
+    }
+    ssize_t bytes;
+    do {
+        bytes = read(fd, messages, (size_t)count * sizeof(messages[0]));
+    } while (bytes < 0 && errno == EINTR);
+    return take(bytes, messages, events);
+}
+
+int mnw__uffd_read_nowait(int fd, struct mnw__uffd_event *events, int count) {
+    struct uffd_msg messages[MNW__UFFD_BATCH];
+    if (count > MNW__UFFD_BATCH) {
+        count = MNW__UFFD_BATCH;
+    }
+    struct iovec room = {.iov_base = messages, .iov_len = (size_t)count * sizeof(messages[0])};
+    ssize_t bytes;
+    do {
+        bytes = preadv2(fd, &room, 1, -1, RWF_NOWAIT);
+    } while (bytes < 0 && errno == EINTR);
+    if (bytes < 0 && (errno == EOPNOTSUPP || errno == ENOSYS || errno == ESPIPE)) {
+        return mnw__uffd_read(fd, events, count);
+    }
+    return take(bytes, messages, events);
+}
+
+static ssize_t read_info(int fd, char *text, size_t size) {
+    char path[64];
     snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
     int info = open(path, O_RDONLY | O_CLOEXEC);
     if (info < 0) {
         return -errno;
     }
-    ssize_t bytes = read(info, text, sizeof(text) - 1);
+    ssize_t bytes = read(info, text, size - 1);
     int error = errno;
     close(info);
     if (bytes < 0) {
         return -error;
     }
     text[bytes] = 0;
+    return bytes;
+}
+
+int mnw__uffd_waiting(int fd, uint64_t *pending, uint64_t *total) {
+    char text[512];
+    ssize_t bytes = read_info(fd, text, sizeof(text));
+    if (bytes < 0) {
+        return (int)bytes;
+    }
     const char *pending_text = strstr(text, "pending:"), *total_text = strstr(text, "total:");
     if (!pending_text || !total_text || sscanf(pending_text, "pending: %" SCNu64, pending) != 1 ||
         sscanf(total_text, "total: %" SCNu64, total) != 1) {
         return -EINVAL; /* not a userfaultfd */
+    }
+    return 0;
+}
+
+/* The kernel's own bit among the features: UFFDIO_API was done. */
+#define INITIALISED (1ull << 31)
+
+int mnw__uffd_describe(int fd, struct mnw__uffd_description *description) {
+    char text[512];
+    struct stat status;
+    uint64_t version, features;
+    ssize_t bytes = read_info(fd, text, sizeof(text));
+    if (bytes < 0) {
+        return (int)bytes;
+    }
+    const char *api = strstr(text, "\nAPI:");
+    if (!strstr(text, "\npending:") || !api || fstat(fd, &status) ||
+        sscanf(api, "\nAPI: %" SCNx64 ":%" SCNx64, &version, &features) != 2) {
+        return -EINVAL;
+    }
+    description->initialised = features & INITIALISED;
+    description->features = features & ~INITIALISED;
+    description->identity = status.st_ino;
+    return 0;
+}
+
+int mnw__uffd_duplicate(int fd) {
+    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    return copy < 0 ? -errno : copy;
+}
+
+int mnw__uffd_tame(int fd) {
+    int flags = fcntl(fd, F_GETFL);
+    if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) || fcntl(fd, F_SETFD, FD_CLOEXEC)) {
+        return -errno;
     }
     return 0;
 }

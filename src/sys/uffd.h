@@ -70,6 +70,8 @@ enum { /* registration modes */
        MNW__UFFD_MODE_WP = 1 << 1,
        MNW__UFFD_MODE_MINOR = 1 << 2,
 };
+/* Of the ioctls that REGISTER says the range will take. */
+#define MNW__UFFD_TAKES_CONTINUE (1ull << 7)
 int mnw__uffd_register(int fd, uintptr_t start, size_t length, unsigned modes, uint64_t *ioctls);
 int mnw__uffd_unregister(int fd, uintptr_t start, size_t length);
 
@@ -109,6 +111,22 @@ struct mnw__uffd_event {
 #define MNW__UFFD_BATCH 64
 /* Takes up to `count` (at most MNW__UFFD_BATCH) events, oldest first: their number, 0 when none, or an errno. */
 int mnw__uffd_read(int fd, struct mnw__uffd_event *events, int count);
+
+/* The same, and never blocks even where another process has made the descriptor block (since 6.10; before, it may). */
+int mnw__uffd_read_nowait(int fd, struct mnw__uffd_event *events, int count);
+
+/* What a descriptor is that another process made. */
+struct mnw__uffd_description {
+    bool initialised;  /* UFFDIO_API was done */
+    uint64_t features; /* asked for in it */
+    uint64_t identity; /* the same for all duplicates, and for nothing else while one exists */
+};
+/* -EINVAL: no userfaultfd. */
+int mnw__uffd_describe(int fd, struct mnw__uffd_description *description);
+/* A duplicate, close-on-exec. */
+int mnw__uffd_duplicate(int fd);
+/* Non-blocking and close-on-exec from now on, for all its duplicates. */
+int mnw__uffd_tame(int fd);
 
 /* Threads waiting on the descriptor: not yet read, and in all (from /proc/self/fdinfo). */
 int mnw__uffd_waiting(int fd, uint64_t *pending, uint64_t *total);

@@ -47,13 +47,13 @@ static bool walk(uintptr_t address, bool write, uint64_t began, enum fake_outcom
         return true;
     *outcome = FAKE_OK;
     uint64_t file_page = view->first + index;
-    struct fake_fd *watch = entry->uffd >= 0 ? fake_fd_get(entry->uffd, FD_UFFD) : NULL;
+    struct fake_uffd *watch = fake_uffd_of_id(entry->uffd);
     unsigned flags = write ? MNW__UFFD_FAULT_WRITE : 0;
     if (entry->pte == PTE_MAPPED || entry->pte == PTE_COPY) {
         if (!write)
             return true;
         if (watch && entry->wp && (entry->modes & MNW__UFFD_MODE_WP)) {
-            fake_uffd_wait(entry->uffd, page_address, flags | MNW__UFFD_FAULT_WP, began);
+            fake_uffd_wait(watch, page_address, flags | MNW__UFFD_FAULT_WP, began);
             return false;
         }
         if (entry->huge) { /* the huge mapping goes, and the page faults as if it had never been mapped */
@@ -69,11 +69,11 @@ static bool walk(uintptr_t address, bool write, uint64_t began, enum fake_outcom
         serve_as_kernel(view, entry, file_page);
         return false;
     }
-    if (watch->uffd->features & MNW__UFFD_SIGBUS) {
+    if (watch->features & MNW__UFFD_SIGBUS) {
         *outcome = FAKE_SIGBUS;
         return true;
     }
-    fake_uffd_wait(entry->uffd, page_address, flags | (cached ? MNW__UFFD_FAULT_MINOR : 0), began);
+    fake_uffd_wait(watch, page_address, flags | (cached ? MNW__UFFD_FAULT_MINOR : 0), began);
     return false;
 }
 

@@ -85,7 +85,7 @@ static int fill_range(const char *name, int fd, uintptr_t start, size_t length, 
     }
     *done = filled ? (int64_t)filled : error;
     if (filled && !(fill->flags & MNW__UFFD_DONTWAKE))
-        fake_uffd_wake_range(fd, start, filled);
+        fake_uffd_wake_range(entry->uffd, start, filled);
     sim_trace("uffd %d: %s [%#lx, +%zu) = %d, %lld", fd, name, (unsigned long)start, length,
               filled && filled < length ? -EAGAIN : error, (long long)*done);
     fake_call(name);
@@ -192,7 +192,7 @@ int mnw__uffd_writeprotect(int fd, uintptr_t start, size_t length, bool protect,
     for (uintptr_t at = start; at < start + length; at += view->page_bytes)
         protect_page(fake_entry_at(view, at), protect);
     if (!protect && !dontwake)
-        fake_uffd_wake_range(fd, start, length);
+        fake_uffd_wake_range(entry->uffd, start, length);
     fake_call("UFFDIO_WRITEPROTECT done");
     return 0;
 }

@@ -44,7 +44,7 @@ struct fake_entry {
     bool wp : 1;     /* write-protected, or (on an empty entry) a marker of it */
     bool barred : 1; /* another mapping has taken this page's place */
     uint8_t modes;   /* registered */
-    int16_t uffd;    /* to which descriptor; -1: none */
+    int16_t uffd;    /* to which userfaultfd, by its id; -1: none */
     char *copy;
 };
 
@@ -67,7 +67,7 @@ void fake_entry_clear(struct fake_view *view, size_t index, bool markers);
 /* A page has left the file. */
 void fake_views_drop(struct fake_file *file, uint64_t page);
 bool fake_views_map(struct fake_file *file, uint64_t page);
-void fake_views_unregister(int fd);
+void fake_views_unregister(int id);
 
 /* ---- descriptors --------------------------------------------------------------------------------------- */
 
@@ -83,6 +83,7 @@ struct fake_waiter {
 
 struct fake_uffd {
     bool initialised;
+    int id, references; /* descriptors that are this userfaultfd */
     uint64_t features;
     struct fake_waiter waiters[FAKE_WAITERS];
     struct mnw__uffd_event events[FAKE_EVENTS]; /* not faults */
@@ -107,10 +108,10 @@ unsigned fake_pollers_open(void);
 /* ---- userfaultfd --------------------------------------------------------------------------------------- */
 
 /* Blocks the calling fiber in a fault until it is woken, or signalled. */
-void fake_uffd_wait(int fd, uintptr_t address, unsigned flags, uint64_t began);
-void fake_uffd_wake_range(int fd, uintptr_t start, size_t length);
+void fake_uffd_wait(struct fake_uffd *uffd, uintptr_t address, unsigned flags, uint64_t began);
+void fake_uffd_wake_range(struct fake_uffd *uffd, uintptr_t start, size_t length);
 /* An event other than a fault; blocks until it is read. */
-void fake_uffd_post(int fd, const struct mnw__uffd_event *event);
+void fake_uffd_post(struct fake_uffd *uffd, const struct mnw__uffd_event *event);
 bool fake_uffd_is_readable(const struct fake_uffd *uffd);
 
 /* ---- begin and end of a run, one pair per file ----------------------------------------------------------- */
@@ -124,4 +125,6 @@ void fake_fds_end(void);
 void fake_threads_begin(void);
 void fake_threads_end(void);
 
+/* NULL for -1. */
+struct fake_uffd *fake_uffd_of_id(int id);
 #endif

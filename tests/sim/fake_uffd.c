@@ -25,6 +25,11 @@ enum {
 };
 
 static uint64_t order;
+static struct fake_uffd *existing[FAKE_FDS];
+
+struct fake_uffd *fake_uffd_of_id(int id) {
+    return id >= 0 ? existing[id] : NULL;
+}
 
 static uint64_t kernel_features(void) {
     uint64_t features = ((uint64_t)MNW__UFFD_MOVE << 1) - 1;
@@ -62,6 +67,10 @@ int mnw__uffd_open_raw(enum mnw__uffd_door door) {
     struct fake_uffd *uffd = calloc(1, sizeof(*uffd));
     if (!uffd)
         sim_fail("no memory for a fake userfaultfd");
+    while (existing[uffd->id])
+        uffd->id++;
+    existing[uffd->id] = uffd;
+    uffd->references = 1;
     fake_fd_get(fd, FD_UFFD)->uffd = uffd;
     return fd;
 }
@@ -106,12 +115,17 @@ void mnw__uffd_close(int fd) {
         sim_fail("close of descriptor %d, which is no userfaultfd", fd);
     struct fake_uffd *uffd = entry->uffd;
     sim_trace("uffd %d: closed", fd);
-    fake_views_unregister(fd);
+    fake_fd_free(fd);
+    if (--uffd->references) {
+        fake_call("uffd_close done");
+        return;
+    }
+    fake_views_unregister(uffd->id);
+    existing[uffd->id] = NULL;
     for (int i = 0; i < FAKE_WAITERS; i++)
         if (uffd->waiters[i].used)
             wake_waiter(&uffd->waiters[i]);
     fiber_wake(&uffd->event_count);
-    fake_fd_free(fd);
     free(uffd);
     fake_call("uffd_close done");
 }
@@ -147,20 +161,21 @@ int mnw__uffd_register(int fd, uintptr_t start, size_t length, unsigned modes, u
     fake_call("UFFDIO_REGISTER");
     struct fake_view *view;
     const unsigned all = MNW__UFFD_MODE_MISSING | MNW__UFFD_MODE_WP | MNW__UFFD_MODE_MINOR;
-    if (!uffd_of(fd, "UFFDIO_REGISTER") || !modes || (modes & ~all) || range_view(start, length, &view))
+    struct fake_uffd *uffd = uffd_of(fd, "UFFDIO_REGISTER");
+    if (!uffd || !modes || (modes & ~all) || range_view(start, length, &view))
         return mnw__fail(-EINVAL, "UFFDIO_REGISTER [%#lx, +%zu)", (unsigned long)start, length);
     if (fake_strikes(FAKE_OPEN))
         return mnw__fail(-ENOMEM, "UFFDIO_REGISTER [%#lx, +%zu)", (unsigned long)start, length);
     for (uintptr_t at = start; at < start + length; at += view->page_bytes)
-        if (fake_entry_at(view, at)->uffd >= 0 && fake_entry_at(view, at)->uffd != fd)
+        if (fake_entry_at(view, at)->uffd >= 0 && fake_entry_at(view, at)->uffd != uffd->id)
             return mnw__fail(-EBUSY, "UFFDIO_REGISTER [%#lx, +%zu)", (unsigned long)start, length);
     for (uintptr_t at = start; at < start + length; at += view->page_bytes) {
         struct fake_entry *entry = fake_entry_at(view, at);
         if (entry->barred)
             return mnw__fail(-EINVAL, "UFFDIO_REGISTER of a barred range");
-        if (entry->uffd == fd && (entry->modes & modes) == modes)
+        if (entry->uffd == uffd->id && (entry->modes & modes) == modes)
             continue;
-        entry->uffd = (int16_t)fd;
+        entry->uffd = (int16_t)uffd->id;
         entry->modes = (uint8_t)modes;
     }
     if (ioctls)
@@ -173,10 +188,11 @@ int mnw__uffd_register(int fd, uintptr_t start, size_t length, unsigned modes, u
 int mnw__uffd_unregister(int fd, uintptr_t start, size_t length) {
     fake_call("UFFDIO_UNREGISTER");
     struct fake_view *view;
-    if (!uffd_of(fd, "UFFDIO_UNREGISTER") || range_view(start, length, &view))
+    struct fake_uffd *uffd = uffd_of(fd, "UFFDIO_UNREGISTER");
+    if (!uffd || range_view(start, length, &view))
         return -EINVAL;
     for (uintptr_t at = start; at < start + length; at += view->page_bytes)
-        if (fake_entry_at(view, at)->uffd >= 0 && fake_entry_at(view, at)->uffd != fd)
+        if (fake_entry_at(view, at)->uffd >= 0 && fake_entry_at(view, at)->uffd != uffd->id)
             return -EINVAL;
     for (uintptr_t at = start; at < start + length; at += view->page_bytes) {
         struct fake_entry *entry = fake_entry_at(view, at);
@@ -184,7 +200,7 @@ int mnw__uffd_unregister(int fd, uintptr_t start, size_t length) {
             continue;
         entry->uffd = -1;
         if (entry->modes & MNW__UFFD_MODE_MISSING)
-            fake_uffd_wake_range(fd, at, view->page_bytes);
+            fake_uffd_wake_range(uffd, at, view->page_bytes);
         entry->modes = 0;
     }
     fake_call("UFFDIO_UNREGISTER done");
@@ -200,13 +216,12 @@ static struct fake_waiter *free_waiter(struct fake_uffd *uffd) {
     sim_fail("more than %d waiters on one descriptor", FAKE_WAITERS);
 }
 
-void fake_uffd_wait(int fd, uintptr_t address, unsigned flags, uint64_t began) {
-    struct fake_uffd *uffd = fake_fd_get(fd, FD_UFFD)->uffd;
+void fake_uffd_wait(struct fake_uffd *uffd, uintptr_t address, unsigned flags, uint64_t began) {
     struct fake_waiter *waiter = free_waiter(uffd);
     *waiter = (struct fake_waiter){fiber_self(), address, flags, true, false, ++order};
-    sim_trace("uffd %d: fault at %#lx%s%s", fd, (unsigned long)address, flags & MNW__UFFD_FAULT_MINOR ? " minor" : "",
-              flags & MNW__UFFD_FAULT_WRITE ? " write" : "");
-    fake_fd_changed(fd);
+    sim_trace("uffd #%d: fault at %#lx%s%s", uffd->id, (unsigned long)address,
+              flags & MNW__UFFD_FAULT_MINOR ? " minor" : "", flags & MNW__UFFD_FAULT_WRITE ? " write" : "");
+    fake_fd_changed(-1);
     uint64_t limit = began + fake_config.fault_ns_max;
     if (fiber_now() >= limit)
         sim_fail("law 2: a fault at %#lx has not ended for %.3f s", (unsigned long)address,
@@ -220,12 +235,11 @@ void fake_uffd_wait(int fd, uintptr_t address, unsigned flags, uint64_t began) {
     if (!signalled)
         sim_fail("law 2: a fault at %#lx has not ended for %.3f s", (unsigned long)address,
                  (double)(fiber_now() - began) / 1e9);
-    sim_trace("uffd %d: signal to the waiter at %#lx", fd, (unsigned long)address);
+    sim_trace("uffd #%d: signal to the waiter at %#lx", uffd->id, (unsigned long)address);
     waiter->used = false;
 }
 
-void fake_uffd_wake_range(int fd, uintptr_t start, size_t length) {
-    struct fake_uffd *uffd = fake_fd_get(fd, FD_UFFD)->uffd;
+void fake_uffd_wake_range(struct fake_uffd *uffd, uintptr_t start, size_t length) {
     for (int i = 0; i < FAKE_WAITERS; i++) {
         struct fake_waiter *waiter = &uffd->waiters[i];
         if (waiter->used && waiter->address >= start && waiter->address - start < length)
@@ -235,9 +249,10 @@ void fake_uffd_wake_range(int fd, uintptr_t start, size_t length) {
 
 int mnw__uffd_wake(int fd, uintptr_t start, size_t length) {
     fake_call("UFFDIO_WAKE");
-    if (!uffd_of(fd, "UFFDIO_WAKE") || !is_range(start, length))
+    struct fake_uffd *uffd = uffd_of(fd, "UFFDIO_WAKE");
+    if (!uffd || !is_range(start, length))
         return -EINVAL;
-    fake_uffd_wake_range(fd, start, length);
+    fake_uffd_wake_range(uffd, start, length);
     sim_trace("uffd %d: wake [%#lx, +%zu)", fd, (unsigned long)start, length);
     fake_call("UFFDIO_WAKE done");
     return 0;
@@ -265,12 +280,11 @@ bool fake_uffd_is_readable(const struct fake_uffd *uffd) {
     return false;
 }
 
-void fake_uffd_post(int fd, const struct mnw__uffd_event *event) {
-    struct fake_uffd *uffd = fake_fd_get(fd, FD_UFFD)->uffd;
+void fake_uffd_post(struct fake_uffd *uffd, const struct mnw__uffd_event *event) {
     if (uffd->event_count == FAKE_EVENTS)
         sim_fail("more than %d unread events", FAKE_EVENTS);
     uffd->events[uffd->event_count++] = *event;
-    fake_fd_changed(fd);
+    fake_fd_changed(-1);
     fiber_wait(&uffd->event_count, "an event to be read", FIBER_FOREVER);
 }
 
@@ -324,4 +338,38 @@ int mnw__uffd_read(int fd, struct mnw__uffd_event *events, int count) {
         sim_trace("uffd %d: read %d events, first at %#lx", fd, number, (unsigned long)events[0].address);
     fake_call("uffd_read done");
     return number;
+}
+
+/* ---- descriptors of other processes -------------------------------------------------------------------- */
+
+int mnw__uffd_read_nowait(int fd, struct mnw__uffd_event *events, int count) {
+    return mnw__uffd_read(fd, events, count);
+}
+
+int mnw__uffd_describe(int fd, struct mnw__uffd_description *description) {
+    fake_call("fdinfo");
+    struct fake_fd *entry = fake_fd_get(fd, FD_UFFD);
+    if (!entry)
+        return -EINVAL;
+    *description =
+        (struct mnw__uffd_description){entry->uffd->initialised, entry->uffd->features, (uint64_t)entry->uffd->id};
+    return 0;
+}
+
+int mnw__uffd_duplicate(int fd) {
+    fake_call("dup");
+    struct fake_fd *entry = fake_fd_get(fd, FD_UFFD);
+    if (!entry)
+        return -EBADF;
+    if (fake_strikes(FAKE_OPEN))
+        return -EMFILE;
+    int copy = fake_fd_new(FD_UFFD);
+    fake_fd_get(copy, FD_UFFD)->uffd = entry->uffd;
+    entry->uffd->references++;
+    return copy;
+}
+
+int mnw__uffd_tame(int fd) {
+    fake_call("fcntl");
+    return fake_fd_get(fd, FD_UFFD) ? 0 : -EBADF;
 }

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "fake_kernel.h"
 #include "sys/backing.h"
+#include "sys/process.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -82,10 +83,10 @@ bool fake_views_map(struct fake_file *file, uint64_t page) {
     return false;
 }
 
-void fake_views_unregister(int fd) {
+void fake_views_unregister(int id) {
     for (int i = 0; i < FAKE_VIEWS; i++)
         for (size_t page = 0; views.views[i].exists && page < views.views[i].pages; page++)
-            if (views.views[i].entries[page].uffd == fd)
+            if (views.views[i].entries[page].uffd == id)
                 views.views[i].entries[page].uffd = -1;
 }
 
@@ -153,13 +154,12 @@ static struct fake_view *view_of(uintptr_t address, size_t length, const char *w
 
 /* Tells a monitor that asked for such events, and waits until it has read. */
 static void post(struct fake_view *view, uintptr_t address, size_t length, enum mnw__uffd_event_kind kind) {
-    int fd = fake_entry_at(view, address)->uffd;
+    struct fake_uffd *uffd = fake_uffd_of_id(fake_entry_at(view, address)->uffd);
     uint64_t feature = kind == MNW__UFFD_EV_REMOVE ? MNW__UFFD_EVENT_REMOVE : MNW__UFFD_EVENT_UNMAP;
-    struct fake_fd *entry = fd >= 0 ? fake_fd_get(fd, FD_UFFD) : NULL;
-    if (!entry || !(entry->uffd->features & feature))
+    if (!uffd || !(uffd->features & feature))
         return;
     struct mnw__uffd_event event = {.kind = kind, .address = address, .length = length, .fd = -1};
-    fake_uffd_post(fd, &event);
+    fake_uffd_post(uffd, &event);
 }
 
 /* Between the halves nothing of the fake can touch a view, so the second one only says what it may do. */
@@ -278,6 +278,22 @@ int mnw__view_unbar(struct mnw__backing *backing, uint64_t offset, uintptr_t add
     sim_trace("view %#lx: unbarred [%#lx, +%zu)", (unsigned long)view->address, (unsigned long)address, length);
     fake_call("unbar done");
     return 0;
+}
+
+/* ---- what can be seen of another process ---- */
+
+enum mnw__mapped mnw__process_maps(pid_t pid, uintptr_t address, size_t length, int fd, uint64_t offset,
+                                   bool may_write) {
+    fake_call("/proc/PID/maps");
+    (void)pid;
+    struct fake_view *view = fake_view_at(address);
+    if (!view || address + length > view->address + view->length)
+        return MNW__MAPPED_NOTHING;
+    if (view->file != fake_file_of(fd))
+        return MNW__MAPPED_OTHER_FILE;
+    if (view->first * view->page_bytes + (address - view->address) != offset)
+        return MNW__MAPPED_OTHER_OFFSET;
+    return view->writable && !may_write ? MNW__MAPPED_WRITABLE : MNW__MAPPED_AS_SAID;
 }
 
 /* ---- a run's begin and end ----------------------------------------------------------------------------- */
