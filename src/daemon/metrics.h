@@ -66,6 +66,9 @@ char *mnw__metrics_prometheus(const struct mnw__metrics *metrics);
 
 /* ---- between metrics.c and prometheus.c ---- */
 
+/* "shmem", "graded", "hugetlb-2M", "hugetlb-1G". */
+const char *mnw__metrics_backing(enum mnw_backing backing);
+
 /* A counter or a gauge of struct mnw_stats. */
 struct mnw__metrics_field {
     const char *name; /* of the member, and in JSON */
