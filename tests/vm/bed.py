@@ -8,7 +8,7 @@ import unittest
 import guest
 import slowstore
 from daemon import Daemon
-from machine import INCOMING, MEMORY_MIB, Machine, hardware, memory
+from machine import INCOMING, Machine, hardware, memory
 
 QEMU = "qemu-system-x86_64"
 HERE = os.path.dirname(os.path.realpath(__file__))
@@ -136,4 +136,4 @@ class GuestTest(unittest.TestCase):
         self.assertEqual(checksum, saved().sum)
 
 
-__all__ = ["GuestTest", "HugePages", "Saved", "saved", "lacking", "MEMORY_MIB", "DATA_MIB"]
+__all__ = ["GuestTest", "HugePages", "Saved", "saved", "lacking"]

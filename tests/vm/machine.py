@@ -153,10 +153,13 @@ class Machine:
         return [int(word) if word.isdigit() else word for word in words]
 
     def wait_ready(self, timeout=None):
+        """The guest has booted and filled its memory."""
         try:
-            self.console.expect("@ready", time.monotonic() + (timeout or self.timeout))
+            said = self.console.expect("@(ready|error .*)", time.monotonic() + (timeout or self.timeout)).group(1)
         except (Hang, OSError) as hang:
             raise self._explained(hang) from None
+        if said != b"ready":
+            raise self._explained(self.console.tail())
 
     def first_answer(self, timeout=None):
         """Seconds from the start of the program to the guest's first answer."""
@@ -193,16 +196,20 @@ class Machine:
             raise self._explained(error) from None
         return self.first_answer()
 
-    def memory_kib(self, pid=None):
-        """What the process holds of private memory that no other process shares, and of the image, in KiB."""
-        private = shared = 0
-        with open(f"/proc/{pid or self.process.pid}/smaps_rollup", encoding="ascii") as rollup:
-            for line in rollup:
-                if line.startswith(("Private_Dirty:", "Private_Hugetlb:")):
-                    private += int(line.split()[1])
-                elif line.startswith(("Shared_", "Private_Clean:")):
-                    shared += int(line.split()[1])
-        return private, shared
+    def view_kib(self):
+        """(what the guest's memory holds that is this guest's alone, all of it that was touched), in KiB."""
+        found = None
+        with open(f"/proc/{self.process.pid}/smaps", encoding="ascii", errors="replace") as smaps:
+            for line in smaps:
+                word, *rest = line.split()
+                if re.fullmatch(r"[0-9a-f]+-[0-9a-f]+", word):
+                    first, last = (int(part, 16) for part in word.split("-"))
+                    inside = last - first == MEMORY_MIB << 20
+                    found = {} if inside else found
+                elif inside and rest and rest[0].isdigit():
+                    found[word[:-1]] = int(rest[0])
+        private = found["Anonymous"] + found["Private_Hugetlb"]
+        return private, found["Rss"] + found["Private_Hugetlb"] + found["Shared_Hugetlb"]
 
     def end(self):
         """Ends the QEMU; its exit status. A QEMU that hangs is killed."""

@@ -10,7 +10,7 @@ HERE = os.path.dirname(os.path.realpath(__file__))
 sys.path.insert(0, HERE)
 import bed  # noqa: E402 (its folder was just named)
 
-MODULES = ["test_restore", "test_clones", "test_store", "test_survive"]
+MODULES = ["test_tools", "test_restore", "test_clones", "test_store", "test_survive"]
 
 
 def main():

@@ -7,7 +7,7 @@ import time
 
 import bed
 from bed import GuestTest, saved
-from machine import Console, Machine
+from machine import MEMORY_MIB, Console, Machine
 
 CLONES = 4
 
@@ -70,5 +70,5 @@ class Clones(GuestTest):
         # What the first one had read was not read again: the others read little but pages that it never touched.
         read_by_all = daemon.image()["fill_bytes"]
         self.assertLess(read_by_all - read_by_first, read_by_first / 10)
-        self.assertLessEqual(daemon.image()["resident_bytes"], bed.MEMORY_MIB << 20)
+        self.assertLessEqual(daemon.image()["resident_bytes"], MEMORY_MIB << 20)
         self.assertEqual(self.end(tool), 0, "minnow-restore, or a guest of it, ended badly")

@@ -2,14 +2,14 @@
 """One guest, saved and restored lazily: on each backing, with a balloon, through a reboot."""
 import time
 
-import bed
-from bed import HugePages, GuestTest, saved
+from bed import GuestTest, HugePages, saved
+from machine import MEMORY_MIB
 
 
 class Save(GuestTest):
     def test_a_saved_guest_holds_its_data(self):
         self.assertGreaterEqual(saved().info["pages"] * 4096, 150 << 20)
-        self.assertIn(f"{bed.MEMORY_MIB} MiB of memory", saved().said)
+        self.assertIn(f"{MEMORY_MIB} MiB of memory", saved().said)
 
     def test_without_minnow_the_saved_guest_goes_on(self):
         plain = self.machine("plain", saved().plain(saved().ram))
@@ -44,8 +44,8 @@ class Restore(GuestTest):
         self.restore_on("graded")
 
     def test_hugetlb_2m(self):
-        with HugePages(bed.MEMORY_MIB * 2 + 64):
-            self.restore_on("hugetlb-2M", bed.MEMORY_MIB)
+        with HugePages(MEMORY_MIB * 2 + 64):
+            self.restore_on("hugetlb-2M", MEMORY_MIB)
             self.doCleanups()  # the pages go back when nobody holds them
 
 
@@ -59,11 +59,11 @@ class Balloon(GuestTest):
     def test_in_and_out(self):
         daemon = self.serve()
         lazy, _ = self.restored(daemon)
-        lazy.qmp().ask("balloon", value=(bed.MEMORY_MIB - 96) << 20)
-        self.wait_for(lazy, bed.MEMORY_MIB - 96)
+        lazy.qmp().ask("balloon", value=(MEMORY_MIB - 96) << 20)
+        self.wait_for(lazy, MEMORY_MIB - 96)
         self.assert_same(lazy)
-        lazy.qmp().ask("balloon", value=bed.MEMORY_MIB << 20)
-        self.wait_for(lazy, bed.MEMORY_MIB)
+        lazy.qmp().ask("balloon", value=MEMORY_MIB << 20)
+        self.wait_for(lazy, MEMORY_MIB)
         # The pages that came back are used, and hold what is written to them.
         first, second = (lazy.ask(f"sh {command}", r"(\w{32})  \S+\r*\n@sh 0")[0] for command in (
             "dd if=/dev/urandom of=/tmp/x bs=1048576 count=64 2>/dev/null; md5sum /tmp/x",
