@@ -162,6 +162,11 @@ struct mnw_pool_options {
      * gets by default; system calls given a pointer to an untouched page of a view then fail with EFAULT.
      */
     uint32_t user_faults_only;
+    /*
+     * hugetlb: of the budget, what the backings of caches that will be taken over hold already (their st_blocks). So
+     * much less has to be free when the pool opens.
+     */
+    uint64_t kept_bytes;
 };
 
 /*
@@ -184,28 +189,62 @@ MNW_PUBLIC int mnw_pool_close(struct mnw_pool *pool);
 
 /* ---- caches -------------------------------------------------------------------------------------------- */
 
+/*
+ * What of a cache outlives its process, in the hands of whoever holds the descriptors: its pages, and the words that
+ * say which of them are whole.
+ */
+struct mnw_kept {
+    size_t size;    /* sizeof(struct mnw_kept) */
+    int backing_fd; /* the pages */
+    int words_fd;   /* -1: nothing is known of them, and they are all read anew */
+};
+
 struct mnw_cache_options {
     size_t size;               /* sizeof(struct mnw_cache_options) */
     uint32_t read_retries;     /* further tries after a failed read; UINT32_MAX: none; 0: two */
     uint32_t retry_delay_ms;   /* pause before the first further try, doubled each time; 0: 10 */
     uint32_t read_deadline_ms; /* a fill that takes longer fails; 0: 30000 */
     uint64_t readahead_bytes;  /* largest window; UINT64_MAX: no readahead; 0: 1 MiB, or 4 huge pages */
+    /*
+     * Takes over a cache of the same store, backing and extents, whose process has ended. The descriptors stay the
+     * caller's. NULL: a new, empty one.
+     */
+    const struct mnw_kept *kept;
+    /*
+     * Names the contents of the store, in at most 63 bytes: a cache is taken over under the name it was opened with.
+     * For stores that are not files nothing else tells their contents apart. NULL: "".
+     */
+    const char *name;
+    int keep; /* nonzero: mnw_cache_kept() gives what another process needs to take this cache over */
 };
 
 /*
  * Opens a cache of `store` in `pool`. Options may be NULL. Allocates metadata (virtual; resident as pages
  * are touched, at most 8 bytes per base page) and the backing file. -ENOSPC: the store is larger than the
- * backing can address. System calls: memfd_create, ftruncate, fcntl (seals), mmap.
+ * backing can address. With `kept` also: -ESTALE when what was kept is of another store, backing or layout, or no cache
+ * at all (open it afresh); -EBUSY while the process that kept it is still there; -ENOSPC when the pages do not fit in
+ * the budget and evicting them could destroy what consumers wrote (hugetlb). System calls: memfd_create, ftruncate,
+ * fcntl (seals), mmap; flock, lseek with `keep` and `kept`.
  */
 MNW_PUBLIC int mnw_cache_open(struct mnw_cache **cache, struct mnw_pool *pool, struct mnw_store *store,
                               const struct mnw_cache_options *options);
+
+/*
+ * What another process needs to take the cache over, to be duplicated or sent to it or to a process that waits. The
+ * descriptors belong to the cache. Set `kept->size`. `words_fd` is -1 of a cache opened without `keep`.
+ *
+ * The next owner opens the cache with `kept` once this process has ended, by whatever death. It finds the pages that
+ * were whole, and everything else absent; failed pages stay failed, and pins are gone.
+ */
+MNW_PUBLIC int mnw_cache_kept(const struct mnw_cache *cache, struct mnw_kept *kept);
 
 /* The unit of faults and of range alignment: the base page, or the huge page of the pool's backing. */
 MNW_PUBLIC size_t mnw_cache_page_size(const struct mnw_cache *cache);
 
 /*
- * Closes the cache and drops its pages. -EBUSY while a view is open, a prefetch runs, a range is pinned, or
- * a read of the store is unanswered past its deadline. Waits for reads in flight up to their deadline.
+ * Closes the cache and drops its pages, unless another process holds the descriptors of mnw_cache_kept(). -EBUSY while
+ * a view is open, a prefetch runs, a range is pinned, or a read of the store is unanswered past its deadline. Waits for
+ * reads in flight up to their deadline.
  */
 MNW_PUBLIC int mnw_cache_close(struct mnw_cache *cache);
 

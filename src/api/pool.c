@@ -9,6 +9,10 @@
 #include "sys/memory.h"
 
 #include <errno.h>
+#include <string.h>
+
+/* Of a cache's name: what is kept of it. */
+#define NAME_MAX_BYTES 63
 
 #define MNW_STRING_(text) #text
 #define MNW_STRING(text)  MNW_STRING_(text)
@@ -75,7 +79,24 @@ int mnw_cache_open(struct mnw_cache **cache, struct mnw_pool *pool, struct mnw_s
         error = mnw__fail(-EOWNERDEAD, "mnw_cache_open: the store was opened before this process was forked");
     if (!error)
         error = mnw__options_copy(&known, sizeof(known), options, "mnw_cache_options");
+    if (!error && known.name && strlen(known.name) > NAME_MAX_BYTES)
+        error = mnw__fail(-EINVAL, "mnw_cache_open: a `name` of %zu bytes is longer than %d", strlen(known.name),
+                          NAME_MAX_BYTES);
+    struct mnw_kept kept;
+    if (!error && known.kept) {
+        error = mnw__options_copy(&kept, sizeof(kept), known.kept, "mnw_kept");
+        known.kept = &kept;
+    }
     return error ? error : mnw__cache_open(cache, pool, store, &known);
+}
+
+int mnw_cache_kept(const struct mnw_cache *cache, struct mnw_kept *kept) {
+    int error = mnw__check_cache(cache, "mnw_cache_kept");
+    if (!error && (!kept || kept->size < sizeof(*kept)))
+        error = mnw__fail(-EINVAL, "mnw_cache_kept: set `kept->size` to sizeof(struct mnw_kept)");
+    if (!error)
+        mnw__cache_kept(cache, kept);
+    return error;
 }
 
 size_t mnw_cache_page_size(const struct mnw_cache *cache) {

@@ -3,6 +3,7 @@
 
 #include "base/bits.h"
 #include "base/error.h"
+#include "engine/adopt.h"
 #include "engine/pool.h"
 #include "store/store.h"
 #include "sys/memory.h"
@@ -59,32 +60,15 @@ bool mnw__cache_is_promotable(const struct mnw_cache *cache, uint64_t extent) {
 
 /* ---- metadata ---- */
 
-static size_t words_bytes(const struct mnw_cache *cache) {
-    return cache->pages.page_count * sizeof(*cache->pages.words);
-}
-
-static size_t extents_bytes(const struct mnw_cache *cache) {
-    return cache->pages.extent_count * sizeof(*cache->pages.extents);
-}
-
 static size_t nodes_bytes(const struct mnw_cache *cache) {
     return cache->pages.extent_count * sizeof(*cache->nodes);
 }
 
 uint64_t mnw__cache_metadata_bytes(const struct mnw_cache *cache) {
-    return words_bytes(cache) + extents_bytes(cache) + nodes_bytes(cache);
+    return mnw__words_bytes(cache) + nodes_bytes(cache);
 }
 
-static void release_metadata(struct mnw_cache *cache) {
-    if (cache->pages.words)
-        mnw__memory_release(cache->pages.words, words_bytes(cache));
-    if (cache->pages.extents)
-        mnw__memory_release(cache->pages.extents, extents_bytes(cache));
-    if (cache->nodes)
-        mnw__memory_release(cache->nodes, nodes_bytes(cache));
-}
-
-static int reserve_metadata(struct mnw_cache *cache) {
+static int reserve_nodes(struct mnw_cache *cache) {
     struct mnw_pool *pool = cache->pool;
     struct mnw__pages *pages = &cache->pages;
     pages->extent_shift = mnw__log2(pool->extent_bytes / pool->page_bytes);
@@ -95,25 +79,19 @@ static int reserve_metadata(struct mnw_cache *cache) {
                          "cache: a store of %llu bytes has more than %u extents of %zu bytes; use a pool with "
                          "larger extents",
                          (unsigned long long)cache->store->size_bytes, MNW__POLICY_EXTENTS_MAX, pool->extent_bytes);
-    pages->words = mnw__memory_reserve(words_bytes(cache));
-    pages->extents = mnw__memory_reserve(extents_bytes(cache));
     cache->nodes = mnw__memory_reserve(nodes_bytes(cache));
-    if (!pages->words || !pages->extents || !cache->nodes) {
-        release_metadata(cache);
+    if (!cache->nodes)
         return mnw__fail(-ENOMEM,
                          "cache: no address space for %llu bytes of metadata; ulimit -v, or "
                          "vm.overcommit_memory, may forbid it",
                          (unsigned long long)mnw__cache_metadata_bytes(cache));
-    }
     mnw__policy_init(&cache->policy, pool->policy, cache->nodes, (uint32_t)pages->extent_count);
     return 0;
 }
 
 /* ---- opening ---- */
 
-static void set_options(struct mnw_cache *cache, const struct mnw_cache_options *options) {
-    static const struct mnw_cache_options none;
-    const struct mnw_cache_options *given = options ? options : &none;
+static void set_options(struct mnw_cache *cache, const struct mnw_cache_options *given) {
     uint64_t page_bytes = cache->pool->page_bytes;
     bool huge = page_bytes > DEMAND_BYTES_MAX;
 
@@ -135,9 +113,11 @@ static void set_options(struct mnw_cache *cache, const struct mnw_cache_options 
     cache->demand_pages_max = (uint32_t)mnw__max(DEMAND_BYTES_MAX / page_bytes, 1);
 }
 
-static int create_backing(struct mnw_cache *cache) {
+static int open_backing(struct mnw_cache *cache, const struct mnw_kept *kept) {
     struct mnw_pool *pool = cache->pool;
-    int error = mnw__backing_create(&cache->backing, pool->backing, cache->store->size_bytes);
+    uint64_t size_bytes = cache->store->size_bytes;
+    int error = kept ? mnw__backing_adopt(&cache->backing, pool->backing, size_bytes, kept->backing_fd)
+                     : mnw__backing_create(&cache->backing, pool->backing, size_bytes);
     if (error)
         return error;
     /* For shmem the file's policy counts, not the allocating thread's. */
@@ -158,6 +138,65 @@ static void link_cache(struct mnw_cache *cache) {
     mnw__mutex_unlock(&pool->lock);
 }
 
+static void unlink_cache(struct mnw_cache *cache) {
+    struct mnw_pool *pool = cache->pool;
+    mnw__mutex_lock(&pool->lock);
+    struct mnw_cache **link = &pool->caches;
+    while (*link != cache)
+        link = &(*link)->next;
+    *link = cache->next;
+    for (unsigned i = 0; i < MNW__COUNTER_COUNT; i++)
+        mnw__count(&pool->retired, (enum mnw__counter)i, atomic_load(&cache->counters.values[i]));
+    mnw__mutex_unlock(&pool->lock);
+}
+
+/* From here on the pool knows the cache, and nobody else does. */
+static void leave_pool(struct mnw_cache *cache) {
+    unlink_cache(cache);
+    while (atomic_load_explicit(&cache->evicting, memory_order_acquire))
+        mnw__sleep_ns(100000);
+    mnw__pool_uncharge(cache->pool, atomic_load(&cache->charged));
+    mnw__pool_progress(cache->pool);
+}
+
+/* What it holds already becomes the pool's; where that is over the budget, something has to go. */
+static int join_pool(struct mnw_cache *cache) {
+    bool may_evict = cache->pool->backing <= MNW_BACKING_GRADED;
+    uint64_t held = atomic_load(&cache->charged);
+    link_cache(cache);
+    int error = held ? mnw__pool_take_over(cache->pool, held, may_evict) : 0;
+    if (error)
+        leave_pool(cache);
+    return error;
+}
+
+/* Everything that begins without memory and threads. */
+static int open_parts(struct mnw_cache *cache, const struct mnw_cache_options *options) {
+    int error = reserve_nodes(cache);
+    if (error)
+        return error;
+    error = open_backing(cache, options->kept);
+    if (error)
+        goto release;
+    error = mnw__words_open(cache, options);
+    if (!error)
+        return 0;
+    mnw__backing_destroy(&cache->backing);
+release:
+    mnw__memory_release(cache->nodes, nodes_bytes(cache));
+    return error;
+}
+
+static void close_parts(struct mnw_cache *cache) {
+    mnw__backing_destroy(&cache->backing);
+    /* The words last: their lock tells others that we are done with both. */
+    mnw__words_close(cache);
+    mnw__memory_release(cache->nodes, nodes_bytes(cache));
+    mnw__mutex_destroy(&cache->policy_lock);
+    mnw__mutex_destroy(&cache->views_lock);
+    free(cache);
+}
+
 int mnw__cache_open(struct mnw_cache **out, struct mnw_pool *pool, struct mnw_store *store,
                     const struct mnw_cache_options *options) {
     struct mnw_cache *cache = calloc(1, sizeof(*cache));
@@ -166,24 +205,28 @@ int mnw__cache_open(struct mnw_cache **out, struct mnw_pool *pool, struct mnw_st
     cache->pool = pool;
     cache->store = store;
     set_options(cache, options);
-    int error = reserve_metadata(cache);
-    if (error)
-        goto free_cache;
-    error = create_backing(cache);
-    if (error)
-        goto release;
+    int error = open_parts(cache, options);
+    if (error) {
+        free(cache);
+        return error;
+    }
     mnw__mutex_init(&cache->policy_lock);
     mnw__mutex_init(&cache->views_lock);
+    error = options->kept ? mnw__adopt(cache) : 0;
+    if (!error)
+        error = join_pool(cache);
+    if (error) {
+        close_parts(cache);
+        return error;
+    }
     atomic_fetch_add(&store->users, 1);
-    link_cache(cache);
     *out = cache;
     return 0;
+}
 
-release:
-    release_metadata(cache);
-free_cache:
-    free(cache);
-    return error;
+void mnw__cache_kept(const struct mnw_cache *cache, struct mnw_kept *kept) {
+    kept->backing_fd = cache->backing.fd;
+    kept->words_fd = cache->kept.memory ? cache->kept.fd : -1;
 }
 
 /* ---- closing ---- */
@@ -216,34 +259,14 @@ static int wait_for_fills(struct mnw_cache *cache) {
     return 0;
 }
 
-static void unlink_cache(struct mnw_cache *cache) {
-    struct mnw_pool *pool = cache->pool;
-    mnw__mutex_lock(&pool->lock);
-    struct mnw_cache **link = &pool->caches;
-    while (*link != cache)
-        link = &(*link)->next;
-    *link = cache->next;
-    for (unsigned i = 0; i < MNW__COUNTER_COUNT; i++)
-        mnw__count(&pool->retired, (enum mnw__counter)i, atomic_load(&cache->counters.values[i]));
-    mnw__mutex_unlock(&pool->lock);
-}
-
 int mnw__cache_close(struct mnw_cache *cache) {
     int error = refuse_if_used(cache);
     if (!error)
         error = wait_for_fills(cache);
     if (error)
         return error;
-    unlink_cache(cache);
-    while (atomic_load_explicit(&cache->evicting, memory_order_acquire))
-        mnw__sleep_ns(100000);
-    mnw__backing_destroy(&cache->backing);
-    mnw__pool_uncharge(cache->pool, atomic_load(&cache->charged));
-    mnw__pool_progress(cache->pool);
+    leave_pool(cache);
     atomic_fetch_sub(&cache->store->users, 1);
-    release_metadata(cache);
-    mnw__mutex_destroy(&cache->policy_lock);
-    mnw__mutex_destroy(&cache->views_lock);
-    free(cache);
+    close_parts(cache);
     return 0;
 }

@@ -15,6 +15,7 @@
 #include "page/page.h"
 #include "policy/policy.h"
 #include "sys/backing.h"
+#include "sys/shared.h"
 #include "sys/thread.h"
 
 #include <stdatomic.h>
@@ -27,6 +28,7 @@ struct mnw_cache {
     struct mnw__backing backing;
     struct mnw__pages pages;
     struct mnw__policy_node *nodes;
+    struct mnw__shared kept; /* where the words lie, if they are to outlive us */
 
     uint32_t read_retries;
     uint64_t retry_delay_ns;
@@ -53,6 +55,7 @@ struct mnw_cache {
 int mnw__cache_open(struct mnw_cache **cache, struct mnw_pool *pool, struct mnw_store *store,
                     const struct mnw_cache_options *options);
 int mnw__cache_close(struct mnw_cache *cache);
+void mnw__cache_kept(const struct mnw_cache *cache, struct mnw_kept *kept);
 
 bool mnw__cache_charge(struct mnw_cache *cache, uint64_t bytes);
 void mnw__cache_uncharge(struct mnw_cache *cache, uint64_t bytes);

@@ -99,6 +99,29 @@ static int shrink_to_budget(struct mnw_pool *pool) {
     }
 }
 
+static void note_most(struct mnw_pool *pool, uint64_t charged) {
+    uint64_t most = atomic_load_explicit(&pool->charged_max, memory_order_relaxed);
+    while (most < charged && !atomic_compare_exchange_weak(&pool->charged_max, &most, charged))
+        ;
+}
+
+int mnw__pool_take_over(struct mnw_pool *pool, uint64_t bytes, bool may_evict) {
+    mnw__mutex_lock(&pool->budget_lock);
+    uint64_t charged = atomic_fetch_add(&pool->charged, bytes) + bytes, budget = atomic_load(&pool->budget);
+    int error = 0;
+    if (charged > budget)
+        error = may_evict ? shrink_to_budget(pool) : -ENOSPC;
+    if (!error)
+        note_most(pool, mnw__min(charged, budget));
+    mnw__mutex_unlock(&pool->budget_lock);
+    if (!error)
+        return 0;
+    return mnw__fail(-ENOSPC,
+                     "cache: %llu bytes are kept, which with what the pool holds already are more than its budget of "
+                     "%llu; raise it, or open the cache afresh",
+                     (unsigned long long)bytes, (unsigned long long)budget);
+}
+
 /* Under budget_lock: the next one sees what this one left. */
 static int change_budget(struct mnw_pool *pool, uint64_t budget_bytes, uint64_t least) {
     /* Pins look at the budget and add to what is pinned under the same lock: none slips through. */
@@ -216,7 +239,8 @@ static int check_options(struct mnw_pool *pool, const struct mnw_pool_options *o
                          (unsigned long long)mnw__pool_budget_min(pool));
     atomic_store(&pool->budget, options->budget_bytes);
     error = check_uffd(pool, options);
-    return error ? error : mnw__backing_check(pool->backing, options->budget_bytes);
+    uint64_t kept = mnw__min(options->kept_bytes, options->budget_bytes);
+    return error ? error : mnw__backing_check(pool->backing, options->budget_bytes - kept);
 }
 
 static void stop_threads(struct mnw_pool *pool) {

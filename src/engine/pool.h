@@ -71,6 +71,11 @@ uint64_t mnw__pool_budget_min(const struct mnw_pool *pool);
 
 /* Takes bytes out of the budget; false when they are not there. Wakes the reclaimer when few remain. */
 bool mnw__pool_charge(struct mnw_pool *pool, uint64_t bytes);
+/*
+ * Charges what a cache brings along, though it be more than is left; then evicts until the budget holds. -ENOSPC: it
+ * does not fit, and nothing may be evicted for it; the caller gives the charge back.
+ */
+int mnw__pool_take_over(struct mnw_pool *pool, uint64_t bytes, bool may_evict);
 void mnw__pool_uncharge(struct mnw_pool *pool, uint64_t bytes);
 /* Memory or a read slot was given back: whoever starves looks again. */
 void mnw__pool_progress(struct mnw_pool *pool);

@@ -224,3 +224,14 @@ int mnw__extent_unpin(struct mnw__pages *pages, uint64_t extent) {
     } while (!change(pages, extent, &seen, seen - USER_ONE));
     return user_pins_of(seen) == 1;
 }
+
+void mnw__extent_rebuild(struct mnw__pages *pages, uint64_t extent, unsigned present, bool charged) {
+    uint64_t seen = load(pages, extent), next = 0;
+    assert(present <= PRESENT_MAX);
+    if (present || charged)
+        next = with_state(present * PRESENT_ONE | (seen & REFERENCED) | (charged ? CHARGED : 0), MNW__EXTENT_RESIDENT);
+    if (next == seen)
+        return;
+    mnw__point("rebuild");
+    atomic_store_explicit(&pages->extents[extent], next, memory_order_release);
+}

@@ -155,6 +155,12 @@ int mnw__extent_pin(struct mnw__pages *pages, uint64_t extent);
 int mnw__extent_unpin(struct mnw__pages *pages, uint64_t extent);
 
 /*
+ * Whatever the word said: RESIDENT with so many PRESENT pages, or ABSENT when there are none and it is not charged.
+ * Nobody is inside, nothing is pinned; whether it was referenced stays. Before anybody else knows the pages.
+ */
+void mnw__extent_rebuild(struct mnw__pages *pages, uint64_t extent, unsigned present, bool charged);
+
+/*
  * For a cache at rest: no page FILLING, no extent EVICTING or entered, PRESENT only in RESIDENT extents and
  * as often as counted. Returns NULL, or what is wrong with `*where`.
  */

@@ -73,7 +73,7 @@ static int open_descriptor(const char *path, int direct) {
     return mnw__fail(error, "opening \"%.300s\" for reading: %s", path, strerror(-error));
 }
 
-static int find_size(const char *path, int fd, uint64_t *size) {
+static int find_size(const char *path, int fd, uint64_t *size, struct mnw__store_identity *identity) {
     struct stat status;
     if (fstat(fd, &status) < 0)
         return mnw__fail(-errno, "examining \"%.300s\": %s", path, strerror(errno));
@@ -86,6 +86,13 @@ static int find_size(const char *path, int fd, uint64_t *size) {
         return mnw__fail(-errno, "asking for the size of device \"%.300s\": %s", path, strerror(errno));
     if (!*size)
         return mnw__fail(-ENODATA, "opening \"%.300s\": it is empty; there is nothing to cache", path);
+    *identity = (struct mnw__store_identity){
+        .device = (uint64_t)status.st_dev,
+        .inode = (uint64_t)status.st_ino,
+        .special = (uint64_t)status.st_rdev,
+        .modified_s = (int64_t)status.st_mtim.tv_sec,
+        .modified_ns = (int64_t)status.st_mtim.tv_nsec,
+    };
     return 0;
 }
 
@@ -106,12 +113,14 @@ static int find_alignment(const char *path, int fd, size_t *align) {
 }
 
 /* Takes over the descriptor when it succeeds. */
-static int make_store(struct mnw_store **store, int fd, uint64_t size_bytes, size_t align) {
+static int make_store(struct mnw_store **store, int fd, uint64_t size_bytes, const struct mnw__store_identity *identity,
+                      size_t align) {
     struct file_store *file = calloc(1, sizeof(*file));
     if (!file)
         return mnw__fail(-ENOMEM, "opening a file store: out of memory");
     file->store.ops = &file_ops;
     file->store.size_bytes = size_bytes;
+    file->store.identity = *identity;
     file->fd = fd;
     file->align = align;
     *store = &file->store;
@@ -120,15 +129,16 @@ static int make_store(struct mnw_store **store, int fd, uint64_t size_bytes, siz
 
 int mnw__store_open_file(struct mnw_store **store, const char *path, int direct) {
     uint64_t size_bytes;
+    struct mnw__store_identity identity;
     size_t align = 1;
     int fd = open_descriptor(path, direct);
     if (fd < 0)
         return fd;
-    int error = find_size(path, fd, &size_bytes);
+    int error = find_size(path, fd, &size_bytes, &identity);
     if (!error && direct)
         error = find_alignment(path, fd, &align);
     if (!error)
-        error = make_store(store, fd, size_bytes, align);
+        error = make_store(store, fd, size_bytes, &identity, align);
     if (error)
         close(fd);
     return error;

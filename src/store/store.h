@@ -34,11 +34,19 @@ struct mnw__store_ops {
     void (*close)(struct mnw_store *store);
 };
 
+/* Whether two stores, perhaps of different processes, hold the same bytes; beside their kind and size. Zeros: nothing
+ * known. */
+struct mnw__store_identity {
+    uint64_t device, inode, special; /* `special`: the device that a block device is */
+    int64_t modified_s, modified_ns;
+};
+
 struct mnw_store {
     const struct mnw__store_ops *ops;
-    uint64_t size_bytes;    /* fixed at open, at least 1 */
-    uint32_t generation;    /* the process it belongs to: mnw__memory_generation() */
-    _Atomic uint32_t users; /* caches open on it */
+    uint64_t size_bytes;                 /* fixed at open, at least 1 */
+    uint32_t generation;                 /* the process it belongs to: mnw__memory_generation() */
+    _Atomic uint32_t users;              /* caches open on it */
+    struct mnw__store_identity identity; /* at open */
 };
 
 /* Each kind's open; on success `*store` begins with a struct mnw_store that this kind allocated. */

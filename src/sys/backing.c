@@ -27,10 +27,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #ifndef MADV_POPULATE_WRITE
@@ -253,16 +256,9 @@ static int map_alias(struct mnw__backing *backing) {
     return 0;
 }
 
+/* The file has its size: seals it, and opens and maps it as a backing is. */
 static int prepare(struct mnw__backing *backing) {
-    uint64_t length = file_bytes(backing->kind, backing->size_bytes);
-    int result = 0;
-    if (length > INT64_MAX || ftruncate(backing->fd, (off_t)length)) {
-        result = length > INT64_MAX ? -EFBIG : -errno;
-        return mnw__fail(result == -EFBIG || result == -EINVAL ? -ENOSPC : result,
-                         "backing file of %" PRIu64 " bytes: %s; the store is too large for this backing", length,
-                         strerror(-result));
-    }
-    result = seal(backing->fd);
+    int result = seal(backing->fd);
     if (!result) {
         result = backing->readonly_fd = open_readonly(backing->fd);
     }
@@ -274,26 +270,96 @@ static int prepare(struct mnw__backing *backing) {
     }
     result = map_alias(backing);
     if (result) {
-        return mnw__fail(result == -ENOMEM ? -ENOSPC : result, "mapping a backing of %" PRIu64 " bytes: %s", length,
-                         strerror(-result));
+        return mnw__fail(result == -ENOMEM ? -ENOSPC : result, "mapping a backing of %" PRIu64 " bytes: %s",
+                         file_bytes(backing->kind, backing->size_bytes), strerror(-result));
     }
     return 0;
 }
 
-int mnw__backing_create(struct mnw__backing *backing, enum mnw_backing kind, uint64_t size_bytes) {
+static int give_size(struct mnw__backing *backing) {
+    uint64_t length = file_bytes(backing->kind, backing->size_bytes);
+    /* A memfd is born with mode 0777: whoever is given a read-only descriptor could open it again to write. */
+    if (length <= INT64_MAX && !ftruncate(backing->fd, (off_t)length) && !fchmod(backing->fd, 0600)) {
+        return 0;
+    }
+    int result = length > INT64_MAX ? -EFBIG : -errno;
+    return mnw__fail(result == -EFBIG || result == -EINVAL ? -ENOSPC : result,
+                     "backing file of %" PRIu64 " bytes: %s; the store is too large for this backing", length,
+                     strerror(-result));
+}
+
+static int begin(struct mnw__backing *backing, enum mnw_backing kind, uint64_t size_bytes) {
     size_t page_bytes = mnw__backing_page_bytes(kind);
     *backing = (struct mnw__backing){.kind = kind, .page_bytes = page_bytes, .fd = -1, .readonly_fd = -1};
-    /* The margin keeps the roundings below from wrapping. */
+    /* The margin keeps the roundings from wrapping. */
     if (!size_bytes || size_bytes > INT64_MAX - GIB_1) {
         return mnw__fail(size_bytes ? -ENOSPC : -EINVAL, "a backing cannot have %" PRIu64 " bytes", size_bytes);
     }
     backing->size_bytes = mnw__align_up(size_bytes, page_bytes);
-    backing->fd = open_file(kind);
-    int result = backing->fd < 0 ? backing->fd : prepare(backing);
+    return 0;
+}
+
+static int destroy_after(struct mnw__backing *backing, int result) {
     if (result) {
         mnw__backing_destroy(backing);
     }
     return result;
+}
+
+int mnw__backing_create(struct mnw__backing *backing, enum mnw_backing kind, uint64_t size_bytes) {
+    int result = begin(backing, kind, size_bytes);
+    if (result) {
+        return result;
+    }
+    backing->fd = open_file(kind);
+    result = backing->fd < 0 ? backing->fd : give_size(backing);
+    return destroy_after(backing, result ? result : prepare(backing));
+}
+
+/* ---- taking one over ---- */
+
+static int check_kept(const struct mnw__backing *backing, int fd) {
+    struct stat status;
+    struct statfs system;
+    if (fstat(fd, &status) || fstatfs(fd, &system)) {
+        return mnw__fail(-errno, "kept backing: descriptor %d: %s", fd, strerror(errno));
+    }
+    bool huge = is_hugetlb(backing->kind);
+    uint64_t length = file_bytes(backing->kind, backing->size_bytes);
+    bool right = S_ISREG(status.st_mode) && (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDWR &&
+                 (uint64_t)system.f_type == (huge ? HUGETLBFS_MAGIC : TMPFS_MAGIC) &&
+                 (!huge || (size_t)system.f_bsize == backing->page_bytes);
+    if (right && (uint64_t)status.st_size == length) {
+        return 0;
+    }
+    return mnw__fail(-ESTALE,
+                     "kept backing: descriptor %d is %s of %lld bytes, not a backing of this kind and of %" PRIu64
+                     "; open the cache afresh",
+                     fd, right ? "one" : "another file", (long long)status.st_size, length);
+}
+
+int mnw__backing_adopt(struct mnw__backing *backing, enum mnw_backing kind, uint64_t size_bytes, int fd) {
+    int result = begin(backing, kind, size_bytes);
+    if (!result) {
+        result = check_kept(backing, fd);
+    }
+    if (result) {
+        return result;
+    }
+    backing->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (backing->fd < 0) {
+        return mnw__fail(-errno, "kept backing: duplicating descriptor %d: %s", fd, strerror(errno));
+    }
+    return destroy_after(backing, prepare(backing));
+}
+
+int mnw__backing_name(const struct mnw__backing *backing, struct mnw__backing_name *name) {
+    struct stat status;
+    if (fstat(backing->fd, &status)) {
+        return mnw__fail(-errno, "backing: fstat: %s", strerror(errno));
+    }
+    *name = (struct mnw__backing_name){.device = (uint64_t)status.st_dev, .inode = (uint64_t)status.st_ino};
+    return 0;
 }
 
 void mnw__backing_destroy(struct mnw__backing *backing) {

@@ -32,7 +32,19 @@ size_t mnw__backing_extent_bytes(enum mnw_backing kind);
 
 /* `size_bytes` is rounded up to a page. */
 int mnw__backing_create(struct mnw__backing *backing, enum mnw_backing kind, uint64_t size_bytes);
+/*
+ * Takes over the file behind a descriptor, which stays the caller's: its memory stays as it is. -ESTALE: it is no
+ * backing of this kind and size.
+ */
+int mnw__backing_adopt(struct mnw__backing *backing, enum mnw_backing kind, uint64_t size_bytes, int fd);
+/* The file goes when nobody else holds a descriptor of it, or maps it. */
 void mnw__backing_destroy(struct mnw__backing *backing);
+
+/* Which file it is, among all of this boot. */
+struct mnw__backing_name {
+    uint64_t device, inode;
+};
+int mnw__backing_name(const struct mnw__backing *backing, struct mnw__backing_name *name);
 
 /*
  * Gives the range memory (zeroes where it had none) under the calling thread's memory policy; what is there

@@ -16,6 +16,7 @@ static struct {
     struct fake_file files[FAKE_FILES];
     uint64_t resident, resident_max, budget;
     uint64_t exhausted_until;
+    uint64_t inodes;
 } files;
 
 void (*fake_on_map)(const void *alias, uint64_t page);
@@ -131,6 +132,40 @@ static struct fake_file *free_file(void) {
     sim_fail("more than %d files", FAKE_FILES);
 }
 
+static void open_backing(struct mnw__backing *backing, struct fake_file *file, uint64_t size_bytes) {
+    int fd = fake_fd_new(FD_FILE), readonly_fd = fake_fd_new(FD_FILE);
+    fake_fd_get(fd, FD_FILE)->file = fake_fd_get(readonly_fd, FD_FILE)->file = file;
+    *backing = (struct mnw__backing){.kind = file->kind,
+                                     .page_bytes = file->page_bytes,
+                                     .size_bytes = mnw__align_up(size_bytes, file->page_bytes),
+                                     .fd = fd,
+                                     .readonly_fd = readonly_fd,
+                                     .alias = file->bytes};
+}
+
+static uint64_t file_bytes(enum mnw_backing kind, uint64_t size_bytes) {
+    size_t extent = mnw__backing_extent_bytes(kind);
+    /* The file covers whole extents: its last huge folio is as large as any other. */
+    return mnw__align_up(size_bytes, extent ? extent : mnw__backing_page_bytes(kind));
+}
+
+int mnw__backing_adopt(struct mnw__backing *backing, enum mnw_backing kind, uint64_t size_bytes, int fd) {
+    fake_call("backing_adopt");
+    struct fake_file *file = fake_file_of(fd);
+    if (file->kind != kind || file->page_count * file->page_bytes != file_bytes(kind, size_bytes))
+        return mnw__fail(-ESTALE, "descriptor %d is another backing", fd);
+    if (fake_strikes(FAKE_OPEN))
+        return mnw__fail(-ENOMEM, "no address space for an alias");
+    open_backing(backing, file, size_bytes);
+    fake_call("backing_adopt done");
+    return 0;
+}
+
+int mnw__backing_name(const struct mnw__backing *backing, struct mnw__backing_name *name) {
+    *name = (struct mnw__backing_name){.inode = fake_file_of(backing->fd)->inode};
+    return 0;
+}
+
 int mnw__backing_create(struct mnw__backing *backing, enum mnw_backing kind, uint64_t size_bytes) {
     fake_call("backing_create");
     if (fake_strikes(FAKE_OPEN))
@@ -139,30 +174,30 @@ int mnw__backing_create(struct mnw__backing *backing, enum mnw_backing kind, uin
     struct fake_file *file = free_file();
     *file = (struct fake_file){.exists = true, .kind = kind, .page_bytes = page_bytes};
     file->extent_bytes = mnw__backing_extent_bytes(kind);
-    /* The file covers whole extents: its last huge folio is as large as any other. */
-    uint64_t size = mnw__align_up(size_bytes, file->extent_bytes ? file->extent_bytes : page_bytes);
+    file->inode = ++files.inodes;
+    uint64_t size = file_bytes(kind, size_bytes);
     file->page_count = size / page_bytes;
     file->cached = calloc(file->page_count, sizeof(*file->cached));
     void *alias = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (!file->cached || alias == MAP_FAILED)
         sim_fail("no memory for a fake file of %llu bytes", (unsigned long long)size);
     file->bytes = alias;
-    int fd = fake_fd_new(FD_FILE), readonly_fd = fake_fd_new(FD_FILE);
-    fake_fd_get(fd, FD_FILE)->file = fake_fd_get(readonly_fd, FD_FILE)->file = file;
-    *backing = (struct mnw__backing){kind, page_bytes, mnw__align_up(size_bytes, page_bytes), fd, readonly_fd, alias};
-    sim_trace("backing %d: created, %llu pages", fd, (unsigned long long)file->page_count);
+    open_backing(backing, file, size_bytes);
+    sim_trace("backing %d: created, %llu pages", backing->fd, (unsigned long long)file->page_count);
     fake_call("backing_create done");
     return 0;
 }
 
 void mnw__backing_destroy(struct mnw__backing *backing) {
     fake_call("backing_destroy");
-    struct fake_file *file = fake_file_of(backing->fd);
     sim_trace("backing %d: destroyed", backing->fd);
+    fake_fd_close(backing->fd);
+    fake_fd_close(backing->readonly_fd);
+}
+
+void fake_file_free(struct fake_file *file) {
     for (uint64_t page = 0; page < file->page_count; page++)
         fake_file_drop(file, page);
-    fake_fd_free(backing->fd);
-    fake_fd_free(backing->readonly_fd);
     munmap(file->bytes, file->page_count * file->page_bytes);
     free(file->cached);
     *file = (struct fake_file){0};

@@ -20,6 +20,7 @@ struct fake_file {
     uint64_t page_count;
     bool *cached; /* in the page cache; false: a hole */
     char *bytes;  /* the alias */
+    uint64_t inode;
 };
 
 bool fake_is_hugetlb(const struct fake_file *file);
@@ -71,7 +72,7 @@ void fake_views_unregister(int id);
 
 /* ---- descriptors --------------------------------------------------------------------------------------- */
 
-enum fake_fd_type { FD_FREE, FD_FILE, FD_UFFD, FD_EVENT };
+enum fake_fd_type { FD_FREE, FD_FILE, FD_UFFD, FD_EVENT, FD_MEMORY };
 
 struct fake_waiter {
     int fiber;
@@ -90,8 +91,18 @@ struct fake_uffd {
     int event_count;
 };
 
+/* Memory that outlives its process. */
+struct fake_memory {
+    char *bytes;
+    uint64_t length;
+    int owner; /* process + 1; 0: nobody */
+};
+
 struct fake_fd {
     enum fake_fd_type type;
+    int process; /* whose it is */
+    bool locks;  /* the memory is its process's while this is open */
+    struct fake_memory *memory;
     struct fake_file *file;
     struct fake_uffd *uffd;
     uint64_t count; /* of an eventfd */
@@ -100,6 +111,13 @@ struct fake_fd {
 int fake_fd_new(enum fake_fd_type type);
 struct fake_fd *fake_fd_get(int fd, enum fake_fd_type type); /* NULL: not one */
 void fake_fd_free(int fd);
+/* Closes any descriptor; with its last one a file, a memory or a userfaultfd goes. */
+void fake_fd_close(int fd);
+/* Another descriptor of the same, for a process. */
+int fake_fd_duplicate(int fd, int process);
+void fake_memory_free(struct fake_memory *memory);
+/* No descriptor of it is left. */
+void fake_file_free(struct fake_file *file);
 /* Something may have become readable. */
 void fake_fd_changed(int fd);
 bool fake_fd_is_readable(int fd);

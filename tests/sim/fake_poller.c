@@ -31,7 +31,7 @@ static struct {
 int fake_fd_new(enum fake_fd_type type) {
     for (int i = 0; i < FAKE_FDS; i++)
         if (table.fds[i].type == FD_FREE) {
-            table.fds[i] = (struct fake_fd){.type = type};
+            table.fds[i] = (struct fake_fd){.type = type, .process = fiber_process()};
             return FAKE_FD_BASE + i; /* the lowest, as the kernel does: numbers come back soon */
         }
     sim_fail("more than %d descriptors", FAKE_FDS);
@@ -44,6 +44,45 @@ struct fake_fd *fake_fd_get(int fd, enum fake_fd_type type) {
 
 void fake_fd_free(int fd) {
     table.fds[fd - FAKE_FD_BASE] = (struct fake_fd){.type = FD_FREE};
+}
+
+/* Descriptors that are of the same thing. */
+static unsigned count_like(const struct fake_fd *entry) {
+    unsigned count = 0;
+    for (int i = 0; i < FAKE_FDS; i++)
+        count += table.fds[i].type == entry->type && table.fds[i].file == entry->file &&
+                 table.fds[i].memory == entry->memory;
+    return count;
+}
+
+void fake_fd_close(int fd) {
+    struct fake_fd *entry = &table.fds[fd - FAKE_FD_BASE], was = *entry;
+    if (was.type == FD_UFFD) {
+        mnw__uffd_close(fd);
+        return;
+    }
+    bool last = (was.type == FD_FILE || was.type == FD_MEMORY) && count_like(entry) == 1;
+    fake_fd_free(fd);
+    if (was.type == FD_MEMORY && was.locks)
+        was.memory->owner = 0;
+    if (last && was.type == FD_FILE)
+        fake_file_free(was.file);
+    if (last && was.type == FD_MEMORY)
+        fake_memory_free(was.memory);
+}
+
+int fake_fd_duplicate(int fd, int process) {
+    struct fake_fd *entry = &table.fds[fd - FAKE_FD_BASE];
+    int copy = entry->type == FD_UFFD ? mnw__uffd_duplicate(fd) : fake_fd_new(entry->type);
+    if (copy < 0)
+        return copy;
+    table.fds[copy - FAKE_FD_BASE].process = process;
+    if (entry->type == FD_UFFD)
+        return copy;
+    table.fds[copy - FAKE_FD_BASE] = *entry;
+    table.fds[copy - FAKE_FD_BASE].process = process;
+    table.fds[copy - FAKE_FD_BASE].locks = false;
+    return copy;
 }
 
 bool fake_fd_is_readable(int fd) {

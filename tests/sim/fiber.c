@@ -29,7 +29,8 @@ struct fiber {
     ucontext_t context;
     enum state state;
     char name[24];
-    int node;
+    int node, process;
+    bool killed;
     unsigned weight;
     void (*run)(void *);
     void *argument;
@@ -53,6 +54,12 @@ static struct {
     bool trace;
     struct random random;
     void (*describe)(void);
+    void (*died)(int process);
+    struct {
+        int process;
+        const char *label;
+        uint64_t points;
+    } doom;
 } sim = {.current = FIBER_NONE};
 
 /* ---- failing and tracing ------------------------------------------------------------------------------- */
@@ -217,12 +224,7 @@ static void go_on(void) {
     to_fiber(&sim.fibers[self].context, &sim.fibers[self].fake_stack, next);
 }
 
-static void entry(void) {
-    switch_ended(NULL);
-    struct fiber *fiber = &sim.fibers[sim.current];
-    fiber->run(fiber->argument);
-    fiber->state = ENDED;
-    fiber_wake(fiber);
+static _Noreturn void leave_for_ever(void) {
     int next = pick();
     if (next == FIBER_NONE) {
         sim.current = FIBER_NONE;
@@ -234,6 +236,63 @@ static void entry(void) {
         setcontext(&sim.fibers[next].context);
     }
     abort();
+}
+
+static void entry(void) {
+    switch_ended(NULL);
+    struct fiber *fiber = &sim.fibers[sim.current];
+    fiber->run(fiber->argument);
+    fiber->state = ENDED;
+    fiber_wake(fiber);
+    leave_for_ever();
+}
+
+/* ---- processes ------------------------------------------------------------------------------------------- */
+
+int fiber_process(void) {
+    return fiber_process_of(sim.current);
+}
+
+int fiber_process_of(int id) {
+    return id < 0 || id >= sim.count ? 0 : sim.fibers[id].process;
+}
+
+bool fiber_is_dead(int id) {
+    return id >= 0 && id < sim.count && sim.fibers[id].killed;
+}
+
+void fiber_on_death(void (*died)(int process)) {
+    sim.died = died;
+}
+
+void fiber_doom(int process, const char *label, uint64_t points) {
+    sim.doom.process = process;
+    sim.doom.label = label;
+    sim.doom.points = points;
+}
+
+void fiber_kill(int process) {
+    if (sim.trace)
+        sim_trace_line("process %d dies", process);
+    sim.doom.points = 0;
+    for (int i = 0; i < sim.count; i++) {
+        struct fiber *fiber = &sim.fibers[i];
+        if (fiber->process != process || fiber->state == ENDED)
+            continue;
+        fiber->state = ENDED;
+        fiber->killed = true;
+        fiber_wake(fiber);
+    }
+    if (sim.died)
+        sim.died(process);
+    if (sim.current != FIBER_NONE && sim.fibers[sim.current].killed)
+        leave_for_ever();
+}
+
+static bool is_doomed(const char *what) {
+    if (!sim.doom.points || sim.fibers[sim.current].process != sim.doom.process)
+        return false;
+    return (!sim.doom.label || !strcmp(sim.doom.label, what)) && !--sim.doom.points;
 }
 
 /* ---- the interface ------------------------------------------------------------------------------------- */
@@ -250,6 +309,8 @@ void fiber_begin(uint64_t seed, unsigned switch_per_1024, bool trace) {
     sim.switch_per_1024 = switch_per_1024;
     sim.trace = trace;
     sim.describe = NULL;
+    sim.died = NULL;
+    sim.doom.points = 0;
     random_seed(&sim.random, seed);
 }
 
@@ -260,12 +321,17 @@ void fiber_loop(void) {
 }
 
 int fiber_start(const char *name, int node, void (*run)(void *), void *argument) {
+    return fiber_start_in(fiber_process(), name, node, run, argument);
+}
+
+int fiber_start_in(int process, const char *name, int node, void (*run)(void *), void *argument) {
     if (sim.count == FIBERS_MAX)
         sim_fail("more than %d fibers in one run", FIBERS_MAX);
     int id = sim.count++;
     struct fiber *fiber = &sim.fibers[id];
     snprintf(fiber->name, sizeof(fiber->name), "%s", name);
     fiber->node = node;
+    fiber->process = process;
     fiber->run = run;
     fiber->argument = argument;
     /* Some fibers are slow in this seed: that finds races which even odds do not. */
@@ -314,6 +380,8 @@ void fiber_point(const char *what) {
     if (sim.current == FIBER_NONE)
         return;
     sim.fibers[sim.current].what = what;
+    if (is_doomed(what))
+        fiber_kill(sim.fibers[sim.current].process);
     if (random_chance(&sim.random, sim.switch_per_1024))
         go_on();
 }

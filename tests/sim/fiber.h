@@ -29,13 +29,32 @@ struct random *fiber_random(void);
 uint64_t fiber_digest(void);
 uint64_t fiber_switches(void);
 
-/* A new fiber, ready to run. The name is copied. Returns its id. */
+/* A new fiber of the same process, ready to run. The name is copied. Returns its id. */
 int fiber_start(const char *name, int node, void (*run)(void *), void *argument);
 void fiber_join(int id);
 /* FIBER_NONE outside fiber_loop(). */
 int fiber_self(void);
 const char *fiber_name(int id);
 int fiber_node(int id);
+
+/*
+ * Processes: groups of fibers that die together. Number 0 is the run itself, in which everything begins.
+ */
+enum { FIBER_PROCESSES = 64 };
+int fiber_process(void);
+int fiber_process_of(int id);
+/* A fiber of another process. */
+int fiber_start_in(int process, const char *name, int node, void (*run)(void *), void *argument);
+/* All of its fibers stop where they are, for ever; the caller too, after `died` was called. */
+void fiber_kill(int process);
+bool fiber_is_dead(int id);
+/* Called when a process has died, on whatever fiber; must not switch. */
+void fiber_on_death(void (*died)(int process));
+/*
+ * The process dies at its `points`th point from now on, counting only those called `label` unless that is NULL. 0: it
+ * does not.
+ */
+void fiber_doom(int process, const char *label, uint64_t points);
 
 /* May switch. Does nothing outside fiber_loop(). */
 void fiber_point(const char *what);

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Adoption: words that outlive their process, and taking over what a process has left behind.
+ *
+ * Owns: the layout of kept words, and the walk that proves them. Everything here happens while a cache is opened,
+ * on the opener's thread, before anybody else knows the cache. Never reads a page's bytes.
+ */
+#ifndef MNW_ENGINE_ADOPT_H
+#define MNW_ENGINE_ADOPT_H
+
+#include "minnow/minnow.h"
+
+#include <stdint.h>
+
+struct mnw_cache;
+
+/*
+ * Memory for the words of a cache whose geometry and backing are known: its own, kept for the next process, or, from
+ * `options->kept`, that of the last one. -ESTALE: that is of something else.
+ */
+int mnw__words_open(struct mnw_cache *cache, const struct mnw_cache_options *options);
+void mnw__words_close(struct mnw_cache *cache);
+uint64_t mnw__words_bytes(const struct mnw_cache *cache);
+
+/* Proves the words against the backing, page by page; takes away what memory is not proven; gives extents to the
+ * policy. */
+int mnw__adopt(struct mnw_cache *cache);
+
+#endif
