@@ -275,50 +275,11 @@ MNW_PUBLIC size_t mnw_view_length(const struct mnw_view *view);
 
 /*
  * Unmaps the view. A thread that waits in it, or touches it later, gets SIGSEGV, as with munmap(2).
+ * A view of another process stays mapped there, and its faults wait from then on: for whoever attaches it next, or
+ * until the consumer's own duplicate of the userfaultfd is closed.
  * System calls: munmap, ioctl(UFFDIO_WAKE), epoll_ctl, close.
  */
 MNW_PUBLIC int mnw_view_close(struct mnw_view *view);
-
-/* ---- ranges of a cache --------------------------------------------------------------------------------- */
-
-/*
- * Brings a range in and keeps it resident until unpinned; waits for its reads. Pins are counted, and held
- * by whole extents. All or nothing: -EIO when a page could not be read, -ENOSPC when pins would leave the
- * pool less than one extent per fault thread; -EOVERFLOW: 65535 pins of one extent. Waits for an invalidate of
- * the range that is under way.
- */
-MNW_PUBLIC int mnw_pin(struct mnw_cache *cache, uint64_t offset, uint64_t length);
-/* Undoes one mnw_pin() of the same range. -EINVAL, and nothing changes, when part of it is not pinned. */
-MNW_PUBLIC int mnw_unpin(struct mnw_cache *cache, uint64_t offset, uint64_t length);
-
-/*
- * Starts to bring a range in; returns at once. `cookie` comes back in the MNW_EVENT_PREFETCH event.
- * Returns an id > 0 for mnw_prefetch_cancel(). -EAGAIN when 64 prefetches already run or have their event
- * unread.
- */
-MNW_PUBLIC int64_t mnw_prefetch(struct mnw_cache *cache, uint64_t offset, uint64_t length, uint64_t cookie);
-/* Stops a prefetch; its event comes with -ECANCELED. -ENOENT when it has ended. */
-MNW_PUBLIC int mnw_prefetch_cancel(struct mnw_pool *pool, int64_t id);
-
-/*
- * Forgets a range: a touch that begins after the return reads the store anew, and failed pages are healed.
- * Copies that writable views made stay theirs. -EBUSY, with nothing forgotten, when part of it is pinned;
- * -EBUSY also when the store has not answered a read of the range within its deadline (the message names
- * the offset; what came before it in the range is forgotten).
- * System calls: fallocate(PUNCH_HOLE), madvise, ioctl.
- */
-MNW_PUBLIC int mnw_invalidate(struct mnw_cache *cache, uint64_t offset, uint64_t length);
-
-enum {
-    MNW_RESIDENT = 1 << 0, /* the bytes are in memory */
-    MNW_FILLING = 1 << 1,  /* being read */
-    MNW_FAILED = 1 << 2,   /* SIGBUS until invalidated */
-    MNW_PINNED = 1 << 3,
- * A view of another process stays mapped there, and its faults wait from then on: for whoever attaches it next, or
- * until the consumer's own duplicate of the userfaultfd is closed.
-};
-/* One byte of the flags above per page, a snapshot that may be stale at once. `count` bytes, from `offset`. */
-MNW_PUBLIC int mnw_residency(struct mnw_cache *cache, uint64_t offset, uint8_t *pages, size_t count);
 
 /* ---- views of other processes -------------------------------------------------------------------------- */
 
@@ -368,6 +329,45 @@ struct mnw_view_range {
  * there are; 0: the consumer has unmapped it all. A consumer moves and tears its mapping by mremap(2) and munmap(2).
  */
 MNW_PUBLIC int mnw_view_ranges(struct mnw_view *view, struct mnw_view_range *ranges, size_t count);
+
+/* ---- ranges of a cache --------------------------------------------------------------------------------- */
+
+/*
+ * Brings a range in and keeps it resident until unpinned; waits for its reads. Pins are counted, and held
+ * by whole extents. All or nothing: -EIO when a page could not be read, -ENOSPC when pins would leave the
+ * pool less than one extent per fault thread; -EOVERFLOW: 65535 pins of one extent. Waits for an invalidate of
+ * the range that is under way.
+ */
+MNW_PUBLIC int mnw_pin(struct mnw_cache *cache, uint64_t offset, uint64_t length);
+/* Undoes one mnw_pin() of the same range. -EINVAL, and nothing changes, when part of it is not pinned. */
+MNW_PUBLIC int mnw_unpin(struct mnw_cache *cache, uint64_t offset, uint64_t length);
+
+/*
+ * Starts to bring a range in; returns at once. `cookie` comes back in the MNW_EVENT_PREFETCH event.
+ * Returns an id > 0 for mnw_prefetch_cancel(). -EAGAIN when 64 prefetches already run or have their event
+ * unread.
+ */
+MNW_PUBLIC int64_t mnw_prefetch(struct mnw_cache *cache, uint64_t offset, uint64_t length, uint64_t cookie);
+/* Stops a prefetch; its event comes with -ECANCELED. -ENOENT when it has ended. */
+MNW_PUBLIC int mnw_prefetch_cancel(struct mnw_pool *pool, int64_t id);
+
+/*
+ * Forgets a range: a touch that begins after the return reads the store anew, and failed pages are healed.
+ * Copies that writable views made stay theirs. -EBUSY, with nothing forgotten, when part of it is pinned;
+ * -EBUSY also when the store has not answered a read of the range within its deadline (the message names
+ * the offset; what came before it in the range is forgotten).
+ * System calls: fallocate(PUNCH_HOLE), madvise, ioctl.
+ */
+MNW_PUBLIC int mnw_invalidate(struct mnw_cache *cache, uint64_t offset, uint64_t length);
+
+enum {
+    MNW_RESIDENT = 1 << 0, /* the bytes are in memory */
+    MNW_FILLING = 1 << 1,  /* being read */
+    MNW_FAILED = 1 << 2,   /* SIGBUS until invalidated */
+    MNW_PINNED = 1 << 3,
+};
+/* One byte of the flags above per page, a snapshot that may be stale at once. `count` bytes, from `offset`. */
+MNW_PUBLIC int mnw_residency(struct mnw_cache *cache, uint64_t offset, uint8_t *pages, size_t count);
 
 /* ---- working sets --------------------------------------------------------------------------------------- */
 

@@ -83,8 +83,8 @@ struct fake_waiter {
 };
 
 struct fake_uffd {
-    bool initialised;
     int id, references; /* descriptors that are this userfaultfd */
+    bool initialised;
     uint64_t features;
     struct fake_waiter waiters[FAKE_WAITERS];
     struct mnw__uffd_event events[FAKE_EVENTS]; /* not faults */
@@ -125,6 +125,8 @@ unsigned fake_pollers_open(void);
 
 /* ---- userfaultfd --------------------------------------------------------------------------------------- */
 
+/* NULL for -1. */
+struct fake_uffd *fake_uffd_of_id(int id);
 /* Blocks the calling fiber in a fault until it is woken, or signalled. */
 void fake_uffd_wait(struct fake_uffd *uffd, uintptr_t address, unsigned flags, uint64_t began);
 void fake_uffd_wake_range(struct fake_uffd *uffd, uintptr_t start, size_t length);
@@ -143,6 +145,4 @@ void fake_fds_end(void);
 void fake_threads_begin(void);
 void fake_threads_end(void);
 
-/* NULL for -1. */
-struct fake_uffd *fake_uffd_of_id(int id);
 #endif
