@@ -495,6 +495,108 @@ MNW_PUBLIC int mnw_pool_latency(struct mnw_pool *pool, unsigned node, struct mnw
 /* All of the above as one JSON object; the caller frees it with free(3). NULL: out of memory. */
 MNW_PUBLIC char *mnw_pool_stats_json(struct mnw_pool *pool);
 
+/* ---- images of a daemon -------------------------------------------------------------------------------- */
+
+/*
+ * The other side of `minnow serve`: a daemon keeps images, which are stores with their caches, by name; a client maps
+ * them. Faults are served by the daemon, memory is shared by all its clients, and writes stay private.
+ *
+ * A client has one thread, which never touches a view. When the daemon goes away it connects again, for ever, and
+ * attaches every view anew; meanwhile faults wait. A view whose image has another backing than before is lost: pages
+ * of it that were not mapped yet raise SIGBUS.
+ */
+struct mnw_client;
+struct mnw_client_view;
+
+struct mnw_client_options {
+    size_t size;               /* sizeof(struct mnw_client_options) */
+    const char *name;          /* of this program, for people; NULL: its short name */
+    uint32_t timeout_ms;       /* how long a call waits for an answer; 0: 30000 */
+    uint32_t lost_after_ms;    /* without a daemon for so long, views are given up as lost; 0: never */
+    uint32_t user_faults_only; /* as in struct mnw_pool_options */
+};
+
+/*
+ * Connects to the daemon at a socket's path; NULL: $MINNOW_SOCKET, or else /run/minnow/socket. Options may be NULL.
+ * Errors: -ENOENT, -ECONNREFUSED (no daemon there), -EACCES, -EPERM (refused), -ETIMEDOUT.
+ * System calls: socket, connect, clone, epoll_create, eventfd.
+ */
+MNW_PUBLIC int mnw_client_connect(struct mnw_client **client, const char *path,
+                                  const struct mnw_client_options *options);
+/* Ends the session: pins are dropped. -EBUSY while a view is mapped. */
+MNW_PUBLIC int mnw_client_close(struct mnw_client *client);
+
+/* What is known of an image. New fields join at the end. */
+struct mnw_image {
+    const char *name;
+    const char *pool;
+    uint64_t size_bytes; /* 0, like the rest, until somebody opened it */
+    uint64_t resident_bytes;
+    uint32_t page_bytes; /* the unit of ranges, addresses and faults */
+    uint32_t extent_bytes;
+    enum mnw_backing backing;
+    uint32_t views; /* of all clients */
+    int is_open;
+};
+/* Calls `each` for every image; what it is given lives for the call only. Returns how many there are. */
+MNW_PUBLIC int mnw_client_images(struct mnw_client *client,
+                                 void (*each)(void *context, const struct mnw_image *image), void *context);
+
+enum { /* for mnw_client_map(), besides MNW_VIEW_WRITE */
+       MNW_CLIENT_RECORD = 1 << 8,       /* note which pages are touched first, and keep that with the image */
+       MNW_CLIENT_REPLAY = 1 << 9,       /* fetch ahead what was noted before */
+       MNW_CLIENT_FOLLOW_FORK = 1 << 10, /* children of this process have the view too; takes CAP_SYS_PTRACE */
+};
+
+struct mnw_client_map_options {
+    size_t size;           /* sizeof(struct mnw_client_map_options) */
+    uint64_t offset_bytes; /* a multiple of the image's page */
+    uint64_t length_bytes; /* 0: to the end of the image; rounded up to a page */
+    uint64_t address;      /* 0: anywhere; else exactly there, in place of what is mapped there (MAP_FIXED) */
+    unsigned flags;
+};
+
+/*
+ * Maps an image, or a range of it, into this process. Options may be NULL: all of it, read-only. What is said of
+ * mnw_view_open() holds: bytes past the end are zero, a page that cannot be had is SIGBUS, and without
+ * MNW_CLIENT_FOLLOW_FORK a child made by fork(2) does not have the view.
+ * Errors: -ENOENT (no such image), -EPERM, -EACCES, -EDQUOT (a limit of this peer), -ENOSPC, -EINVAL, -ENOMEM,
+ * -ETIMEDOUT. System calls: mmap, mprotect, madvise, userfaultfd, ioctl(UFFDIO_API).
+ */
+MNW_PUBLIC int mnw_client_map(struct mnw_client_view **view, struct mnw_client *client, const char *image,
+                              const struct mnw_client_map_options *options);
+MNW_PUBLIC void *mnw_client_data(const struct mnw_client_view *view);
+MNW_PUBLIC size_t mnw_client_length(const struct mnw_client_view *view);
+/* 0, or the negative errno for which the daemon serves this view no more. */
+MNW_PUBLIC int mnw_client_lost(const struct mnw_client_view *view);
+/*
+ * Forgets what is in a range of a view, the consumer's own writes too: it reads as zeros from now on, in this view
+ * only, and takes no memory until it is written. -EOPNOTSUPP on hugetlb.
+ */
+MNW_PUBLIC int mnw_client_zero(struct mnw_client_view *view, uint64_t offset, uint64_t length);
+/* Unmaps the view and frees it, also when the daemon is gone. Threads that wait in it get SIGSEGV. */
+MNW_PUBLIC int mnw_client_unmap(struct mnw_client_view *view);
+
+/* Brings a range of an image in, and waits until that is done. -EIO when a page of it could not be read. */
+MNW_PUBLIC int mnw_client_prefetch(struct mnw_client *client, const char *image, uint64_t offset, uint64_t length);
+/* As mnw_pin(): until it is unpinned, or the session ends. Counts against a limit of this peer. */
+MNW_PUBLIC int mnw_client_pin(struct mnw_client *client, const char *image, uint64_t offset, uint64_t length);
+MNW_PUBLIC int mnw_client_unpin(struct mnw_client *client, const char *image, uint64_t offset, uint64_t length);
+/* As mnw_invalidate(), for all clients: -EPERM unless the daemon's configuration lets this user. */
+MNW_PUBLIC int mnw_client_invalidate(struct mnw_client *client, const char *image, uint64_t offset, uint64_t length);
+/* As mnw_residency(). */
+MNW_PUBLIC int mnw_client_residency(struct mnw_client *client, const char *image, uint64_t offset, uint8_t *pages,
+                                    size_t count);
+
+enum mnw_stats_format {
+    MNW_STATS_JSON = 0,
+    MNW_STATS_PROMETHEUS = 1, /* its text format */
+};
+/* What the daemon tells of itself, as text that the caller frees with free(3). NULL: see mnw_error(). */
+MNW_PUBLIC char *mnw_client_stats(struct mnw_client *client, enum mnw_stats_format format);
+/* As mnw_pool_set_budget(), of a pool of the daemon. -EPERM unless its configuration lets this user. */
+MNW_PUBLIC int mnw_client_set_budget(struct mnw_client *client, const char *pool, uint64_t budget_bytes);
+
 /* ---- the machine --------------------------------------------------------------------------------------- */
 
 /* One thing that minnow needs, or could use, and whether this machine offers it. */

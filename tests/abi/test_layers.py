@@ -8,6 +8,7 @@ import unittest
 
 ROOT = pathlib.Path(sys.argv.pop(1))
 LINES_MAX = 600
+HEADER_LINES_MAX = 900  # the one installed header: everything public is in it
 
 # What a layer may include besides itself. The public header is open to all.
 MAY_INCLUDE = {
@@ -89,7 +90,8 @@ class Layers(unittest.TestCase):
         scripts = [path for path in (ROOT / "tools").iterdir() if path.is_file()]
         for path in [*sources("include", "src", "tools", "tests", "bench", "docs"), *scripts]:
             lines = path.read_text(encoding="utf-8").count("\n")
-            self.assertLessEqual(lines, LINES_MAX, path)
+            most = HEADER_LINES_MAX if path.name == "minnow.h" else LINES_MAX
+            self.assertLessEqual(lines, most, path)
 
 
 if __name__ == "__main__":

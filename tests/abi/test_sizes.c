@@ -91,6 +91,19 @@ static const struct fact facts[] = {
     PLACE(mnw_stats, events_dropped, 208),
     SIZE(mnw_node_latency, 4 * (24 + 8 * 256)),
     PLACE(mnw_node_latency, total, 3 * (24 + 8 * 256)),
+    SIZE(mnw_client_options, 32),
+    PLACE(mnw_client_options, name, 8),
+    PLACE(mnw_client_options, timeout_ms, 16),
+    PLACE(mnw_client_options, lost_after_ms, 20),
+    PLACE(mnw_client_options, user_faults_only, 24),
+    SIZE(mnw_client_map_options, 40),
+    PLACE(mnw_client_map_options, offset_bytes, 8),
+    PLACE(mnw_client_map_options, address, 24),
+    PLACE(mnw_client_map_options, flags, 32),
+    SIZE(mnw_image, 56),
+    PLACE(mnw_image, size_bytes, 16),
+    PLACE(mnw_image, page_bytes, 32),
+    PLACE(mnw_image, is_open, 48),
     SIZE(mnw_finding, 32),
     PLACE(mnw_finding, found, 16),
 };
@@ -116,6 +129,8 @@ static void constants_stay(void **state) {
     assert_int_equal(MNW_RESIDENT | MNW_FILLING | MNW_FAILED | MNW_PINNED, 15);
     assert_int_equal(MNW_EVENT_PAGE_FAILED, 2);
     assert_int_equal(MNW_STATS_VERSION, 1);
+    assert_int_equal(MNW_CLIENT_RECORD | MNW_CLIENT_REPLAY | MNW_CLIENT_FOLLOW_FORK, 0x700);
+    assert_int_equal(MNW_STATS_PROMETHEUS, 1);
 }
 
 static void version_matches_header(void **state) {
