@@ -7,7 +7,7 @@
  * Views have addresses that nothing may dereference: consumers read through fake_read(). Aliases are real
  * memory, inaccessible where the file has a hole, so that a manager that touches a hole is caught.
  *
- * Modelled: one process. Not modelled: fork, mremap, swap, memory that is shared and writable.
+ * Modelled: several processes, that may die. Not modelled: fork, mremap, swap, views that are shared and writable.
  */
 #ifndef MNW_SIM_FAKE_H
 #define MNW_SIM_FAKE_H
@@ -75,6 +75,18 @@ extern void (*fake_on_map)(const void *alias, uint64_t page);
 /* The same before a barred page is mapped again: the view is not registered there for a moment. */
 extern void (*fake_on_unbar)(const void *alias, uint64_t page);
 extern void (*fake_on_punch)(const void *alias, uint64_t page);
+
+/*
+ * Processes (see fiber.h): descriptors, mappings, threads and memory are of the process that made them. When one dies,
+ * call this from fiber_on_death(): its descriptors are closed, its mappings go, its waiting threads are forgotten.
+ */
+void fake_process_died(int process);
+/* What is made from now on is of this process; -1: of the fiber's own. */
+void fake_act_as(int process);
+/* Another descriptor of the same thing, for a process. */
+int fake_fd_duplicate(int fd, int process);
+/* Closes any descriptor; with its last one a file, a memory or a userfaultfd goes. */
+void fake_fd_close(int fd);
 
 /* Entry and exit of a fake system call: may switch, may be slow. */
 void fake_call(const char *name);

@@ -9,7 +9,7 @@
 #include "fiber.h"
 #include "sys/uffd.h"
 
-enum { FAKE_FILES = 16, FAKE_VIEWS = 48, FAKE_FDS = 96, FAKE_FD_BASE = 100, FAKE_WAITERS = 64, FAKE_EVENTS = 16 };
+enum { FAKE_FILES = 16, FAKE_VIEWS = 48, FAKE_FDS = 192, FAKE_FD_BASE = 100, FAKE_WAITERS = 64, FAKE_EVENTS = 16 };
 
 /* ---- files --------------------------------------------------------------------------------------------- */
 
@@ -51,6 +51,7 @@ struct fake_entry {
 
 struct fake_view {
     bool exists;
+    int process;
     bool writable;
     struct fake_file *file;
     uint64_t first; /* page of the file */
@@ -111,10 +112,6 @@ struct fake_fd {
 int fake_fd_new(enum fake_fd_type type);
 struct fake_fd *fake_fd_get(int fd, enum fake_fd_type type); /* NULL: not one */
 void fake_fd_free(int fd);
-/* Closes any descriptor; with its last one a file, a memory or a userfaultfd goes. */
-void fake_fd_close(int fd);
-/* Another descriptor of the same, for a process. */
-int fake_fd_duplicate(int fd, int process);
 void fake_memory_free(struct fake_memory *memory);
 /* No descriptor of it is left. */
 void fake_file_free(struct fake_file *file);
@@ -133,6 +130,15 @@ void fake_uffd_wake_range(struct fake_uffd *uffd, uintptr_t start, size_t length
 /* An event other than a fault; blocks until it is read. */
 void fake_uffd_post(struct fake_uffd *uffd, const struct mnw__uffd_event *event);
 bool fake_uffd_is_readable(const struct fake_uffd *uffd);
+
+/* ---- processes ----------------------------------------------------------------------------------------- */
+
+int fake_process(void);
+/* What a death takes with it, part by part. */
+void fake_uffds_forget_dead(void);
+void fake_fds_died(int process);
+void fake_views_died(int process);
+void fake_threads_died(int process);
 
 /* ---- begin and end of a run, one pair per file ----------------------------------------------------------- */
 

@@ -18,10 +18,33 @@
 struct fake_config fake_config;
 
 static struct {
-    uint64_t reserved; /* bytes of metadata */
-    unsigned ios;
+    uint64_t reserved[FIBER_PROCESSES]; /* bytes of metadata */
+    unsigned ios[FIBER_PROCESSES];
     bool calm;
+    bool cleaning; /* after a death: nothing switches */
+    int acting;    /* as which process; -1: as the fiber's own */
 } machine;
+
+/* ---- processes ----------------------------------------------------------------------------------------- */
+
+int fake_process(void) {
+    return machine.acting >= 0 ? machine.acting : fiber_process();
+}
+
+void fake_act_as(int process) {
+    machine.acting = process;
+}
+
+void fake_process_died(int process) {
+    machine.cleaning = true;
+    fake_uffds_forget_dead();
+    fake_fds_died(process);
+    fake_views_died(process);
+    fake_threads_died(process);
+    machine.reserved[process] = 0;
+    machine.ios[process] = 0;
+    machine.cleaning = false;
+}
 
 /* ---- trouble and switching ----------------------------------------------------------------------------- */
 
@@ -34,7 +57,7 @@ void fake_calm(void) {
 }
 
 void fake_call(const char *name) {
-    if (fiber_self() == FIBER_NONE)
+    if (fiber_self() == FIBER_NONE || machine.cleaning)
         return;
     if (fake_strikes(FAKE_SLOW))
         fiber_sleep(random_below(fiber_random(), 3000000), name);
@@ -55,14 +78,14 @@ void mnw__point(const char *name) {
 void *mnw__memory_reserve(size_t length) {
     if (fake_strikes(FAKE_OPEN))
         return NULL;
-    machine.reserved += length;
+    machine.reserved[fake_process()] += length;
     return calloc(1, length ? length : 1);
 }
 
 void mnw__memory_release(void *memory, size_t length) {
     if (!memory)
         return;
-    machine.reserved -= length;
+    machine.reserved[fake_process()] -= length;
     free(memory);
 }
 
@@ -170,12 +193,12 @@ int mnw__io_open(struct mnw__io **io, enum mnw_io_mode mode, unsigned depth, int
     if (!*io)
         return -ENOMEM;
     (*io)->depth = depth;
-    machine.ios++;
+    machine.ios[fake_process()]++;
     return 0;
 }
 
 void mnw__io_close(struct mnw__io *io) {
-    machine.ios--;
+    machine.ios[fake_process()]--;
     free(io);
 }
 
@@ -214,6 +237,7 @@ int mnw__store_open_file(struct mnw_store **store, const char *path, int direct)
 
 void fake_begin(void) {
     memset(&machine, 0, sizeof(machine));
+    machine.acting = -1;
     fake_config = (struct fake_config){
         .nodes = 1, .has_poison = true, .hugepages = 1 << 20, .exhausted_ns = 5000000, .fault_ns_max = 600000000000};
     fake_files_begin();
@@ -227,8 +251,10 @@ void fake_end(void) {
     fake_views_end();
     fake_fds_end();
     fake_files_end();
-    if (machine.reserved)
-        sim_fail("%llu bytes of metadata were never released", (unsigned long long)machine.reserved);
-    if (machine.ios)
-        sim_fail("%u readers were never closed", machine.ios);
+    for (int process = 0; process < FIBER_PROCESSES; process++) {
+        if (machine.reserved[process])
+            sim_fail("%llu bytes of metadata were never released", (unsigned long long)machine.reserved[process]);
+        if (machine.ios[process])
+            sim_fail("%u readers were never closed", machine.ios[process]);
+    }
 }

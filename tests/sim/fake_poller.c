@@ -13,6 +13,7 @@
 enum { WATCHED_MAX = FAKE_FDS };
 
 struct mnw__poller {
+    int process;
     struct {
         int fd;
         void *tag;
@@ -25,13 +26,13 @@ struct mnw__poller {
 static struct {
     struct fake_fd fds[FAKE_FDS];
     uint64_t changes; /* a channel */
-    unsigned pollers;
+    unsigned pollers[FIBER_PROCESSES];
 } table;
 
 int fake_fd_new(enum fake_fd_type type) {
     for (int i = 0; i < FAKE_FDS; i++)
         if (table.fds[i].type == FD_FREE) {
-            table.fds[i] = (struct fake_fd){.type = type, .process = fiber_process()};
+            table.fds[i] = (struct fake_fd){.type = type, .process = fake_process()};
             return FAKE_FD_BASE + i; /* the lowest, as the kernel does: numbers come back soon */
         }
     sim_fail("more than %d descriptors", FAKE_FDS);
@@ -85,6 +86,13 @@ int fake_fd_duplicate(int fd, int process) {
     return copy;
 }
 
+void fake_fds_died(int process) {
+    for (int i = 0; i < FAKE_FDS; i++)
+        if (table.fds[i].type != FD_FREE && table.fds[i].process == process)
+            fake_fd_close(FAKE_FD_BASE + i);
+    table.pollers[process] = 0;
+}
+
 bool fake_fd_is_readable(int fd) {
     const struct fake_fd *entry = &table.fds[fd - FAKE_FD_BASE];
     return (entry->type == FD_UFFD && fake_uffd_is_readable(entry->uffd)) || (entry->type == FD_EVENT && entry->count);
@@ -104,13 +112,14 @@ int mnw__poller_open(struct mnw__poller **poller) {
     *poller = calloc(1, sizeof(**poller));
     if (!*poller)
         return -ENOMEM;
-    table.pollers++;
+    (*poller)->process = fake_process();
+    table.pollers[fake_process()]++;
     return 0;
 }
 
 void mnw__poller_close(struct mnw__poller *poller) {
     fake_call("poller_close");
-    table.pollers--;
+    table.pollers[poller->process]--;
     free(poller);
 }
 
@@ -217,6 +226,7 @@ void fake_fds_end(void) {
     for (int i = 0; i < FAKE_FDS; i++)
         if (table.fds[i].type != FD_FREE)
             sim_fail("descriptor %d (type %d) was never closed", FAKE_FD_BASE + i, table.fds[i].type);
-    if (table.pollers)
-        sim_fail("%u pollers were never closed", table.pollers);
+    for (int process = 0; process < FIBER_PROCESSES; process++)
+        if (table.pollers[process])
+            sim_fail("%u pollers were never closed", table.pollers[process]);
 }

@@ -22,21 +22,21 @@ struct condition {
     uint64_t wakes;
 };
 
-static int threads;
+static int threads[FIBER_PROCESSES];
 
 int mnw__thread_start(struct mnw__thread *thread, const char *name, int node, void (*run)(void *), void *argument) {
     fake_call("clone");
     if (fake_strikes(FAKE_OPEN))
         return mnw__fail(-EAGAIN, "no thread to be had for %s", name);
     thread->storage[0] = (uint64_t)fiber_start(name, node < 0 ? 0 : node, run, argument);
-    threads++;
+    threads[fake_process()]++;
     fake_call("clone done");
     return 0;
 }
 
 void mnw__thread_join(struct mnw__thread *thread) {
     fiber_join((int)thread->storage[0]);
-    threads--;
+    threads[fiber_process_of((int)thread->storage[0])]--;
 }
 
 /* ---- mutexes ------------------------------------------------------------------------------------------- */
@@ -130,10 +130,15 @@ void mnw__sleep_ns(uint64_t ns) {
 }
 
 void fake_threads_begin(void) {
-    threads = 0;
+    memset(threads, 0, sizeof(threads));
+}
+
+void fake_threads_died(int process) {
+    threads[process] = 0;
 }
 
 void fake_threads_end(void) {
-    if (threads)
-        sim_fail("%d threads were never joined", threads);
+    for (int process = 0; process < FIBER_PROCESSES; process++)
+        if (threads[process])
+            sim_fail("%d threads were never joined", threads[process]);
 }

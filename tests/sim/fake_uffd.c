@@ -269,6 +269,13 @@ int mnw__uffd_waiting(int fd, uint64_t *pending, uint64_t *total) {
     return 0;
 }
 
+void fake_uffds_forget_dead(void) {
+    for (int id = 0; id < FAKE_FDS; id++)
+        for (int i = 0; existing[id] && i < FAKE_WAITERS; i++)
+            if (fiber_is_dead(existing[id]->waiters[i].fiber))
+                existing[id]->waiters[i].used = false;
+}
+
 /* ---- events -------------------------------------------------------------------------------------------- */
 
 bool fake_uffd_is_readable(const struct fake_uffd *uffd) {

@@ -127,6 +127,7 @@ int mnw__view_map(struct mnw__backing *backing, uint64_t offset, size_t length, 
         return mnw__fail(-ENOMEM, "no address space for a view of %zu bytes", length);
     struct fake_view *view = free_view();
     *view = (struct fake_view){.exists = true, .writable = writable, .file = file, .length = length};
+    view->process = fake_process();
     view->page_bytes = file->page_bytes;
     view->first = offset / file->page_bytes;
     view->pages = length / file->page_bytes;
@@ -190,6 +191,18 @@ int mnw__view_unmap(uintptr_t address, size_t length) {
     free(gone.entries);
     fake_call("view_unmap done");
     return 0;
+}
+
+void fake_views_died(int process) {
+    for (int i = 0; i < FAKE_VIEWS; i++) {
+        struct fake_view *view = &views.views[i];
+        if (!view->exists || view->process != process)
+            continue;
+        view->exists = false;
+        for (size_t page = 0; page < view->pages; page++)
+            free(view->entries[page].copy);
+        free(view->entries);
+    }
 }
 
 int mnw__view_zap(uintptr_t address, size_t length) {
