@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 
@@ -30,7 +31,12 @@ class Daemon:
             time.sleep(0.02)
 
     def answers(self):
-        return os.path.exists(self.socket) and self._stat().returncode == 0
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+            try:
+                probe.connect(self.socket)
+            except OSError:
+                return False
+        return True
 
     def _stat(self):
         return subprocess.run([self.minnow, "stat", "--socket", self.socket, "--json"], stdin=subprocess.DEVNULL,

@@ -198,7 +198,7 @@ class Machine:
 
     def view_kib(self):
         """(what the guest's memory holds that is this guest's alone, all of it that was touched), in KiB."""
-        found = None
+        found, inside = None, False
         with open(f"/proc/{self.process.pid}/smaps", encoding="ascii", errors="replace") as smaps:
             for line in smaps:
                 word, *rest = line.split()
@@ -208,6 +208,8 @@ class Machine:
                     found = {} if inside else found
                 elif inside and rest and rest[0].isdigit():
                     found[word[:-1]] = int(rest[0])
+        if found is None:
+            raise AssertionError(f"process {self.process.pid} has no mapping of {MEMORY_MIB} MiB")
         private = found["Anonymous"] + found["Private_Hugetlb"]
         return private, found["Rss"] + found["Private_Hugetlb"] + found["Shared_Hugetlb"]
 

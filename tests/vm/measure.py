@@ -121,8 +121,8 @@ class Rig(bed.GuestTest):
             after = daemon.image()
             private, touched = guest.view_kib()
             rows.append({"answer_s": seconds, "private_mib": private / 1024, "touched_mib": touched / 1024,
-                         "store_reads": after["stats"]["fills"] - before["stats"]["fills"],
-                         "store_mib": (after["stats"]["fill_bytes"] - before["stats"]["fill_bytes"]) / 2**20,
+                         "store_reads": after["fills"] - before["fills"],
+                         "store_mib": (after["fill_bytes"] - before["fill_bytes"]) / 2**20,
                          "cache_mib": after["resident_bytes"] >> 20})
         return rows
 

@@ -7,7 +7,7 @@ import tempfile
 import unittest
 
 import bed
-from machine import Qmp
+from machine import Hang, Machine, Qmp
 
 
 def tool(name, *arguments):
@@ -84,3 +84,17 @@ class Tools(unittest.TestCase):
         said = tool("minnow-restore", self.folder, "--", "qemu")
         self.assertEqual(said.returncode, 1)
         self.assertIn("no saved guest", said.stdout)
+
+
+class Harness(unittest.TestCase):
+    def test_a_guest_that_hangs_is_ended_and_its_console_shown(self):
+        with tempfile.TemporaryDirectory(prefix="minnow-vm-") as folder:
+            hung = Machine(folder, "hung", [bed.QEMU, "-machine", "pc,accel=tcg", "-m", "64M", "-nodefaults", "-display",
+                                            "none"], timeout=1)
+            try:
+                hung.console.text += b"the last words\n"
+                with self.assertRaisesRegex(Hang, "the last words(?s:.*)QEMU runs"):
+                    hung.ask("ping x", "@pong x")
+            finally:
+                hung.end()
+            self.assertIsNotNone(hung.process.returncode)
