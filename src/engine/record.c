@@ -66,8 +66,10 @@ void mnw__record_stop(struct mnw_view *view) {
  * it. A block device has no such time.
  */
 uint64_t mnw__record_identity(const struct mnw_store *store) {
-    (void)store;
-    return 0;
+    const struct mnw__store_identity *identity = &store->identity;
+    if (identity->special || (!identity->modified_s && !identity->modified_ns))
+        return 0;
+    return (uint64_t)identity->modified_s * 1000000000 + (uint64_t)identity->modified_ns;
 }
 
 int mnw__record_encode(struct mnw_view *view, void **bytes, size_t *size) {
