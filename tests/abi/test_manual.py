@@ -61,7 +61,7 @@ class Manual(unittest.TestCase):
             self.assertIn(page.stem, calls(), page)
 
     def test_other_pages(self):
-        for name in ("minnow.1", "minnow-verify.1", "minnow-doctor.1", "minnow.7"):
+        for name in ("minnow.1", "minnow-verify.1", "minnow-doctor.1", "minnow-stat.1", "minnow-top.1", "minnow.7"):
             self.assertTrue((MAN / name).exists(), name)
 
     def test_all_are_installed(self):
@@ -82,12 +82,13 @@ class Manual(unittest.TestCase):
         done = subprocess.run(["mandoc", "-Tlint", "-Wwarning", *whole], capture_output=True, text=True, check=False)
         self.assertEqual((done.returncode, done.stdout), (0, ""))
 
-    def test_verify_options_are_documented(self):
-        options = re.findall(r'^\s*\{"([a-z-]+)", 0, POPT', read(ROOT / "tools/minnow/verify.c"), re.M)
-        self.assertGreater(len(options), 10)
-        text = read(MAN / "minnow-verify.1")
-        for option in options:
-            self.assertIn(f"-{option}", text.replace("\\-", "-"), option)
+    def test_options_are_documented(self):
+        for command, least in (("verify", 10), ("stat", 4), ("top", 3)):
+            options = re.findall(r"^\s*\{\"([a-z-]+)\", (?:0|'.'), POPT", read(ROOT / f"tools/minnow/{command}.c"), re.M)
+            self.assertGreater(len(options), least, command)
+            text = read(MAN / f"minnow-{command}.1")
+            for option in options:
+                self.assertIn(f"-{option}", text.replace("\\-", "-"), option)
 
     def test_readme_shows_the_tested_example(self):
         example = read(ROOT / "docs/examples/read.c")

@@ -11,10 +11,14 @@
 
 static const char usage[] = "Usage: minnow verify FILE [options]\n"
                             "       minnow doctor [--json]\n"
+                            "       minnow stat [--socket PATH] [--json | --prometheus]\n"
+                            "       minnow top [--socket PATH]\n"
                             "       minnow --version | --help\n"
                             "\n"
                             "  verify   read a file by pointer through a cache and compare every byte\n"
                             "  doctor   say what this machine offers, and what would change it\n"
+                            "  stat     print what a daemon does: pools, latencies, images, views\n"
+                            "  top      show it live\n"
                             "\n"
                             "`minnow verify --help` lists the options. See also minnow(1).\n";
 
@@ -34,7 +38,12 @@ int main(int argc, char **argv) {
     static const struct {
         const char *name;
         int (*run)(int argc, const char **argv);
-    } commands[] = {{"verify", command_verify}, {"doctor", command_doctor}};
+    } commands[] = {
+        {"verify", command_verify},
+        {"doctor", command_doctor},
+        {"stat", command_stat},
+        {"top", command_top},
+    };
 
     if (argc < 2) {
         fputs(usage, stderr);
@@ -48,5 +57,5 @@ int main(int argc, char **argv) {
     for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
         if (!strcmp(name, commands[i].name))
             return run(commands[i].run, argc - 1, argv + 1);
-    return usage_error("unknown command '%s'; there are verify and doctor (minnow --help)", name);
+    return usage_error("unknown command '%s'; there are verify, doctor, stat and top (minnow --help)", name);
 }
