@@ -77,7 +77,7 @@ class Tools(unittest.TestCase):
         lines = said.stdout.splitlines()
         self.assertEqual(len(lines), 2)
         for number, line in enumerate(lines, 1):
-            for part in ("minnow run", "--socket /run/x", f"qemu -n{number}", f"mem-path={self.folder}/ram,share=off"):
+            for part in (f"minnow run --map {self.folder}/ram={os.path.basename(self.folder)}", "--socket /run/x", f"qemu -n{number}", f"mem-path={self.folder}/ram,share=off"):
                 self.assertIn(part, line)
 
     def test_restore_of_nothing_says_so(self):
