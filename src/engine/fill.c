@@ -155,25 +155,59 @@ static bool allocate_run(struct mnw_cache *cache, uint64_t page, uint32_t count,
     }
 }
 
-/* Gives claimed pages back as if they had never been claimed; whoever joined meanwhile faults again. */
-void mnw__fill_unclaim(struct mnw_cache *cache, uint64_t page, uint32_t count) {
-    mnw__fill_free_memory(cache, page, count);
-    for (uint64_t end = page + count; page < end; page++)
-        if (mnw__page_unclaim(&cache->pages, page) & MNW__PAGE_JOINED)
-            mnw__views_wake(cache, page, 1);
-}
-
 /*
  * Before the words leave FILLING: afterwards the pages may be claimed anew, and punching would take the new
  * owner's memory. Where memory comes by extents, it stays for the extent's other pages.
  */
-void mnw__fill_free_memory(struct mnw_cache *cache, uint64_t page, uint32_t count) {
+static bool free_memory(struct mnw_cache *cache, uint64_t page, uint32_t count) {
     if (cache->pool->whole_extents)
-        return;
+        return true;
     uint64_t length = count * (uint64_t)cache->backing.page_bytes;
-    /* What could not be punched is still there, and stays charged. */
-    if (mnw__backing_punch(&cache->backing, mnw__cache_page_offset(cache, page), length) == 0)
-        mnw__cache_uncharge(cache, length);
+    if (mnw__backing_punch(&cache->backing, mnw__cache_page_offset(cache, page), length))
+        return false;
+    mnw__cache_uncharge(cache, length);
+    return true;
+}
+
+bool mnw__fill_unclaim(struct mnw__fill *fill, uint64_t page, uint32_t count) {
+    struct mnw_cache *cache = fill->cache;
+    if (!free_memory(cache, page, count))
+        return false;
+    for (uint64_t end = page + count; page < end; page++)
+        if (mnw__page_state(mnw__page_load(&cache->pages, page)) == MNW__PAGE_FILLING &&
+            (mnw__page_unclaim(&cache->pages, page) & MNW__PAGE_JOINED))
+            mnw__views_wake(cache, page, 1);
+    return true;
+}
+
+void mnw__fill_set_run(struct mnw__fill *fill, uint64_t page, uint32_t count) {
+    struct mnw_cache *cache = fill->cache;
+    uint64_t end = mnw__min(mnw__cache_page_offset(cache, page + count), cache->store->size_bytes);
+    fill->first_page = page;
+    fill->page_count = count;
+    fill->wanted_bytes = count ? end - mnw__cache_page_offset(cache, page) : 0;
+    fill->done_bytes = 0;
+}
+
+void mnw__fill_shrink_run(struct mnw__fill *fill, uint64_t page, uint32_t count) {
+    struct mnw__pages *pages = &fill->cache->pages;
+    uint64_t extent = mnw__extent_of(pages, fill->first_page);
+    uint64_t last = mnw__extent_of(pages, fill->first_page + fill->page_count - 1);
+    for (; extent <= last; extent++)
+        if (!count || extent < mnw__extent_of(pages, page) || extent > mnw__extent_of(pages, page + count - 1))
+            mnw__extent_release(pages, extent);
+    mnw__fill_set_run(fill, page, count);
+}
+
+bool mnw__fill_take_back(struct mnw__fill *fill) {
+    struct mnw__fault_thread *thread = fill->thread;
+    if (!mnw__fill_unclaim(fill, fill->first_page, fill->page_count)) {
+        atomic_store(&fill->state, MNW__FILL_OWING);
+        thread->timer_ns = mnw__min(thread->timer_ns, mnw__clock_ns() + MNW__SCARCE_TICK_NS);
+        return false;
+    }
+    mnw__fill_shrink_run(fill, fill->first_page, 0);
+    return true;
 }
 
 /* ---- reading ---- */
@@ -188,6 +222,8 @@ void mnw__fill_read(struct mnw__fill *fill) {
         .buffer = (char *)cache->backing.alias + offset,
         .length = fill->wanted_bytes - fill->done_bytes,
     };
+    if (fill->one_by_one)
+        read.length = mnw__min(read.length, cache->backing.page_bytes - fill->done_bytes);
     atomic_store_explicit(&fill->state, MNW__FILL_READING, memory_order_release);
     int error = cache->store->ops->read(cache->store, thread->io, &read, mnw__fill_answer, thread);
     if (error == -EAGAIN) /* too many reads in flight: not a failure, ask again soon */
@@ -196,54 +232,69 @@ void mnw__fill_read(struct mnw__fill *fill) {
         mnw__fill_answer(thread, read.token, error);
 }
 
-static void set_up(struct mnw__fill *fill, struct mnw_cache *cache, struct mnw_view *view, struct mnw__job *job,
-                   uint64_t page, uint32_t count) {
-    uint64_t start = mnw__cache_page_offset(cache, page);
-    uint64_t end = mnw__min(mnw__cache_page_offset(cache, page + count), cache->store->size_bytes);
+/* The run is claimed: from here on the cache knows of the fill. */
+static void set_up(struct mnw__fill *fill, struct mnw_cache *cache, uint64_t page, uint32_t count) {
     struct mnw__fault_thread *thread = fill->thread;
     fill->cache = cache;
-    fill->view = view;
-    fill->job = job;
-    fill->first_page = page;
-    fill->page_count = count;
-    fill->attempts = 0;
-    fill->wanted_bytes = end - start;
-    fill->done_bytes = 0;
+    fill->view = NULL;
+    fill->job = NULL;
+    mnw__fill_set_run(fill, page, count);
+    fill->attempts = fill->pages_failed = 0;
+    fill->one_by_one = false;
     fill->began_ns = mnw__clock_ns();
     fill->deadline_ns = fill->began_ns + cache->deadline_ns;
     fill->retry_delay_ns = cache->retry_delay_ns;
     fill->result = 0;
     thread->timer_ns = mnw__min(thread->timer_ns, fill->deadline_ns);
     atomic_fetch_add_explicit(&cache->fills_active, 1, memory_order_relaxed);
-    if (job)
-        atomic_fetch_add_explicit(&job->running, 1, memory_order_relaxed);
+}
+
+/* There is no memory for it. */
+static void call_off(struct mnw__fill *fill) {
+    struct mnw_cache *cache = fill->cache;
+    if (!mnw__fill_take_back(fill))
+        return;
+    mnw__fill_give_slot(fill);
+    atomic_fetch_sub_explicit(&cache->fills_active, 1, memory_order_release);
+}
+
+/* A fill with its run claimed, and memory for it; NULL, and why not. */
+static struct mnw__fill *prepare(struct mnw__fault_thread *thread, struct mnw_cache *cache, uint64_t page,
+                                 uint32_t count, bool demand, bool may_evict, enum mnw__begin *result) {
+    struct mnw__fill *fill = take_slot(thread);
+    *result = MNW__BEGIN_STARVED;
+    if (!fill)
+        return NULL;
+    count = (uint32_t)mnw__min(mnw__min(count, cache->fill_pages_max), cache->pages.page_count - page);
+    *result = cache->pool->whole_extents ? claim_in_extent(cache, page, &count, demand, may_evict)
+                                         : claim_run(cache, page, &count, demand, may_evict);
+    if (*result != MNW__BEGIN_STARTED) {
+        mnw__fill_give_slot(fill);
+        return NULL;
+    }
+    set_up(fill, cache, page, count);
+    if (allocate_run(cache, page, count, may_evict))
+        return fill;
+    call_off(fill);
+    *result = MNW__BEGIN_STARVED;
+    return NULL;
 }
 
 enum mnw__begin mnw__fill_begin(struct mnw__fault_thread *thread, struct mnw_cache *cache, struct mnw_view *view,
                                 struct mnw__job *job, uint64_t page, uint32_t count, uint32_t *begun) {
-    bool demand = view != NULL, may_evict = view || job;
-    *begun = 0;
-    struct mnw__fill *fill = take_slot(thread);
-    if (!fill)
-        return MNW__BEGIN_STARVED;
-
-    count = (uint32_t)mnw__min(mnw__min(count, cache->fill_pages_max), cache->pages.page_count - page);
-    enum mnw__begin result = cache->pool->whole_extents ? claim_in_extent(cache, page, &count, demand, may_evict)
-                                                        : claim_run(cache, page, &count, demand, may_evict);
-    if (result == MNW__BEGIN_STARTED && !allocate_run(cache, page, count, may_evict)) {
-        mnw__fill_unclaim(cache, page, count);
-        mnw__fill_each_extent(cache, page, count, mnw__extent_release);
-        result = MNW__BEGIN_STARVED;
+    enum mnw__begin result;
+    struct mnw__fill *fill = prepare(thread, cache, page, count, view != NULL, view || job, &result);
+    *begun = fill ? fill->page_count : 0;
+    if (fill) {
+        fill->view = view;
+        fill->job = job;
+        if (job)
+            atomic_fetch_add_explicit(&job->running, 1, memory_order_relaxed);
+        mnw__fill_read(fill);
+        return result;
     }
     uint64_t spared_until_ns = atomic_load(&thread->pool->spared_until_ns);
     if (result == MNW__BEGIN_STARVED && spared_until_ns)
         thread->timer_ns = mnw__min(thread->timer_ns, spared_until_ns);
-    if (result != MNW__BEGIN_STARTED) {
-        mnw__fill_give_slot(fill);
-        return result;
-    }
-    *begun = count;
-    set_up(fill, cache, view, job, page, count);
-    mnw__fill_read(fill);
     return result;
 }

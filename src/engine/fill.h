@@ -9,11 +9,13 @@
  *     FREE --begin--> READING --answer--> ANSWERED --> finish / read on --> READING
  *                        |                    |--error--> PAUSED --retry--> READING
  *                        |--deadline--> ABANDONED --answer--> LATE --> FREE
+ *     given up, but its memory cannot be punched just now: OWING --punched--> FREE
  *
  * An answer of all the bytes is finished on the thread that brings it; everything else (short answers,
  * errors, late ones) is left to the fault thread, so that no store ever recurses.
  * An ABANDONED fill keeps its memory and its place in its extents until the store answers: the store still owns the
- * buffer.
+ * buffer. An OWING one keeps them until the memory is given back, so that nothing is charged twice.
+ * The run of a job that goes on failing is read one page at a time, so that a bad page does not take others along.
  */
 #ifndef MNW_ENGINE_FILL_H
 #define MNW_ENGINE_FILL_H
@@ -36,6 +38,7 @@ enum mnw__fill_state {
     MNW__FILL_PAUSED,
     MNW__FILL_ABANDONED,
     MNW__FILL_LATE,
+    MNW__FILL_OWING,
 };
 
 struct mnw__fill {
@@ -48,6 +51,8 @@ struct mnw__fill {
     uint64_t first_page;   /* with a view, this is the page it waits for */
     uint32_t page_count;
     uint32_t attempts;
+    uint32_t pages_failed; /* of the run so far */
+    bool one_by_one;       /* one page is asked for at a time */
     uint64_t wanted_bytes, done_bytes;
     uint64_t began_ns, deadline_ns, retry_ns, retry_delay_ns;
     int64_t result; /* of the last answer */

@@ -18,9 +18,10 @@
 /* An abandoned fill's pages may be joined at any time; this often they are looked at. */
 #define ABANDONED_TICK_NS 100000000ull
 
-static void end_slot(struct mnw__fill *fill, uint64_t pages_failed) {
+static void end_slot(struct mnw__fill *fill) {
     struct mnw_cache *cache = fill->cache;
     struct mnw__job *job = fill->job;
+    uint64_t pages_failed = fill->pages_failed;
     mnw__fill_give_slot(fill);
     mnw__pool_progress(cache->pool);
     if (job)
@@ -121,16 +122,8 @@ static void finish(struct mnw__fill *fill) {
     finish_pages(fill, fill->page_count);
     mnw__count(&cache->counters, MNW__FILLS, 1);
     mnw__count(&cache->counters, MNW__FILL_BYTES, fill->wanted_bytes);
-    mnw__fill_each_extent(cache, fill->first_page, fill->page_count, mnw__extent_release);
-    end_slot(fill, 0);
-}
-
-/* Releases the extents in which a run has nothing left once its first pages are done. */
-static void release_first(struct mnw__fill *fill, uint32_t count) {
-    struct mnw_cache *cache = fill->cache;
-    uint64_t stay = mnw__extent_of(&cache->pages, fill->first_page + count);
-    for (uint64_t extent = mnw__extent_of(&cache->pages, fill->first_page); extent < stay; extent++)
-        mnw__extent_release(&cache->pages, extent);
+    mnw__fill_shrink_run(fill, fill->first_page, 0);
+    end_slot(fill);
 }
 
 /*
@@ -138,16 +131,12 @@ static void release_first(struct mnw__fill *fill, uint32_t count) {
  * is a run that nobody began by a fault of its own.
  */
 static void finish_first(struct mnw__fill *fill, uint32_t count) {
-    struct mnw_cache *cache = fill->cache;
-    uint64_t bytes = count * (uint64_t)cache->backing.page_bytes;
+    uint64_t bytes = count * (uint64_t)fill->cache->backing.page_bytes, done_bytes = fill->done_bytes - bytes;
     finish_pages(fill, count);
-    mnw__count(&cache->counters, MNW__FILL_BYTES, bytes);
-    release_first(fill, count);
+    mnw__count(&fill->cache->counters, MNW__FILL_BYTES, bytes);
+    mnw__fill_shrink_run(fill, fill->first_page + count, fill->page_count - count);
+    fill->done_bytes = done_bytes;
     fill->view = NULL;
-    fill->first_page += count;
-    fill->page_count -= count;
-    fill->wanted_bytes -= bytes;
-    fill->done_bytes -= bytes;
 }
 
 /* The fault thread may end the fill as soon as the bit is set; the cache's count keeps both until the kick is done. */
@@ -205,45 +194,55 @@ static void fail_page(struct mnw_cache *cache, uint64_t page, int error) {
     tell_failure(cache, page, error);
 }
 
+static void give_up(struct mnw__fill *fill) {
+    if (mnw__fill_take_back(fill))
+        end_slot(fill);
+}
+
+/* What is left of the run has failed. Only a page that a fault waits for is FAILED by that. */
+static void fail(struct mnw__fill *fill, int error) {
+    mnw__count(&fill->cache->counters, MNW__FILLS_FAILED, 1);
+    fill->pages_failed += fill->page_count;
+    if (fill->view)
+        fail_page(fill->cache, fill->first_page, error);
+    give_up(fill);
+}
+
 /*
  * A run failed, which may be the fault of a page nobody asked for: only the first page goes on alone. The
  * others are ABSENT again; whoever joined them asks for them by itself.
  */
-static void shrink_to_first(struct mnw__fill *fill) {
-    struct mnw_cache *cache = fill->cache;
-    uint64_t page = fill->first_page + 1;
-    uint32_t count = fill->page_count - 1;
-    mnw__fill_unclaim(cache, page, count);
-    uint64_t extent = mnw__extent_of(&cache->pages, fill->first_page);
-    uint64_t last = mnw__extent_of(&cache->pages, page + count - 1);
-    while (++extent <= last)
-        mnw__extent_release(&cache->pages, extent);
-    uint64_t start = mnw__cache_page_offset(cache, fill->first_page);
-    fill->page_count = 1;
-    fill->wanted_bytes = mnw__min(cache->backing.page_bytes, cache->store->size_bytes - start);
-    fill->done_bytes = 0;
+static bool shrink_to_first(struct mnw__fill *fill) {
+    if (fill->page_count == 1 || !mnw__fill_unclaim(fill, fill->first_page + 1, fill->page_count - 1))
+        return false;
+    mnw__fill_shrink_run(fill, fill->first_page, 1);
+    return true;
 }
 
-static void fail(struct mnw__fill *fill, int error) {
+/* The first page of a run that is read one by one has all its retries, and its deadline, to itself. */
+static void begin_page(struct mnw__fill *fill, uint64_t now_ns) {
     struct mnw_cache *cache = fill->cache;
-    uint64_t failed = 0;
-    mnw__count(&cache->counters, MNW__FILLS_FAILED, 1);
-    if (fill->view) {
-        if (fill->page_count > 1)
-            shrink_to_first(fill);
-        mnw__fill_free_memory(cache, fill->first_page, 1);
-        fail_page(cache, fill->first_page, error);
-        failed = 1;
-    } else {
-        mnw__fill_unclaim(cache, fill->first_page, fill->page_count);
-        /* Of a run, one page may be bad and the others good: the job asks for each. */
-        if (fill->job && fill->page_count > 1)
-            mnw__job_go_back(fill->job, fill->first_page, fill->first_page + fill->page_count);
-        else
-            failed = fill->page_count;
+    if (atomic_load(&fill->job->cancelled)) {
+        give_up(fill);
+        return;
     }
-    mnw__fill_each_extent(cache, fill->first_page, fill->page_count, mnw__extent_release);
-    end_slot(fill, failed);
+    fill->attempts = 0;
+    fill->retry_delay_ns = cache->retry_delay_ns;
+    fill->deadline_ns = now_ns + cache->deadline_ns;
+    fill->thread->timer_ns = mnw__min(fill->thread->timer_ns, fill->deadline_ns);
+    mnw__fill_read(fill);
+}
+
+/* One page of a job's run is bad for good; on to the next, if there is one. */
+static void fail_first(struct mnw__fill *fill, int error, uint64_t now_ns) {
+    if (fill->page_count == 1 || !mnw__fill_unclaim(fill, fill->first_page, 1)) {
+        fail(fill, error);
+        return;
+    }
+    mnw__count(&fill->cache->counters, MNW__FILLS_FAILED, 1);
+    fill->pages_failed++;
+    mnw__fill_shrink_run(fill, fill->first_page + 1, fill->page_count - 1);
+    begin_page(fill, now_ns);
 }
 
 void mnw__fill_pause(struct mnw__fill *fill, uint64_t retry_ns) {
@@ -254,14 +253,18 @@ void mnw__fill_pause(struct mnw__fill *fill, uint64_t retry_ns) {
 
 static void retry_or_fail(struct mnw__fill *fill, int error, uint64_t now_ns) {
     struct mnw_cache *cache = fill->cache;
-    if (fill->view && fill->page_count > 1) {
-        shrink_to_first(fill);
+    if (fill->view && shrink_to_first(fill)) {
         mnw__fill_read(fill);
     } else if (fill->attempts < cache->read_retries) {
         fill->attempts++;
         mnw__fill_pause(fill, now_ns + fill->retry_delay_ns);
         fill->retry_delay_ns *= 2;
         mnw__count(&cache->counters, MNW__READ_RETRIES, 1);
+    } else if (fill->one_by_one) {
+        fail_first(fill, error, now_ns);
+    } else if (fill->job && fill->page_count > 1) {
+        fill->one_by_one = true;
+        begin_page(fill, now_ns);
     } else {
         fail(fill, error);
     }
@@ -279,6 +282,10 @@ static void take_part(struct mnw__fill *fill, uint64_t now_ns) {
             return;
         }
         finish_first(fill, whole);
+        if (fill->one_by_one) {
+            begin_page(fill, now_ns);
+            return;
+        }
     }
     mnw__fill_read(fill);
 }
@@ -292,17 +299,13 @@ static void go_on(struct mnw__fill *fill, uint64_t now_ns) {
 
 /* ---- deadlines ---- */
 
-static bool is_filling(const struct mnw_cache *cache, uint64_t page) {
-    return mnw__page_state(mnw__page_load(&cache->pages, page)) == MNW__PAGE_FILLING;
-}
-
 /* Past the deadline, waiting for these pages ends in SIGBUS. Pages nobody waits for stay FILLING. */
-static void fail_joined(struct mnw__fill *fill) {
+static void fail_joined(struct mnw__fill *fill, int error) {
     struct mnw_cache *cache = fill->cache;
     for (uint64_t page = fill->first_page; page < fill->first_page + fill->page_count; page++) {
         uint32_t word = mnw__page_load(&cache->pages, page);
         if (mnw__page_state(word) == MNW__PAGE_FILLING && (word & MNW__PAGE_JOINED))
-            fail_page(cache, page, -ETIMEDOUT);
+            fail_page(cache, page, error);
     }
 }
 
@@ -315,22 +318,11 @@ static void abandon(struct mnw__fill *fill) {
     mnw__count(&cache->counters, MNW__FILLS_FAILED, 1);
     if (fill->view)
         fail_page(cache, fill->first_page, -ETIMEDOUT);
-    fail_joined(fill);
+    fail_joined(fill, -ETIMEDOUT);
     if (fill->job) {
-        mnw__job_fill_ended(fill->job, fill->page_count);
+        mnw__job_fill_ended(fill->job, fill->pages_failed + fill->page_count);
         fill->job = NULL;
     }
-}
-
-/* The store has let go of the buffer at last. What it brought is not trusted. */
-static void end_late(struct mnw__fill *fill) {
-    struct mnw_cache *cache = fill->cache;
-    mnw__fill_free_memory(cache, fill->first_page, fill->page_count);
-    for (uint64_t page = fill->first_page; page < fill->first_page + fill->page_count; page++)
-        if (is_filling(cache, page) && (mnw__page_unclaim(&cache->pages, page) & MNW__PAGE_JOINED))
-            mnw__views_wake(cache, page, 1);
-    mnw__fill_each_extent(cache, fill->first_page, fill->page_count, mnw__extent_release);
-    end_slot(fill, 0);
 }
 
 /* ---- the fault thread's visits ---- */
@@ -339,8 +331,8 @@ static void attend(struct mnw__fill *fill) {
     uint32_t state = atomic_load_explicit(&fill->state, memory_order_acquire);
     if (state == MNW__FILL_ANSWERED)
         go_on(fill, mnw__clock_ns());
-    else if (state == MNW__FILL_LATE)
-        end_late(fill);
+    else if (state == MNW__FILL_LATE) /* the store has let go of the buffer at last; what it brought is not trusted */
+        give_up(fill);
 }
 
 void mnw__fill_attend(struct mnw__fault_thread *thread) {
@@ -363,8 +355,14 @@ static uint64_t check_timers(struct mnw__fill *fill, uint64_t now_ns) {
         return now_ns + ABANDONED_TICK_NS;
     }
     if (state == MNW__FILL_ABANDONED) {
-        fail_joined(fill);
+        fail_joined(fill, -ETIMEDOUT);
         return now_ns + ABANDONED_TICK_NS;
+    }
+    if (state == MNW__FILL_OWING) {
+        if (now_ns >= fill->deadline_ns)
+            fail_joined(fill, -ENOMEM);
+        give_up(fill);
+        return now_ns + MNW__SCARCE_TICK_NS;
     }
     if (state == MNW__FILL_PAUSED) {
         uint64_t deadline_ns = fill->deadline_ns;

@@ -3,6 +3,7 @@
 #ifndef MNW_ENGINE_FILL_PRIVATE_H
 #define MNW_ENGINE_FILL_PRIVATE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct mnw_cache;
@@ -17,9 +18,16 @@ void mnw__fill_give_slot(struct mnw__fill *fill);
 /* Calls `change` (leave, release, revisit) for every extent of a run. */
 void mnw__fill_each_extent(struct mnw_cache *cache, uint64_t page, uint32_t count,
                            void (*change)(struct mnw__pages *pages, uint64_t extent));
-/* Takes back memory and charge of pages that are FILLING and ours. */
-void mnw__fill_free_memory(struct mnw_cache *cache, uint64_t page, uint32_t count);
-/* FILLING -> ABSENT for a run, memory freed, joiners woken. */
-void mnw__fill_unclaim(struct mnw_cache *cache, uint64_t page, uint32_t count);
+/* The run is [page, page + count) from now on, and nothing of it is read yet. */
+void mnw__fill_set_run(struct mnw__fill *fill, uint64_t page, uint32_t count);
+/* The same for a part of the run (of no pages: none is left): extents that it has left are released. */
+void mnw__fill_shrink_run(struct mnw__fill *fill, uint64_t page, uint32_t count);
+/*
+ * Pages of the run as if they had never been claimed: memory and charge go back, those that are FILLING become
+ * ABSENT, whoever joined them faults again. False, and nothing has changed: the memory could not be punched.
+ */
+bool mnw__fill_unclaim(struct mnw__fill *fill, uint64_t page, uint32_t count);
+/* The whole run is unclaimed and its extents are released. False: the fill is OWING, which its thread's timer ends. */
+bool mnw__fill_take_back(struct mnw__fill *fill);
 
 #endif

@@ -40,7 +40,6 @@ static struct mnw__job *start(struct mnw_cache *cache, uint64_t page, uint64_t c
     job->runs = runs;
     job->run_count = run_count;
     job->is_begun = false;
-    job->single_end = 0;
     job->stalled_ns = 0;
     atomic_store(&job->running, 1);
     atomic_store(&job->pages_failed, 0);
@@ -86,18 +85,6 @@ static void part_ended(struct mnw__job *job) {
     mnw__mutex_unlock(&pool->lock);
     if (is_prefetch)
         mnw__notices_add(&pool->notices, &event);
-}
-
-void mnw__job_go_back(struct mnw__job *job, uint64_t page, uint64_t end) {
-    if (page < job->next_page)
-        job->next_page = page;
-    if (end > job->single_end)
-        job->single_end = end;
-    if (job->is_begun) {
-        job->is_begun = false;
-        atomic_fetch_add(&job->running, 1);
-        atomic_fetch_add(&job->thread->jobs_waiting, 1);
-    }
 }
 
 void mnw__job_fill_ended(struct mnw__job *job, uint64_t pages_failed) {
@@ -172,7 +159,7 @@ static enum mnw__job_more advance(struct mnw__fault_thread *thread, struct mnw__
         case MNW__PAGE_ABSENT:
             if (!mnw__fill_has_spare_slots(thread))
                 return stall(job);
-            uint64_t left = job->next_page < job->single_end ? 1 : end - job->next_page;
+            uint64_t left = end - job->next_page;
             enum mnw__begin result = mnw__fill_begin(thread, cache, NULL, job, job->next_page,
                                                      left < UINT32_MAX ? (uint32_t)left : UINT32_MAX, &begun);
             if (result != MNW__BEGIN_STARTED)

@@ -40,7 +40,6 @@ struct mnw__job {
     uint64_t run_count;
     uint64_t next_page;  /* the fault thread's */
     bool is_begun;       /* the fault thread's: every part of it has been begun */
-    uint64_t single_end; /* the fault thread's: up to here pages are read one by one */
     uint64_t stalled_ns; /* the fault thread's: since when nothing could be begun; 0: it could */
     _Atomic uint32_t running;
     _Atomic uint64_t pages_failed;
@@ -65,8 +64,6 @@ enum mnw__job_more {
 };
 /* On the fault thread, under its lock: begins what it can of the jobs given to it. */
 enum mnw__job_more mnw__job_advance(struct mnw__fault_thread *thread);
-/* A run [page, end) failed as one: its pages are read one by one. On the fault thread, while a fill of the job runs. */
-void mnw__job_go_back(struct mnw__job *job, uint64_t page, uint64_t end);
 /* One of its fills ended. Any thread. */
 void mnw__job_fill_ended(struct mnw__job *job, uint64_t pages_failed);
 /* An event of a prefetch was taken by the embedder: another one may start. */

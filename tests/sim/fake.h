@@ -32,6 +32,7 @@ enum fake_trouble {
     FAKE_SPURIOUS,     /* a condition's wait or a poller's wait returns for no reason */
     FAKE_COLLAPSE,     /* MADV_COLLAPSE is refused */
     FAKE_OPEN,         /* a call that makes something fails: map, create, register, open, start a thread */
+    FAKE_PUNCH,        /* punch: no memory to split a folio; nothing is punched */
     FAKE_TROUBLES,
 };
 

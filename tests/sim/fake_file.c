@@ -254,6 +254,9 @@ int mnw__backing_punch(struct mnw__backing *backing, uint64_t offset, size_t len
     struct fake_file *file = fake_file_of(backing->fd);
     uint64_t first, end;
     page_range(backing, offset, length, &first, &end);
+    if (fake_strikes(FAKE_PUNCH))
+        return mnw__fail(-ENOMEM, "no memory to punch pages %llu to %llu", (unsigned long long)first,
+                         (unsigned long long)end);
     for (uint64_t page = first; page < end; page++) {
         if (fake_on_punch)
             fake_on_punch(file->bytes, page);

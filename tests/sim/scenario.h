@@ -91,6 +91,7 @@ extern const struct scenario scenarios_resolve[]; /* CONTINUE, POISON, COPY, WP 
 extern const struct scenario scenarios_memory[];  /* punch, zap, collapse, bar */
 extern const struct scenario scenarios_cache[];   /* the public API: memory */
 extern const struct scenario scenarios_thrash[];  /* the public API: many readers, little memory */
+extern const struct scenario scenarios_jobs[];    /* the public API: ranges with bad pages */
 extern const struct scenario scenarios_store[];   /* the public API: the store */
 
 #endif

@@ -54,6 +54,7 @@ static void draw_kernel(void) {
     fake_config.chance[FAKE_SPURIOUS] = maybe(3, 200);
     fake_config.chance[FAKE_COLLAPSE] = maybe(3, 300);
     fake_config.chance[FAKE_OPEN] = maybe(6, 60);
+    fake_config.chance[FAKE_PUNCH] = maybe(4, 500);
 }
 
 static void draw_store(struct sim_store *store) {
@@ -361,7 +362,10 @@ static void check_punch(const void *alias, uint64_t page) {
         return;
     struct mnw__extent extent = mnw__extent_load(&cache->pages, mnw__extent_of(&cache->pages, page));
     enum mnw__page_state state = mnw__page_state(mnw__page_load(&cache->pages, page));
-    if (extent.state == MNW__EXTENT_EVICTING && !extent.visitors && !extent.fills)
+    if (fake_resident() > atomic_load(&cache->pool->charged))
+        sim_fail("%llu bytes are resident, and only %llu charged", (unsigned long long)fake_resident(),
+                 (unsigned long long)atomic_load(&cache->pool->charged));
+    if (extent.state == MNW__EXTENT_EVICTING && !extent.visitors && !extent.fills && !extent.user_pins)
         return;
     if (!extent.fills || state == MNW__PAGE_PRESENT || state == MNW__PAGE_ABSENT)
         sim_fail("page %llu is punched, its word is %u, its extent in state %u with %u visitors and %u fills",

@@ -271,11 +271,12 @@ static void change_store(void) {
     bool pinned_before = has_pin(cache, first, count);
     int error = mnw_invalidate(cache->handle, offset_of(cache, first), offset_of(cache, count));
     sim_trace("operator: invalidated: %d", error);
-    if (error && error != -EBUSY)
+    bool punches_fail = fake_config.chance[FAKE_PUNCH];
+    if (error && error != -EBUSY && !(error == -ENOMEM && punches_fail))
         sim_fail("invalidate: %d (%s)", error, mnw_error());
     bool unanswered = sim_store_has_overdue(store, first > cache->extent_pages ? first - cache->extent_pages : 0,
                                             count + 2 * cache->extent_pages);
-    if (error && !pinned_before && !has_pin(cache, first, count) && !unanswered && world.operators == 1)
+    if (error && !pinned_before && !has_pin(cache, first, count) && !unanswered && !punches_fail && world.operators == 1)
         sim_fail("invalidate: EBUSY (%s), though nothing is pinned and nothing unanswered", mnw_error());
     for (uint64_t i = 0; !error && i < count; i++) {
         struct store_page *page = &store->pages[first + i];
