@@ -11,12 +11,14 @@
 
 static const char usage[] = "Usage: minnow verify FILE [options]\n"
                             "       minnow doctor [--json]\n"
+                            "       minnow serve [options]\n"
                             "       minnow stat [--socket PATH] [--json | --prometheus]\n"
                             "       minnow top [--socket PATH]\n"
                             "       minnow --version | --help\n"
                             "\n"
                             "  verify   read a file by pointer through a cache and compare every byte\n"
                             "  doctor   say what this machine offers, and what would change it\n"
+                            "  serve    serve images to other processes, as a daemon\n"
                             "  stat     print what a daemon does: pools, latencies, images, views\n"
                             "  top      show it live\n"
                             "\n"
@@ -41,6 +43,7 @@ int main(int argc, char **argv) {
     } commands[] = {
         {"verify", command_verify},
         {"doctor", command_doctor},
+        {"serve", command_serve},
         {"stat", command_stat},
         {"top", command_top},
     };

@@ -1,0 +1,301 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The worker: what it serves and to whom.
+ *
+ * Everything here belongs to one thread, the loop: it alone reads sockets, changes these structs and answers. What may
+ * block (opening, attaching, pinning, ...) is done by lanes in a struct mnw__work, which carries what it needs and is
+ * applied by the loop when it comes back; until then what it names is counted as busy and stays. Faults are served by
+ * the library's own threads, which know nothing of all this.
+ */
+#ifndef MNW_DAEMON_DAEMON_H
+#define MNW_DAEMON_DAEMON_H
+
+#include "daemon/config.h"
+#include "daemon/holding.h"
+#include "daemon/lane.h"
+#include "daemon/state.h"
+#include "sys/packet.h"
+#include "wire/wire.h"
+
+#include <minnow/minnow.h>
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct mnw__daemon;
+
+/* What epoll reports: embedded in whatever has a descriptor. */
+struct mnw__source {
+    void (*ready)(struct mnw__daemon *daemon, struct mnw__source *source, uint32_t events);
+};
+
+struct mnw__daemon_pool {
+    struct mnw__source source; /* its events */
+    const struct mnw__config_pool *config;
+    struct mnw_pool *pool;
+};
+
+enum mnw__image_state { MNW__IMAGE_CLOSED = 0, MNW__IMAGE_OPENING, MNW__IMAGE_OPEN };
+
+struct mnw__daemon_image {
+    const struct mnw__config_image *config;
+    struct mnw__daemon_pool *pool;
+    enum mnw__image_state state;
+    struct mnw__work *waiting; /* OPENs to be answered when it is open */
+    int record;                /* index; -1: none. The image's number on the wire, less one */
+    struct mnw_store *store;
+    struct mnw_cache *cache;
+    uint64_t size_bytes;
+    uint32_t page_bytes, extent_bytes;
+    uint64_t device, inode;
+    unsigned views;
+};
+
+enum mnw__view_phase { MNW__VIEW_ATTACHING, MNW__VIEW_ATTACHED, MNW__VIEW_SAVING, MNW__VIEW_DETACHING };
+
+struct mnw__daemon_view {
+    struct mnw__daemon_view *next; /* of the session; of daemon->orphans */
+    struct mnw__session *session;  /* NULL: of a child that its parent's session has outlived */
+    struct mnw__daemon_image *image;
+    struct mnw_view *view; /* while ATTACHED or DETACHING */
+    enum mnw__view_phase phase;
+    bool is_child; /* made by fork(2) of the consumer: no record, and it stays until its process is gone */
+    bool is_recording;
+    int record;      /* index; -1: none */
+    uint64_t cookie; /* in the library's events */
+    uint32_t id, flags;
+    uint64_t address, length, offset;
+};
+
+struct mnw__daemon_pin {
+    struct mnw__daemon_pin *next;
+    struct mnw__daemon_image *image;
+    int record;
+    bool busy; /* being pinned */
+    uint64_t offset, length, cookie;
+};
+
+struct mnw__daemon_prefetch {
+    struct mnw__daemon_prefetch *next; /* of the daemon */
+    struct mnw__session *session;      /* NULL: gone */
+    struct mnw__daemon_image *image;
+    int64_t id;
+    uint64_t key;               /* in the library's events */
+    uint64_t cookie;            /* the peer's */
+    bool is_starting, is_ended; /* a lane starts it; it has ended meanwhile, like this: */
+    int result;
+    uint64_t pages_failed;
+};
+
+/* A packet that the peer has not made room for. */
+struct mnw__unsent {
+    struct mnw__unsent *next;
+    size_t bytes;
+    int fd; /* -1: none */
+    struct mnw__wire_packet packet;
+};
+
+enum { MNW__GROUPS_MAX = 64, MNW__UNSENT_MAX = 128 };
+
+struct mnw__session {
+    struct mnw__source source;
+    struct mnw__session *next; /* of the daemon; of daemon->dead */
+    struct mnw__daemon *daemon;
+    int fd; /* -1: over; kept until nothing is busy for it */
+    int record;
+    uint32_t events; /* that epoll waits for */
+    struct mnw__socket_peer peer;
+    gid_t groups[MNW__GROUPS_MAX];
+    unsigned group_count;
+    bool is_admin, is_greeted;
+    char name[MNW__WIRE_NAME_BYTES];
+    unsigned requests;     /* unanswered */
+    unsigned works;        /* in a lane, or waiting for an image */
+    uint64_t allowance;    /* requests it may make at once, in thousandths */
+    uint64_t allowance_ns; /* when that was counted */
+    bool is_paused;        /* it has none */
+    uint64_t deadline_ns;  /* the session ends then; 0: no */
+    struct mnw__unsent *unsent, **unsent_end;
+    unsigned unsent_count;
+    struct mnw__daemon_view *views;
+    struct mnw__daemon_pin *pins;
+    unsigned view_count, prefetch_count;
+    uint64_t view_bytes, pinned_bytes;
+};
+
+/* A request on its way through a lane. */
+struct mnw__work {
+    struct mnw__task task;
+    struct mnw__daemon *daemon;
+    void (*run)(struct mnw__work *work);  /* on a thread of a lane */
+    void (*done)(struct mnw__work *work); /* on the loop, which then frees it */
+    struct mnw__work *next_waiting;
+    struct mnw__session *session; /* NULL: nobody to answer */
+    enum mnw__wire_type type;
+    uint32_t request; /* 0: nothing to answer */
+    int result;
+    char message[MNW__WIRE_ERROR_BYTES];
+    struct mnw__daemon_image *image;
+    struct mnw__daemon_view *view;
+    struct mnw__daemon_pin *pin;
+    struct mnw__daemon_prefetch *prefetch;
+    struct mnw__daemon_pool *pool;
+    struct mnw__wire_range range;
+    uint64_t number; /* a budget; the bytes of an answer's descriptor */
+    int fd;          /* -1: none; the work's */
+};
+
+struct mnw__daemon_counts {
+    uint64_t messages, refused, dropped;
+};
+
+struct mnw__daemon {
+    const struct mnw__config *config;
+    struct mnw__holding holding;
+    struct mnw__state state;
+    int epoll, listener, signals;
+    bool owns_socket; /* we made the listening socket's file */
+    struct mnw__source listener_source, signals_source, finished_source;
+    struct mnw__finished finished;
+    struct mnw__lane quick,
+        slow; /* answers at once unless the consumer's kernel side is stuck; takes as long as reads */
+    struct mnw__daemon_pool pools[MNW__CONFIG_POOLS_MAX];
+    struct mnw__daemon_image images[MNW__CONFIG_IMAGES_MAX];
+    unsigned pool_count, image_count;
+    struct mnw__session *sessions, *dead;
+    unsigned session_count;
+    struct mnw__daemon_view *orphans;
+    struct mnw__daemon_prefetch *prefetches;
+    uint64_t last_key;
+    unsigned works;
+    enum { MNW__RUNNING = 0, MNW__STOPPING, MNW__HANDING_OVER } phase;
+    uint64_t started_ns, leave_ns;
+    struct mnw__daemon_counts counts;
+};
+
+/* "minnow: <text>" on stderr. */
+void mnw__daemon_log(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* ---- loop.c ---- */
+
+int mnw__daemon_watch(struct mnw__daemon *daemon, int fd, uint32_t events, struct mnw__source *source);
+int mnw__daemon_rewatch(struct mnw__daemon *daemon, int fd, uint32_t events, struct mnw__source *source);
+void mnw__daemon_unwatch(struct mnw__daemon *daemon, int fd);
+/* One round: waits at most `timeout_ms` (-1: for ever) and handles what came. */
+int mnw__daemon_turn(struct mnw__daemon *daemon, int timeout_ms);
+/* Until it was asked to leave. */
+int mnw__daemon_loop(struct mnw__daemon *daemon);
+int mnw__daemon_loop_open(struct mnw__daemon *daemon);
+void mnw__daemon_loop_close(struct mnw__daemon *daemon);
+
+/* ---- work.c ---- */
+
+/* NULL: out of memory, with a message. Counted for its session, which stays until it is done. */
+struct mnw__work *mnw__work_new(struct mnw__session *session, const struct mnw__wire_packet *request);
+struct mnw__work *mnw__work_new_for(struct mnw__daemon *daemon);
+void mnw__work_start(struct mnw__work *work, struct mnw__lane *lane, void (*run)(struct mnw__work *work),
+                     void (*done)(struct mnw__work *work));
+/* For `run`: keeps the result and, of a failure, the calling thread's message. */
+void mnw__work_end(struct mnw__work *work, int result);
+void mnw__work_free(struct mnw__work *work);
+/* For `done`: answers with nothing but the header, or with the failure. */
+void mnw__work_answer(struct mnw__work *work);
+void mnw__work_answer_with(struct mnw__work *work, struct mnw__wire_packet *packet, size_t body_bytes, int fd);
+/* Handles everything that lanes have done. */
+void mnw__work_collect(struct mnw__daemon *daemon);
+
+/* ---- session.c ---- */
+
+void mnw__session_accept(struct mnw__daemon *daemon, struct mnw__source *source, uint32_t events);
+/* A session for a connected socket, which it owns from now on; NULL: refused, closed. `record` -1: a new one. */
+struct mnw__session *mnw__session_add(struct mnw__daemon *daemon, int fd, int record);
+/* Ends it, with a last message to the peer when `status` is not 0. Its views are detached. */
+void mnw__session_drop(struct mnw__session *session, int status, const char *message);
+/* Frees those that are over and for whom nothing is busy. */
+void mnw__session_sweep(struct mnw__daemon *daemon);
+/* Sends a sealed packet, or keeps it until there is room. `fd` (-1: none) stays the caller's. */
+void mnw__session_put(struct mnw__session *session, const struct mnw__wire_packet *packet, size_t bytes, int fd);
+/* What epoll should wait for, now that something has changed. */
+void mnw__session_rewatch(struct mnw__session *session);
+/* Milliseconds until some session needs a look; -1: none. Looks at those that do. */
+int mnw__session_tick(struct mnw__daemon *daemon);
+/* Reads one packet and handles it; false: there is none. */
+bool mnw__session_read(struct mnw__session *session);
+
+/* ---- request.c ---- */
+
+/* Handles a packet as it came. Descriptors are taken over. */
+void mnw__request_handle(struct mnw__session *session, const struct mnw__wire_packet *packet,
+                         struct mnw__socket_received *received);
+void mnw__request_answer(struct mnw__session *session, struct mnw__wire_packet *packet, enum mnw__wire_type type,
+                         uint32_t request, size_t body_bytes, int fd);
+/* Refuses with the calling thread's message. */
+void mnw__request_refuse(struct mnw__session *session, const struct mnw__wire_packet *request, int status);
+/* The image of this number, open, and allowed to this peer; NULL with a message and `*error`. */
+struct mnw__daemon_image *mnw__request_image(struct mnw__session *session, uint32_t number, int *error);
+/* A range within the image, in whole pages? 0 or -EINVAL. */
+int mnw__request_check_range(const struct mnw__daemon_image *image, uint64_t offset, uint64_t length);
+int mnw__request_check_admin(const struct mnw__session *session, const char *what);
+
+/* ---- images.c ---- */
+
+void mnw__image_handle_open(struct mnw__session *session, const struct mnw__wire_packet *packet);
+void mnw__image_handle_list(struct mnw__session *session, const struct mnw__wire_packet *packet);
+/* Opens it now, taking over what is kept when `kept` is not NULL. Any thread, while it is OPENING. */
+int mnw__image_open(struct mnw__daemon_image *image, const struct mnw_kept *kept);
+/* Gives what must outlive us to the holder. Any thread, while it is OPENING. */
+int mnw__image_keep(struct mnw__daemon *daemon, struct mnw__daemon_image *image);
+void mnw__image_close(struct mnw__daemon *daemon, struct mnw__daemon_image *image);
+bool mnw__image_allows(const struct mnw__session *session, const struct mnw__daemon_image *image);
+
+/* ---- views.c ---- */
+
+void mnw__views_handle_attach(struct mnw__session *session, const struct mnw__wire_packet *packet, int uffd);
+void mnw__views_handle_detach(struct mnw__session *session, const struct mnw__wire_packet *packet);
+void mnw__views_handle_record(struct mnw__session *session, const struct mnw__wire_packet *packet);
+/* A view whose record is valid, as it was before the worker died. */
+int mnw__views_adopt(struct mnw__session *session, int record, struct mnw__daemon_image *image, int uffd);
+void mnw__views_drop_all(struct mnw__session *session);
+/* A view of some session was changed by its consumer. */
+void mnw__views_changed(struct mnw__daemon *daemon, const struct mnw_event *event);
+/* Tells the peer that a view is served no more. */
+void mnw__views_tell_detached(struct mnw__session *session, uint32_t id, int reason);
+/* Frees a record of a view, and the holder's descriptor. */
+void mnw__views_forget_record(struct mnw__daemon *daemon, int record);
+
+/* ---- ranges.c ---- */
+
+void mnw__ranges_handle(struct mnw__session *session, const struct mnw__wire_packet *packet);
+void mnw__ranges_handle_unpin(struct mnw__session *session, const struct mnw__wire_packet *packet);
+void mnw__ranges_handle_budget(struct mnw__session *session, const struct mnw__wire_packet *packet);
+void mnw__ranges_adopt_pin(struct mnw__session *session, int record, struct mnw__daemon_image *image);
+void mnw__ranges_drop_pins(struct mnw__session *session);
+
+/* ---- prefetches.c ---- */
+
+void mnw__prefetch_handle(struct mnw__session *session, const struct mnw__wire_packet *packet);
+void mnw__prefetch_handle_cancel(struct mnw__session *session, const struct mnw__wire_packet *packet);
+void mnw__prefetch_handle_replay(struct mnw__session *session, const struct mnw__wire_packet *packet);
+void mnw__prefetch_ended(struct mnw__daemon *daemon, const struct mnw_event *event);
+void mnw__prefetch_drop_all(struct mnw__session *session);
+
+/* ---- report.c ---- */
+
+void mnw__report_handle_stats(struct mnw__session *session, const struct mnw__wire_packet *packet);
+/* A memfd with these bytes, to be sent; -errno. */
+int mnw__report_memfd(const char *name, const void *bytes, size_t size);
+
+/* ---- takeover.c ---- */
+
+/* Makes the records anew, or takes over what a worker before left with the holder. */
+int mnw__takeover(struct mnw__daemon *daemon);
+void mnw__takeover_announce(struct mnw__daemon *daemon);
+
+/* ---- daemon.c ---- */
+
+/* Opens pools, lanes, loop. */
+int mnw__daemon_open(struct mnw__daemon *daemon, const struct mnw__config *config);
+/* Ends everything: peers are told, nothing stays with the holder. */
+void mnw__daemon_close(struct mnw__daemon *daemon);
+
+#endif

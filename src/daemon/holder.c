@@ -1,0 +1,344 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The holder: does for a worker what systemd would. Keeps its descriptors, starts it again when it dies.
+ *
+ * Owns: the descriptors, the socket for notifications, the worker's process. One thread, no engine: it does so little
+ * that it has nothing to die of. It listens to its own worker alone.
+ */
+#include "daemon/config.h"
+#include "daemon/daemon.h"
+#include "daemon/serve.h"
+
+#include "base/error.h"
+#include "sys/packet.h"
+#include "sys/thread.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define MS UINT64_C(1000000)
+
+enum {
+    FDS_MAX = 8192,
+    NAME_BYTES = 48,
+    FIRST_FD = 3,
+    QUICK_DEATHS = 10, /* in a row: from then on it waits before it tries again */
+    PAUSE_MS = 1000,
+    STOP_MS = 10000,
+};
+
+struct held {
+    char name[NAME_BYTES];
+    int fd;
+};
+
+struct holder {
+    char path[108]; /* of the socket for notifications */
+    char binary[4096];
+    char *const *argv;
+    int notify, signals;
+    unsigned count;
+    struct held *fds;
+    pid_t worker, check;   /* 0: none */
+    bool ready, was_ready; /* this worker; any */
+    bool stopping, worker_stops;
+    uint64_t started_ns, start_at_ns, kill_at_ns; /* 0: no */
+    unsigned quick_deaths;
+    int status;
+};
+
+/* ---- what is kept ---- */
+
+static void keep(struct holder *holder, const char *name, int fd) {
+    if (holder->count == FDS_MAX || strlen(name) >= NAME_BYTES || strchr(name, ':')) {
+        mnw__daemon_log("holder: cannot keep a descriptor as '%.60s'", name);
+        close(fd);
+        return;
+    }
+    struct held *held = &holder->fds[holder->count++];
+    snprintf(held->name, sizeof(held->name), "%s", name);
+    held->fd = fd;
+}
+
+static void forget(struct holder *holder, const char *name) {
+    for (unsigned i = 0; i < holder->count;) {
+        if (strcmp(holder->fds[i].name, name) != 0) {
+            i++;
+            continue;
+        }
+        close(holder->fds[i].fd);
+        holder->fds[i] = holder->fds[--holder->count];
+    }
+}
+
+/* ---- notifications ---- */
+
+/* The value of `key` among lines KEY=VALUE, copied; false: not there. */
+static bool find_value(const char *text, const char *key, char value[NAME_BYTES]) {
+    size_t length = strlen(key);
+    for (const char *line = text; line && *line; line = strchr(line, '\n'), line = line ? line + 1 : NULL) {
+        if (strncmp(line, key, length) != 0 || line[length] != '=')
+            continue;
+        snprintf(value, NAME_BYTES, "%.*s", (int)strcspn(line + length + 1, "\n"), line + length + 1);
+        return true;
+    }
+    return false;
+}
+
+static void take_notification(struct holder *holder, const char *text, struct mnw__socket_received *received) {
+    char name[NAME_BYTES], value[NAME_BYTES];
+    bool named = find_value(text, "FDNAME", name);
+    if (find_value(text, "FDSTORE", value) && named && received->fd_count == 1) {
+        keep(holder, name, received->fds[0]);
+        received->fd_count = 0;
+    }
+    if (find_value(text, "FDSTOREREMOVE", value) && named)
+        forget(holder, name);
+    if (find_value(text, "STOPPING", value))
+        holder->worker_stops = true;
+    if (find_value(text, "READY", value))
+        holder->ready = holder->was_ready = true;
+}
+
+/* Closing the descriptor that came with BARRIER=1 is the answer to it. */
+static void take_notifications(struct holder *holder) {
+    struct mnw__socket_received received;
+    char text[512];
+    while (!mnw__socket_receive(holder->notify, text, sizeof(text) - 1, &received)) {
+        text[received.bytes] = '\0';
+        if (received.sender.pid == holder->worker && !received.cut)
+            take_notification(holder, text, &received);
+        for (unsigned i = 0; i < received.fd_count; i++)
+            close(received.fds[i]);
+    }
+}
+
+/* ---- workers ---- */
+
+/* In the child. Descriptors go to 3, 4, ...: first all out of the way, then each to its place. */
+static void place_descriptors(const struct holder *holder) {
+    int above = FIRST_FD + (int)holder->count;
+    for (unsigned i = 0; i < holder->count; i++)
+        holder->fds[i].fd = fcntl(holder->fds[i].fd, F_DUPFD_CLOEXEC, above);
+    for (unsigned i = 0; i < holder->count; i++)
+        if (dup2(holder->fds[i].fd, FIRST_FD + (int)i) < 0) /* without close-on-exec */
+            _exit(MNW__SERVE_FAILED);
+}
+
+static void set_environment(const struct holder *holder) {
+    char number[24];
+    char *names = malloc((size_t)holder->count * NAME_BYTES + 1), *end = names;
+    if (!names)
+        _exit(MNW__SERVE_FAILED);
+    *end = '\0';
+    for (unsigned i = 0; i < holder->count; i++)
+        end += sprintf(end, "%s%s", i ? ":" : "", holder->fds[i].name);
+    setenv("NOTIFY_SOCKET", holder->path, 1);
+    setenv("LISTEN_FDNAMES", names, 1);
+    snprintf(number, sizeof(number), "%u", holder->count);
+    setenv("LISTEN_FDS", number, 1);
+    snprintf(number, sizeof(number), "%d", getpid());
+    setenv("LISTEN_PID", number, 1);
+}
+
+/* The binary that is on disk now; the one that runs, when there is none. */
+static void execute(const struct holder *holder, char *const *argv) {
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    execv(holder->binary, argv);
+    execv("/proc/self/exe", argv);
+    mnw__daemon_log("holder: starting %s: %s", holder->binary, strerror(errno));
+    _exit(MNW__SERVE_FAILED);
+}
+
+static void start_worker(struct holder *holder) {
+    holder->ready = holder->worker_stops = false;
+    holder->start_at_ns = 0;
+    holder->started_ns = mnw__clock_ns();
+    pid_t pid = fork();
+    if (!pid) {
+        place_descriptors(holder);
+        set_environment(holder);
+        execute(holder, holder->argv);
+    }
+    if (pid < 0) {
+        mnw__daemon_log("holder: starting a worker: %s; trying again in %d ms", strerror(errno), PAUSE_MS);
+        holder->start_at_ns = mnw__clock_ns() + PAUSE_MS * MS;
+        return;
+    }
+    holder->worker = pid;
+}
+
+/* A worker that was killed is no sign that the next one would die too; one that cannot even get ready is. */
+static void note_death(struct holder *holder, int status) {
+    bool killed = WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
+    bool handed_over = WIFEXITED(status) && WEXITSTATUS(status) == MNW__SERVE_FINE && holder->ready;
+    if (!handed_over)
+        mnw__daemon_log("holder: the worker ended (%s %d); its consumers wait for the next one",
+                        WIFSIGNALED(status) ? "signal" : "status",
+                        WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+    bool lived = holder->ready && mnw__clock_ns() - holder->started_ns > PAUSE_MS * MS;
+    holder->quick_deaths = killed || handed_over || lived ? 0 : holder->quick_deaths + 1;
+    holder->start_at_ns = mnw__clock_ns() + (holder->quick_deaths > QUICK_DEATHS ? PAUSE_MS * MS : 0);
+}
+
+static void worker_ended(struct holder *holder, int status) {
+    take_notifications(holder); /* what it sent last is still in the queue */
+    holder->worker = 0;
+    int code = WIFEXITED(status) ? WEXITSTATUS(status) : MNW__SERVE_FAILED;
+    if (holder->stopping || holder->worker_stops || (!holder->was_ready && code == MNW__SERVE_REFUSED)) {
+        holder->stopping = true;
+        holder->status = code;
+        return;
+    }
+    note_death(holder, status);
+}
+
+/* ---- handing over ---- */
+
+/* A new binary or configuration that would not start is found out while the old worker still serves. */
+static void begin_handover(struct holder *holder) {
+    if (holder->check || !holder->worker)
+        return;
+    size_t count = 0;
+    while (holder->argv[count])
+        count++;
+    char **argv = calloc(count + 2, sizeof(*argv));
+    if (!argv)
+        return;
+    memcpy(argv, holder->argv, count * sizeof(*argv));
+    argv[count] = strdup("--check");
+    holder->check = fork();
+    if (!holder->check)
+        execute(holder, argv);
+    if (holder->check < 0)
+        holder->check = 0;
+    free(argv[count]);
+    free(argv);
+}
+
+static void check_ended(struct holder *holder, int status) {
+    holder->check = 0;
+    if (WIFEXITED(status) && !WEXITSTATUS(status) && holder->worker)
+        kill(holder->worker, SIGHUP);
+    else
+        mnw__daemon_log("holder: no handover: `%s serve --check` failed; the old worker goes on", holder->binary);
+}
+
+/* ---- the loop ---- */
+
+static void reap(struct holder *holder) {
+    int status;
+    pid_t pid;
+    while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+        if (pid == holder->worker)
+            worker_ended(holder, status);
+        else if (pid == holder->check)
+            check_ended(holder, status);
+    }
+}
+
+static void begin_stop(struct holder *holder) {
+    holder->stopping = true;
+    holder->kill_at_ns = mnw__clock_ns() + STOP_MS * MS;
+    if (holder->worker)
+        kill(holder->worker, SIGTERM);
+}
+
+static void take_signals(struct holder *holder) {
+    struct signalfd_siginfo info;
+    while (read(holder->signals, &info, sizeof(info)) == sizeof(info)) {
+        if (info.ssi_signo == SIGCHLD)
+            reap(holder);
+        else if (info.ssi_signo == SIGHUP)
+            begin_handover(holder);
+        else
+            begin_stop(holder);
+    }
+}
+
+static int timeout_ms(const struct holder *holder) {
+    uint64_t at = holder->start_at_ns ? holder->start_at_ns : holder->kill_at_ns, now = mnw__clock_ns();
+    return !at ? -1 : at <= now ? 0 : (int)((at - now) / MS) + 1;
+}
+
+static void look_at_clock(struct holder *holder) {
+    uint64_t now = mnw__clock_ns();
+    if (holder->start_at_ns && now >= holder->start_at_ns && !holder->worker && !holder->stopping)
+        start_worker(holder);
+    if (holder->kill_at_ns && now >= holder->kill_at_ns && holder->worker) {
+        kill(holder->worker, SIGKILL);
+        holder->kill_at_ns = 0;
+    }
+}
+
+static void hold(struct holder *holder) {
+    struct pollfd wait[] = {{holder->signals, POLLIN, 0}, {holder->notify, POLLIN, 0}};
+    while (holder->worker || !holder->stopping) {
+        look_at_clock(holder);
+        if (poll(wait, 2, timeout_ms(holder)) <= 0)
+            continue;
+        if (wait[1].revents)
+            take_notifications(holder);
+        if (wait[0].revents)
+            take_signals(holder);
+    }
+}
+
+static int open_signals(struct holder *holder) {
+    static const int wanted[] = {SIGCHLD, SIGTERM, SIGINT, SIGHUP};
+    sigset_t set;
+    sigemptyset(&set);
+    for (size_t i = 0; i < sizeof(wanted) / sizeof(*wanted); i++)
+        sigaddset(&set, wanted[i]);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    holder->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    return holder->signals < 0 ? mnw__fail(-errno, "taking signals: %s", strerror(errno)) : 0;
+}
+
+static int open_holder(struct holder *holder, const struct mnw__config *config) {
+    struct rlimit limit;
+    ssize_t length = readlink("/proc/self/exe", holder->binary, sizeof(holder->binary) - 1);
+    if (length < 0)
+        return mnw__fail(-errno, "looking for the program itself: %s; /proc must be mounted", strerror(errno));
+    holder->binary[length] = '\0';
+    if (!getrlimit(RLIMIT_NOFILE, &limit)) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+    holder->fds = calloc(FDS_MAX, sizeof(*holder->fds));
+    if (!holder->fds)
+        return mnw__fail(-ENOMEM, "starting the holder: out of memory");
+    if (snprintf(holder->path, sizeof(holder->path), "%s.holder", config->socket) >= (int)sizeof(holder->path))
+        return mnw__fail(-ENAMETOOLONG, "the socket's path %s is too long by 7 bytes at least", config->socket);
+    holder->notify = mnw__notify_listen(holder->path, config->uid);
+    return holder->notify < 0 ? holder->notify : open_signals(holder);
+}
+
+int mnw__holder_run(const struct mnw__config *config, char *const *argv) {
+    static struct holder holder;
+    holder.argv = argv;
+    if (open_holder(&holder, config)) {
+        mnw__daemon_log("%s", mnw__fail_message());
+        return MNW__SERVE_REFUSED;
+    }
+    prctl(PR_SET_NAME, "minnow-holder");
+    start_worker(&holder);
+    hold(&holder);
+    if (holder.path[0] != '@')
+        unlink(holder.path);
+    if (config->socket[0] != '@')
+        unlink(config->socket);
+    return holder.status;
+}

@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: MIT */
+/* Descriptors that outlive the worker, by the protocol of sd_notify(3). */
+#include "daemon/holding.h"
+
+#include "base/error.h"
+#include "sys/packet.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { FIRST_FD = 3, BARRIER_MS = 5000 };
+
+/* The descriptors are meant for the process that $LISTEN_PID names, and for no child of it. */
+static unsigned count_passed(void) {
+    const char *pid = getenv("LISTEN_PID"), *count = getenv("LISTEN_FDS");
+    if (!pid || !count || strtol(pid, NULL, 10) != getpid())
+        return 0;
+    long number = strtol(count, NULL, 10);
+    return number > 0 && number < 1 << 20 ? (unsigned)number : 0;
+}
+
+static int take_passed(struct mnw__holding *holding, unsigned count, const char *names) {
+    holding->fds = calloc(count ? count : 1, sizeof(*holding->fds));
+    if (!holding->fds)
+        return mnw__fail(-ENOMEM, "taking over descriptors: out of memory");
+    for (unsigned i = 0; i < count; i++) {
+        size_t length = strcspn(names, ":");
+        holding->fds[i] = (struct mnw__held_fd){strndup(names, length), FIRST_FD + (int)i};
+        holding->count = i + 1;
+        if (!holding->fds[i].name)
+            return mnw__fail(-ENOMEM, "taking over descriptors: out of memory");
+        fcntl(holding->fds[i].fd, F_SETFD, FD_CLOEXEC);
+        names += length + (names[length] == ':');
+    }
+    return 0;
+}
+
+int mnw__holding_open(struct mnw__holding *holding) {
+    *holding = (struct mnw__holding){0};
+    const char *holder = getenv("NOTIFY_SOCKET"), *names = getenv("LISTEN_FDNAMES");
+    if (holder && !(holding->holder = strdup(holder)))
+        return mnw__fail(-ENOMEM, "starting: out of memory");
+    int error = take_passed(holding, count_passed(), names ? names : "");
+    unsetenv("NOTIFY_SOCKET");
+    unsetenv("LISTEN_FDS");
+    unsetenv("LISTEN_PID");
+    unsetenv("LISTEN_FDNAMES");
+    return error;
+}
+
+void mnw__holding_close(struct mnw__holding *holding) {
+    for (unsigned i = 0; i < holding->count; i++) {
+        if (holding->fds[i].fd >= 0)
+            close(holding->fds[i].fd);
+        free(holding->fds[i].name);
+    }
+    free(holding->fds);
+    free(holding->holder);
+    *holding = (struct mnw__holding){0};
+}
+
+int mnw__holding_take(struct mnw__holding *holding, const char *name) {
+    for (unsigned i = 0; i < holding->count; i++) {
+        struct mnw__held_fd *held = &holding->fds[i];
+        if (held->fd < 0 || (name && strcmp(held->name, name) != 0))
+            continue;
+        int fd = held->fd;
+        held->fd = -1;
+        return fd;
+    }
+    return -1;
+}
+
+/*
+ * A holder that has died takes nothing with it but the hope of surviving the next crash: peers are served on, and
+ * nothing is kept any more.
+ */
+static int without_holder(struct mnw__holding *holding, int error) {
+    if (error != -ECONNREFUSED && error != -ENOENT)
+        return error;
+    if (!atomic_exchange(&holding->is_lost, true))
+        fprintf(stderr,
+                "minnow: the holder at %s is gone: a crash would now lose what consumers have mapped; "
+                "restart the daemon when they can be spared\n",
+                holding->holder);
+    return 0;
+}
+
+int mnw__holding_store(struct mnw__holding *holding, const char *name, int fd, bool certain) {
+    char text[128];
+    if (!holding->holder || atomic_load(&holding->is_lost))
+        return 0;
+    snprintf(text, sizeof(text), "FDSTORE=1\nFDPOLL=0\nFDNAME=%s", name);
+    int error = mnw__notify_send(holding->holder, text, &fd, 1);
+    if (!error && certain)
+        error = mnw__notify_barrier(holding->holder, BARRIER_MS);
+    return error ? without_holder(holding, error) : 0;
+}
+
+void mnw__holding_remove(const struct mnw__holding *holding, const char *name) {
+    char text[128];
+    if (!holding->holder)
+        return;
+    snprintf(text, sizeof(text), "FDSTOREREMOVE=1\nFDNAME=%s", name);
+    mnw__notify_send(holding->holder, text, NULL, 0);
+}
+
+void mnw__holding_tell(const struct mnw__holding *holding, const char *text) {
+    if (holding->holder)
+        mnw__notify_send(holding->holder, text, NULL, 0);
+}

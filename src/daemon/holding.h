@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The worker's side of its holder: descriptors that outlive it, and how it feels. systemd, or `minnow serve` itself.
+ *
+ * Owns: the list of what was handed over at start. One thread (the loop), but for store, which tasks may call.
+ * Without $NOTIFY_SOCKET there is no holder: everything succeeds and nothing is held.
+ */
+#ifndef MNW_DAEMON_HOLDING_H
+#define MNW_DAEMON_HOLDING_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+
+struct mnw__held_fd {
+    char *name;
+    int fd; /* -1: taken */
+};
+
+struct mnw__holding {
+    char *holder;         /* path of its socket; NULL: none */
+    _Atomic bool is_lost; /* it was there, and is not any more */
+    unsigned count;
+    struct mnw__held_fd *fds;
+};
+
+/* Reads and removes $NOTIFY_SOCKET, $LISTEN_FDS, $LISTEN_FDNAMES, $LISTEN_PID. */
+int mnw__holding_open(struct mnw__holding *holding);
+void mnw__holding_close(struct mnw__holding *holding);
+
+/* The next descriptor handed over under this name (NULL: any), which is the caller's now; -1. */
+int mnw__holding_take(struct mnw__holding *holding, const char *name);
+
+/* Asks the holder to keep a duplicate under this name. `certain`: returns only when it has it. */
+int mnw__holding_store(struct mnw__holding *holding, const char *name, int fd, bool certain);
+void mnw__holding_remove(const struct mnw__holding *holding, const char *name);
+/* "READY=1", "STATUS=...", "STOPPING=1". */
+void mnw__holding_tell(const struct mnw__holding *holding, const char *text);
+
+#endif

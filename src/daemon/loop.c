@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: MIT */
+/* The loop: waits for what happens and calls whoever it concerns. One thread; owns the epoll and the signals. */
+#include "daemon/daemon.h"
+
+#include "base/error.h"
+#include "sys/thread.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+enum { EVENTS_MAX = 64, LEAVE_MS = 20 };
+
+void mnw__daemon_log(const char *format, ...) {
+    char text[640];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof(text), format, arguments);
+    va_end(arguments);
+    fprintf(stderr, "minnow: %s\n", text);
+}
+
+static int control(struct mnw__daemon *daemon, int operation, int fd, uint32_t events, struct mnw__source *source) {
+    struct epoll_event event = {.events = events, .data.ptr = source};
+    if (epoll_ctl(daemon->epoll, operation, fd, &event))
+        return mnw__fail(-errno, "watching a descriptor: %s", strerror(errno));
+    return 0;
+}
+
+int mnw__daemon_watch(struct mnw__daemon *daemon, int fd, uint32_t events, struct mnw__source *source) {
+    return control(daemon, EPOLL_CTL_ADD, fd, events, source);
+}
+
+int mnw__daemon_rewatch(struct mnw__daemon *daemon, int fd, uint32_t events, struct mnw__source *source) {
+    return control(daemon, EPOLL_CTL_MOD, fd, events, source);
+}
+
+void mnw__daemon_unwatch(struct mnw__daemon *daemon, int fd) {
+    control(daemon, EPOLL_CTL_DEL, fd, 0, NULL);
+}
+
+static void work_finished(struct mnw__daemon *daemon, struct mnw__source *source, uint32_t events) {
+    (void)source;
+    (void)events;
+    mnw__work_collect(daemon);
+}
+
+/* A handover leaves everything as it is; the next worker finds it with the holder. */
+static void signal_came(struct mnw__daemon *daemon, struct mnw__source *source, uint32_t events) {
+    struct signalfd_siginfo info;
+    (void)source;
+    (void)events;
+    while (read(daemon->signals, &info, sizeof(info)) == sizeof(info)) {
+        if (info.ssi_signo == SIGHUP && daemon->holding.holder) {
+            daemon->phase = MNW__HANDING_OVER;
+            daemon->leave_ns = mnw__clock_ns() + LEAVE_MS * UINT64_C(1000000);
+        } else if (info.ssi_signo != SIGHUP) {
+            daemon->phase = MNW__STOPPING;
+        }
+    }
+}
+
+static int open_signals(struct mnw__daemon *daemon) {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
+    signal(SIGPIPE, SIG_IGN);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    daemon->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (daemon->signals < 0)
+        return mnw__fail(-errno, "taking signals: %s", strerror(errno));
+    daemon->signals_source.ready = signal_came;
+    return mnw__daemon_watch(daemon, daemon->signals, EPOLLIN, &daemon->signals_source);
+}
+
+int mnw__daemon_loop_open(struct mnw__daemon *daemon) {
+    daemon->signals = -1;
+    daemon->epoll = epoll_create1(EPOLL_CLOEXEC);
+    if (daemon->epoll < 0)
+        return mnw__fail(-errno, "making an epoll: %s", strerror(errno));
+    int error = mnw__finished_open(&daemon->finished);
+    daemon->finished_source.ready = work_finished;
+    if (!error)
+        error = mnw__daemon_watch(daemon, daemon->finished.event_fd, EPOLLIN, &daemon->finished_source);
+    return error ? error : open_signals(daemon);
+}
+
+void mnw__daemon_loop_close(struct mnw__daemon *daemon) {
+    mnw__finished_close(&daemon->finished);
+    close(daemon->signals);
+    close(daemon->epoll);
+}
+
+int mnw__daemon_turn(struct mnw__daemon *daemon, int timeout_ms) {
+    struct epoll_event events[EVENTS_MAX];
+    int count = epoll_wait(daemon->epoll, events, EVENTS_MAX, timeout_ms);
+    if (count < 0 && errno != EINTR)
+        return mnw__fail(-errno, "waiting for something to do: %s", strerror(errno));
+    for (int i = 0; i < count; i++) {
+        struct mnw__source *source = events[i].data.ptr;
+        source->ready(daemon, source, events[i].events);
+    }
+    mnw__session_sweep(daemon);
+    return 0;
+}
+
+/* What was asked for and is nearly done is finished first: the next worker would have to do it again. */
+static bool may_leave(const struct mnw__daemon *daemon) {
+    return daemon->phase == MNW__STOPPING ||
+           (daemon->phase == MNW__HANDING_OVER && (!daemon->works || mnw__clock_ns() >= daemon->leave_ns));
+}
+
+int mnw__daemon_loop(struct mnw__daemon *daemon) {
+    int error = 0;
+    while (!error && !may_leave(daemon)) {
+        int timeout_ms = mnw__session_tick(daemon);
+        error = mnw__daemon_turn(daemon, daemon->phase == MNW__HANDING_OVER ? 1 : timeout_ms);
+    }
+    return error;
+}

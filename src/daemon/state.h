@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the daemon knows and must not forget when it dies: fixed records in a memfd that the holder keeps.
+ *
+ * Owns: the mapping. One thread (the loop) reads and writes. A record is valid from the moment its `state` says so,
+ * which is stored last, until it is taken back, which is stored first: killed between any two instructions, every
+ * record is whole or not there. What was read from a descriptor is not trusted: indices and lengths are checked.
+ */
+#ifndef MNW_DAEMON_STATE_H
+#define MNW_DAEMON_STATE_H
+
+#include "wire/wire.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+enum {
+    MNW__STATE_SESSIONS = 1024,
+    MNW__STATE_IMAGES = 256,
+    MNW__STATE_VIEWS = 4096,
+    MNW__STATE_PINS = 4096,
+};
+
+enum mnw__record_state { MNW__RECORD_FREE = 0, MNW__RECORD_TENTATIVE = 1, MNW__RECORD_VALID = 2 };
+
+/* Begins every record. The serial tells a record's descriptors from those of its slot's earlier users. */
+struct mnw__record {
+    _Atomic uint32_t state;
+    uint32_t serial;
+};
+
+struct mnw__record_session {
+    struct mnw__record record;
+    uint32_t greeted, reserved; /* HELLO came */
+    char name[MNW__WIRE_NAME_BYTES];
+};
+
+struct mnw__record_image { /* valid: its backing and words are with the holder */
+    struct mnw__record record;
+    char name[MNW__WIRE_NAME_BYTES];
+};
+
+struct mnw__record_view {
+    struct mnw__record record;
+    uint32_t session, image; /* indices of their records */
+    uint32_t session_serial;
+    uint32_t id, flags, reserved;
+    uint64_t address, length, offset;
+};
+
+struct mnw__record_pin {
+    struct mnw__record record;
+    uint32_t session, image;
+    uint32_t session_serial, reserved;
+    uint64_t offset, length, cookie;
+};
+
+struct mnw__state {
+    int fd;
+    struct mnw__state_memory *memory;
+    struct mnw__record_session *sessions;
+    struct mnw__record_image *images;
+    struct mnw__record_view *views;
+    struct mnw__record_pin *pins;
+};
+
+int mnw__state_create(struct mnw__state *state);
+/* Takes over what a worker before left; the descriptor belongs to the state from now on, on success. -ESTALE: not ours.
+ */
+int mnw__state_adopt(struct mnw__state *state, int fd);
+void mnw__state_close(struct mnw__state *state);
+
+/* How often the daemon was restarted. */
+uint64_t mnw__state_epoch(const struct mnw__state *state);
+void mnw__state_count_restart(struct mnw__state *state);
+
+/* A free record of `count` records of `bytes` each, now tentative, all its own fields 0; -ENOSPC. Returns the index. */
+int mnw__state_take(struct mnw__state *state, void *records, size_t bytes, unsigned count);
+void mnw__state_validate(struct mnw__record *record);
+void mnw__state_free(struct mnw__record *record);
+static inline bool mnw__state_is_valid(const struct mnw__record *record) {
+    return atomic_load_explicit(&record->state, memory_order_acquire) == MNW__RECORD_VALID;
+}
+
+/* "view.17.4": how the holder calls the descriptor of a record. */
+#define MNW__STATE_FDNAME_BYTES 48
+void mnw__state_fdname(char text[MNW__STATE_FDNAME_BYTES], const char *kind, unsigned index, uint32_t serial);
+/* The reverse, for one kind; false: it is not of that kind, or malformed. */
+bool mnw__state_parse_fdname(const char *text, const char *kind, unsigned *index, uint32_t *serial);
+
+#endif
