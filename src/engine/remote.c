@@ -32,6 +32,13 @@ static void lock_remotes(void) {
     mnw__mutex_lock(&remotes.lock);
 }
 
+#ifdef MNW_SIMULATED
+void mnw__remote_forget_all(void) {
+    remotes.state = 0;
+    remotes.first = NULL;
+}
+#endif
+
 /* ---- what was said ---- */
 
 static bool is_hugetlb(const struct mnw_cache *cache) {
@@ -242,6 +249,8 @@ int mnw__view_attach(struct mnw_view **out, struct mnw_cache *cache, const struc
         free_remote(view);
         return error;
     }
+    /* Who waits already has faulted for an owner that is gone, which may have read of it. */
+    mnw__view_wake_all(view);
     *out = view;
     return 0;
 }

@@ -61,4 +61,9 @@ void mnw__remote_stray(struct mnw_view *view, uintptr_t address);
 /* The kernel says that the consumer's address space is gone. Any thread. */
 void mnw__remote_died(struct mnw_view *view);
 
+#ifdef MNW_SIMULATED
+/* In the simulator all processes have the same statics: a new one begins without views. */
+void mnw__remote_forget_all(void);
+#endif
+
 #endif

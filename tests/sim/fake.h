@@ -82,8 +82,12 @@ extern void (*fake_on_punch)(const void *alias, uint64_t page);
  * call this from fiber_on_death(): its descriptors are closed, its mappings go, its waiting threads are forgotten.
  */
 void fake_process_died(int process);
-/* What is made from now on is of this process; -1: of the fiber's own. */
-void fake_act_as(int process);
+/* mprotect(PROT_NONE) of a whole view: touching it is SIGSEGV. */
+void fake_view_veil(uintptr_t address);
+/* Moves whenever the page of an alias's address leaves its file; what a device still writes then goes nowhere. */
+uint64_t fake_incarnation(const void *address);
+/* Has the page of an alias's address memory? */
+bool fake_is_cached(const void *address);
 /* Another descriptor of the same thing, for a process. */
 int fake_fd_duplicate(int fd, int process);
 /* Closes any descriptor; with its last one a file, a memory or a userfaultfd goes. */

@@ -40,7 +40,7 @@ static bool walk(uintptr_t address, bool write, uint64_t began, enum fake_outcom
     size_t index = (address - view->address) / view->page_bytes;
     struct fake_entry *entry = &view->entries[index];
     uintptr_t page_address = view->address + index * view->page_bytes;
-    if (write && !view->writable)
+    if (view->veiled || (write && !view->writable))
         return true;
     *outcome = FAKE_SIGBUS;
     if (entry->barred || entry->pte == PTE_POISON)

@@ -85,7 +85,32 @@ void fake_file_drop(struct fake_file *file, uint64_t page) {
     if (mprotect(bytes, file->page_bytes, PROT_NONE))
         sim_fail("mprotect: %s", strerror(errno));
     file->cached[page] = false;
+    file->incarnation[page]++;
     files.resident -= file->page_bytes;
+}
+
+static struct fake_file *file_at(const void *address, uint64_t *page) {
+    for (int i = 0; i < FAKE_FILES; i++) {
+        struct fake_file *file = &files.files[i];
+        if (!file->exists || (const char *)address < file->bytes)
+            continue;
+        *page = (uint64_t)((const char *)address - file->bytes) / file->page_bytes;
+        if (*page < file->page_count)
+            return file;
+    }
+    return NULL;
+}
+
+uint64_t fake_incarnation(const void *address) {
+    uint64_t page;
+    const struct fake_file *file = file_at(address, &page);
+    return file ? file->incarnation[page] : UINT64_MAX;
+}
+
+bool fake_is_cached(const void *address) {
+    uint64_t page;
+    const struct fake_file *file = file_at(address, &page);
+    return file && file->cached[page];
 }
 
 void fake_lose_page(void) {
@@ -178,8 +203,9 @@ int mnw__backing_create(struct mnw__backing *backing, enum mnw_backing kind, uin
     uint64_t size = file_bytes(kind, size_bytes);
     file->page_count = size / page_bytes;
     file->cached = calloc(file->page_count, sizeof(*file->cached));
+    file->incarnation = calloc(file->page_count, sizeof(*file->incarnation));
     void *alias = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (!file->cached || alias == MAP_FAILED)
+    if (!file->cached || !file->incarnation || alias == MAP_FAILED)
         sim_fail("no memory for a fake file of %llu bytes", (unsigned long long)size);
     file->bytes = alias;
     open_backing(backing, file, size_bytes);
@@ -200,6 +226,7 @@ void fake_file_free(struct fake_file *file) {
         fake_file_drop(file, page);
     munmap(file->bytes, file->page_count * file->page_bytes);
     free(file->cached);
+    free(file->incarnation);
     *file = (struct fake_file){0};
 }
 

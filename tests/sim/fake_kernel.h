@@ -18,8 +18,9 @@ struct fake_file {
     enum mnw_backing kind;
     size_t page_bytes, extent_bytes;
     uint64_t page_count;
-    bool *cached; /* in the page cache; false: a hole */
-    char *bytes;  /* the alias */
+    bool *cached;          /* in the page cache; false: a hole */
+    uint64_t *incarnation; /* per page: how often it has left */
+    char *bytes;           /* the alias */
     uint64_t inode;
 };
 
@@ -53,6 +54,7 @@ struct fake_view {
     bool exists;
     int process;
     bool writable;
+    bool veiled; /* nobody may touch it */
     struct fake_file *file;
     uint64_t first; /* page of the file */
     size_t page_bytes, pages, length;
@@ -133,7 +135,6 @@ bool fake_uffd_is_readable(const struct fake_uffd *uffd);
 
 /* ---- processes ----------------------------------------------------------------------------------------- */
 
-int fake_process(void);
 /* What a death takes with it, part by part. */
 void fake_uffds_forget_dead(void);
 void fake_fds_died(int process);

@@ -22,18 +22,9 @@ static struct {
     unsigned ios[FIBER_PROCESSES];
     bool calm;
     bool cleaning; /* after a death: nothing switches */
-    int acting;    /* as which process; -1: as the fiber's own */
 } machine;
 
 /* ---- processes ----------------------------------------------------------------------------------------- */
-
-int fake_process(void) {
-    return machine.acting >= 0 ? machine.acting : fiber_process();
-}
-
-void fake_act_as(int process) {
-    machine.acting = process;
-}
 
 void fake_process_died(int process) {
     machine.cleaning = true;
@@ -78,14 +69,14 @@ void mnw__point(const char *name) {
 void *mnw__memory_reserve(size_t length) {
     if (fake_strikes(FAKE_OPEN))
         return NULL;
-    machine.reserved[fake_process()] += length;
+    machine.reserved[fiber_process()] += length;
     return calloc(1, length ? length : 1);
 }
 
 void mnw__memory_release(void *memory, size_t length) {
     if (!memory)
         return;
-    machine.reserved[fake_process()] -= length;
+    machine.reserved[fiber_process()] -= length;
     free(memory);
 }
 
@@ -193,12 +184,12 @@ int mnw__io_open(struct mnw__io **io, enum mnw_io_mode mode, unsigned depth, int
     if (!*io)
         return -ENOMEM;
     (*io)->depth = depth;
-    machine.ios[fake_process()]++;
+    machine.ios[fiber_process()]++;
     return 0;
 }
 
 void mnw__io_close(struct mnw__io *io) {
-    machine.ios[fake_process()]--;
+    machine.ios[fiber_process()]--;
     free(io);
 }
 
@@ -237,7 +228,6 @@ int mnw__store_open_file(struct mnw_store **store, const char *path, int direct)
 
 void fake_begin(void) {
     memset(&machine, 0, sizeof(machine));
-    machine.acting = -1;
     fake_config = (struct fake_config){
         .nodes = 1, .has_poison = true, .hugepages = 1 << 20, .exhausted_ns = 5000000, .fault_ns_max = 600000000000};
     fake_files_begin();

@@ -32,7 +32,7 @@ static struct {
 int fake_fd_new(enum fake_fd_type type) {
     for (int i = 0; i < FAKE_FDS; i++)
         if (table.fds[i].type == FD_FREE) {
-            table.fds[i] = (struct fake_fd){.type = type, .process = fake_process()};
+            table.fds[i] = (struct fake_fd){.type = type, .process = fiber_process()};
             return FAKE_FD_BASE + i; /* the lowest, as the kernel does: numbers come back soon */
         }
     sim_fail("more than %d descriptors", FAKE_FDS);
@@ -112,8 +112,8 @@ int mnw__poller_open(struct mnw__poller **poller) {
     *poller = calloc(1, sizeof(**poller));
     if (!*poller)
         return -ENOMEM;
-    (*poller)->process = fake_process();
-    table.pollers[fake_process()]++;
+    (*poller)->process = fiber_process();
+    table.pollers[fiber_process()]++;
     return 0;
 }
 

@@ -29,7 +29,7 @@ int mnw__thread_start(struct mnw__thread *thread, const char *name, int node, vo
     if (fake_strikes(FAKE_OPEN))
         return mnw__fail(-EAGAIN, "no thread to be had for %s", name);
     thread->storage[0] = (uint64_t)fiber_start(name, node < 0 ? 0 : node, run, argument);
-    threads[fake_process()]++;
+    threads[fiber_process()]++;
     fake_call("clone done");
     return 0;
 }

@@ -127,7 +127,7 @@ int mnw__view_map(struct mnw__backing *backing, uint64_t offset, size_t length, 
         return mnw__fail(-ENOMEM, "no address space for a view of %zu bytes", length);
     struct fake_view *view = free_view();
     *view = (struct fake_view){.exists = true, .writable = writable, .file = file, .length = length};
-    view->process = fake_process();
+    view->process = fiber_process();
     view->page_bytes = file->page_bytes;
     view->first = offset / file->page_bytes;
     view->pages = length / file->page_bytes;
@@ -191,6 +191,12 @@ int mnw__view_unmap(uintptr_t address, size_t length) {
     free(gone.entries);
     fake_call("view_unmap done");
     return 0;
+}
+
+void fake_view_veil(uintptr_t address) {
+    fake_call("mprotect");
+    fake_view_at(address)->veiled = true;
+    fake_call("mprotect done");
 }
 
 void fake_views_died(int process) {

@@ -261,6 +261,10 @@ bool fiber_is_dead(int id) {
     return id >= 0 && id < sim.count && sim.fibers[id].killed;
 }
 
+bool fiber_has_ended(int id) {
+    return sim.fibers[id].state == ENDED;
+}
+
 void fiber_on_death(void (*died)(int process)) {
     sim.died = died;
 }

@@ -48,6 +48,7 @@ int fiber_start_in(int process, const char *name, int node, void (*run)(void *),
 /* All of its fibers stop where they are, for ever; the caller too, after `died` was called. */
 void fiber_kill(int process);
 bool fiber_is_dead(int id);
+bool fiber_has_ended(int id);
 /* Called when a process has died, on whatever fiber; must not switch. */
 void fiber_on_death(void (*died)(int process));
 /*

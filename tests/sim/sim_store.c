@@ -349,18 +349,73 @@ static void serve(void *argument) {
 
 /* ---- begin and end ----------------------------------------------------------------------------------------- */
 
+void sim_store_prepare(struct sim_store *store) {
+    store->page_count = (store->size_bytes - 1) / store->page_bytes + 1;
+    store->pages = calloc(store->page_count, sizeof(*store->pages));
+    store->reads = calloc(STORE_READS_MAX, sizeof(*store->reads));
+    if (!store->pages || !store->reads)
+        sim_fail("no memory for a store");
+}
+
 void sim_store_open(struct sim_store *store, const char *name) {
     struct mnw_store_callbacks callbacks = {
         .size = sizeof(callbacks), .size_bytes = store->size_bytes, .read = read_callback};
     if (store->has_check)
         callbacks.check = check_callback;
-    store->page_count = (store->size_bytes - 1) / store->page_bytes + 1;
-    store->pages = calloc(store->page_count, sizeof(*store->pages));
-    store->reads = calloc(STORE_READS_MAX, sizeof(*store->reads));
-    if (!store->pages || !store->reads || mnw_store_open_callbacks(&store->handle, &callbacks, store))
+    if (mnw_store_open_callbacks(&store->handle, &callbacks, store))
         sim_fail("the store cannot be opened: %s", mnw_error());
     for (int i = 0; i < 2; i++)
         store->fibers[i] = fiber_start(name, 0, serve, store);
+}
+
+/* One page's part of a read that nobody waits for any more. */
+struct orphan {
+    struct sim_store *store;
+    char *buffer;
+    uint64_t offset, incarnation;
+    size_t length;
+};
+
+static void write_late(void *argument) {
+    struct orphan *orphan = argument;
+    fiber_sleep(random_below(fiber_random(), 5000000), "a device writes");
+    if (fake_incarnation(orphan->buffer) == orphan->incarnation && fake_is_cached(orphan->buffer))
+        sim_store_bytes(orphan->store, orphan->offset,
+                        orphan->store->pages[orphan->offset / orphan->store->page_bytes].version, orphan->buffer,
+                        orphan->length);
+    free(orphan);
+}
+
+static void orphan_read(struct sim_store *store, const struct mnw_read *read) {
+    for (size_t done = 0; done < read->length;) {
+        uint64_t at = read->offset + done, page = at / store->page_bytes, left = (page + 1) * store->page_bytes - at;
+        size_t step = left < read->length - done ? left : read->length - done;
+        struct orphan *orphan = malloc(sizeof(*orphan));
+        char *buffer = (char *)read->buffer + done;
+        if (!orphan)
+            sim_fail("no memory for a device");
+        *orphan = (struct orphan){store, buffer, at, fake_incarnation(buffer), step};
+        fiber_start_in(0, "device", 0, write_late, orphan);
+        done += step;
+    }
+}
+
+void sim_store_died(struct sim_store *store) {
+    unsigned orphans = 0;
+    for (unsigned i = 0; i < store->read_count; i++) {
+        struct store_read *read = &store->reads[i];
+        if (read->used && orphans < 4 && random_chance(fiber_random(), 512)) {
+            orphan_read(store, &read->read);
+            orphans++;
+        }
+        *read = (struct store_read){0};
+    }
+    for (uint64_t page = 0; page < store->page_count; page++) {
+        store->pages[page].in_doubt = store->pages[page].late = store->pages[page].flipped = false;
+        store->pages[page].pins = 0;
+    }
+    memset(store->shorts, 0, sizeof(store->shorts));
+    store->handle = NULL;
 }
 
 void sim_store_stop(struct sim_store *store) {

@@ -82,7 +82,11 @@ struct sim_store {
     uint64_t failures_total;
 };
 
+/* Once; its bytes, and what it has done to them, outlive every process that opens it. */
+void sim_store_prepare(struct sim_store *store);
 void sim_store_open(struct sim_store *store, const char *name);
+/* The process that had it open has died: its reads go unanswered, but a device may still write into their buffers. */
+void sim_store_died(struct sim_store *store);
 /* Answers everything that is still open, and from now on all at once. From a fiber. */
 void sim_store_stop(struct sim_store *store);
 /* When nobody will ask any more; closes the handle. From a fiber. */

@@ -87,7 +87,11 @@ static void draw_store(struct sim_store *store) {
 static void draw_world(void) {
     world.has_trouble = !one_in(4);
     world.is_prompt = !world.has_trouble || one_in(3);
+    world.is_mortal = one_in(2);
+    world.deaths_wanted = draw(1, 5);
     draw_kernel();
+    if (world.is_mortal)
+        fake_config.has_poison = true; /* views of other processes cannot be barred */
     if (world.is_prompt)
         make_prompt();
     world.backing = (enum mnw_backing)draw(0, 3);
@@ -123,10 +127,10 @@ static bool try_again(int error, unsigned *tries, const char *what) {
     return true;
 }
 
-static void open_pool(void) {
-    unsigned tries = 0, per_node = (unsigned)draw(1, 2);
-    struct mnw_pool_options options = {
-        .size = sizeof(options),
+static void draw_pool(struct mnw_pool_options *options) {
+    unsigned per_node = (unsigned)draw(1, 2);
+    *options = (struct mnw_pool_options){
+        .size = sizeof(*options),
         .backing = world.backing,
         .numa = (enum mnw_numa)draw(0, 3),
         .fault_threads_per_node = per_node,
@@ -139,18 +143,31 @@ static void open_pool(void) {
     unsigned threads = per_node * fake_config.nodes;
     world.budget_min = threads * world.extent_bytes;
     world.budget_max = world.budget_min + draw(1, 14) * world.extent_bytes;
-    options.budget_bytes = world.budget = random_between(fiber_random(), world.budget_min, world.budget_max);
-    fake_set_budget(world.budget);
+    options->budget_bytes = random_between(fiber_random(), world.budget_min, world.budget_max);
+}
+
+void open_pool(void) {
+    unsigned tries = 0;
+    struct mnw_pool_options options = world.pool_options;
+    if (!options.size)
+        draw_pool(&options);
+    else if (world.backing >= MNW_BACKING_HUGETLB_2M) /* what is kept may not be evicted */
+        options.budget_bytes = world.budget_max;
+    else if (one_in(3))
+        options.budget_bytes = random_between(fiber_random(), world.budget_min, world.budget_max);
+    world.pool_options = options;
+    world.budget = options.budget_bytes;
+    if (!world.is_mortal)
+        fake_set_budget(world.budget);
     int error;
     do
         error = mnw_pool_open(&world.pool, &options);
     while (try_again(error, &tries, "the pool"));
 }
 
-static void open_cache(struct sim_cache *cache) {
-    unsigned tries = 0;
+static void draw_cache(struct sim_cache *cache) {
     struct sim_store *store = &cache->store;
-    struct mnw_cache_options options = {.size = sizeof(options)};
+    struct mnw_cache_options options = {.size = sizeof(options), .keep = world.is_mortal};
     static const uint32_t deadlines_ms[] = {20, 100, 1000, 5000};
     store->retries = (uint32_t)draw(0, 3);
     options.read_retries = store->retries ? store->retries : UINT32_MAX;
@@ -161,14 +178,26 @@ static void open_cache(struct sim_cache *cache) {
         options.read_deadline_ms = one_in(2) ? 30000 : 10000;
     options.readahead_bytes = one_in(3) ? UINT64_MAX : one_in(2) ? 0 : draw(1, 16) * world.page_bytes;
     store->deadline_ns = options.read_deadline_ms * 1000000ull;
-    sim_store_open(store, "store");
+    cache->options = options;
+    sim_store_prepare(store);
     cache->refused = calloc(store->page_count, 1);
+    cache->left = calloc(store->page_count, 1);
     cache->told = calloc(store->page_count, sizeof(*cache->told));
     cache->lacked = calloc(store->page_count, sizeof(*cache->lacked));
+}
+
+void open_cache(struct sim_cache *cache) {
+    unsigned tries = 0;
+    if (!cache->options.size)
+        draw_cache(cache);
+    sim_store_open(&cache->store, "store");
+    struct mnw_cache *handle;
     int error;
+    cache->options.kept = cache->kept.size ? &cache->kept : NULL;
     do
-        error = mnw_cache_open(&cache->handle, world.pool, store->handle, &options);
+        error = mnw_cache_open(&handle, world.pool, cache->store.handle, &cache->options);
     while (try_again(error, &tries, "a cache"));
+    cache->handle = handle;
     if (mnw_cache_page_size(cache->handle) != world.page_bytes)
         sim_fail("a cache has pages of %zu bytes, wanted %llu", mnw_cache_page_size(cache->handle),
                  (unsigned long long)world.page_bytes);
@@ -176,12 +205,7 @@ static void open_cache(struct sim_cache *cache) {
 
 static void open_views(void) {
     for (unsigned i = 0; i < world.views; i++) {
-        struct sim_view *view = &world.view[i];
-        view->cache = &world.cache[i % world.caches];
-        view->copies = calloc(view->cache->store.page_count, 1);
-        if (!view->copies)
-            sim_fail("no memory");
-        open_view(view);
+        open_view(&world.view[i]);
     }
 }
 
@@ -242,7 +266,12 @@ static void close_cache(struct sim_cache *cache) {
         fiber_sleep(10000000, "a cache to close");
     if (error)
         sim_fail("a cache cannot be closed: %d (%s)", error, mnw_error());
+    if (cache->kept.size) {
+        fake_fd_close(cache->kept.backing_fd);
+        fake_fd_close(cache->kept.words_fd);
+    }
     sim_store_close(&cache->store);
+    free(cache->left);
     free(cache->refused);
     free(cache->told);
     free(cache->lacked);
@@ -279,7 +308,7 @@ static void close_world(void) {
         sim_store_stop(&world.cache[i].store);
     end_prefetches();
     for (unsigned i = 0; i < world.views; i++) {
-        if (world.view[i].open)
+        if (world.view[i].handle)
             close_view(&world.view[i]);
         free(world.view[i].copies);
     }
@@ -311,7 +340,10 @@ static void describe(void) {
     fprintf(stderr, "  world: %s, extents of %llu, budget %llu, %u caches, %u views, %u consumers, %s%s%s\n",
             kinds[world.backing], (unsigned long long)world.extent_bytes, (unsigned long long)world.budget,
             world.caches, world.views, world.consumers, world.has_trouble ? "troubled" : "calm",
-            world.is_prompt ? ", prompt" : "", fake_config.has_poison ? "" : ", no poison");
+            world.is_prompt   ? ", prompt"
+            : world.is_mortal ? ", mortal"
+                              : "",
+            fake_config.has_poison ? "" : ", no poison");
     fprintf(stderr, "  troubles of the kernel:");
     for (int i = 0; i < FAKE_TROUBLES; i++)
         fprintf(stderr, " %u", fake_config.chance[i]);
@@ -342,8 +374,8 @@ static void check_map(const void *alias, uint64_t page) {
     if (mnw__page_state(mnw__page_load(&cache->pages, page)) != MNW__PAGE_PRESENT)
         sim_fail("page %llu is mapped, and its word is %u, not PRESENT", (unsigned long long)page,
                  mnw__page_load(&cache->pages, page));
-    if (!extent.visitors)
-        sim_fail("page %llu is mapped by nobody who has entered its extent", (unsigned long long)page);
+    if (!extent.visitors && !extent.user_pins)
+        sim_fail("page %llu is mapped by nobody who has entered or pinned its extent", (unsigned long long)page);
 }
 
 static void check_unbar(const void *alias, uint64_t page) {
@@ -372,24 +404,50 @@ static void check_punch(const void *alias, uint64_t page) {
                  (unsigned long long)page, state, extent.state, extent.visitors, extent.fills);
 }
 
-static void live(void *argument) {
-    (void)argument;
-    sim_on_failure(describe);
-    draw_world();
+static void set_up_views(void) {
+    for (unsigned i = 0; i < world.views; i++) {
+        struct sim_view *view = &world.view[i];
+        view->cache = &world.cache[i % world.caches];
+        view->side = i % 2;
+        view->uffd = view->held = -1;
+        view->fiber = FIBER_NONE;
+        view->copies = calloc((view->cache->store.size_bytes - 1) / world.page_bytes + 1, 1);
+        if (!view->copies)
+            sim_fail("no memory");
+    }
+}
+
+static void live_long(void) {
     open_pool();
     for (unsigned i = 0; i < world.caches; i++)
         open_cache(&world.cache[i]);
     open_views();
     int fibers[CONSUMERS_MAX + 2];
     unsigned count = 0;
-    world.consumers_running = world.consumers + world.operators;
+    world.operations_left = (uint64_t)world.operators * world.operations_each;
     for (unsigned i = 0; i < world.consumers; i++)
         fibers[count++] = fiber_start("consumer", (int)random_below(fiber_random(), fake_config.nodes), consume, NULL);
     for (unsigned i = 0; i < world.operators; i++)
         fibers[count++] = fiber_start("operator", 0, operate, NULL);
     for (unsigned i = 0; i < count; i++)
         fiber_join(fibers[i]);
+}
+
+static void end_world(void *argument) {
+    (void)argument;
     close_world();
+}
+
+static void live(void *argument) {
+    (void)argument;
+    sim_on_failure(describe);
+    draw_world();
+    set_up_views();
+    if (world.is_mortal)
+        live_and_die();
+    else
+        live_long();
+    fiber_join(fiber_start_in(world.manager, "the end", 0, end_world, NULL));
 }
 
 void workload_run(uint64_t seed, bool trace) {

@@ -19,7 +19,13 @@ struct sim_cache {
     uint8_t *refused; /* per page: a touch met SIGBUS that only a lack of memory explains; to be confirmed */
     int *told;        /* per page: the result of the last event of its failure */
     bool *lacked;     /* per page: an event has said that memory lacked for it */
+    struct mnw_cache_options options; /* as it was first opened */
+    /* mortal worlds */
+    struct mnw_kept kept; /* the holder's descriptors; size 0: none yet */
+    uint8_t *left;        /* per page: what the last manager left of it, LEFT_* */
 };
+
+enum { LEFT_NOTHING, LEFT_WHOLE, LEFT_FAILED };
 
 struct sim_view {
     struct mnw_view *handle;
@@ -29,6 +35,12 @@ struct sim_view {
     bool writable, open, closing;
     uint32_t generation; /* moves when it is closed */
     uint8_t *copies;     /* per page: 0, or the byte a consumer has written all over it */
+    /* mortal worlds: of a consumer's process */
+    unsigned side; /* which of the two */
+    int process;
+    int uffd, held; /* the consumer's own; the holder's duplicate, or -1 */
+    bool mapped;    /* by the consumer */
+    int fiber;      /* that maps or unmaps it; FIBER_NONE */
 };
 
 struct sim_pin {
@@ -51,6 +63,7 @@ struct world {
     unsigned reads_each, operations_each;
     bool may_lack_memory; /* pages may be refused for want of it */
     bool has_trouble;
+    bool is_mortal; /* processes die */
     bool is_prompt; /* nothing in this world takes long: a fault that only the watchdog ends is a lost wake-up */
     /* the run */
     struct mnw_pool *pool;
@@ -59,16 +72,31 @@ struct world {
     struct sim_pin pin[PINS_MAX];
     struct sim_prefetch prefetch[PREFETCHES_MAX];
     uint64_t prefetch_count, prefetch_ended;
-    unsigned consumers_running;
+    uint64_t operations_left;
+    unsigned operators_running;
     bool budget_moves;
     uint64_t bytes_read, sigbus, sigsegv, writes;
     struct mnw_stats last_stats;
+    /* mortal worlds */
+    int processes, manager, consumer_process[2]; /* the last number given; who is who now */
+    uint64_t deaths, deaths_wanted;              /* of managers */
+    bool is_serving;                             /* the manager has taken over */
+    struct mnw_pool_options pool_options;
 };
 
 extern struct world world;
 
 /* Runs one seed from nothing to nothing; fails through sim_fail(). */
 void workload_run(uint64_t seed, bool trace);
+
+/* workload.c */
+void open_pool(void);
+void open_cache(struct sim_cache *cache);
+
+/* workload_death.c */
+void live_and_die(void);
+bool open_remote_view(struct sim_view *view);
+void close_remote_view(struct sim_view *view);
 
 /* workload_consumer.c */
 void consume(void *argument);

@@ -15,7 +15,8 @@ static struct sim_view *choose_view(void) {
     unsigned candidates = 0;
     struct sim_view *chosen = NULL;
     for (unsigned i = 0; i < world.views; i++)
-        if (world.view[i].open && !random_below(fiber_random(), ++candidates))
+        if (world.view[i].open && (!world.is_mortal || world.view[i].process == fiber_process()) &&
+            !random_below(fiber_random(), ++candidates))
             chosen = &world.view[i];
     return chosen;
 }
@@ -140,5 +141,4 @@ void consume(void *argument) {
     for (unsigned i = 0; i < world.reads_each; i++)
         read_pattern(bytes);
     free(bytes);
-    world.consumers_running--;
 }

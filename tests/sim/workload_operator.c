@@ -37,6 +37,25 @@ static bool store_failed(const struct sim_cache *cache) {
 
 /* ---- views ------------------------------------------------------------------------------------------------- */
 
+static bool open_local_view(struct sim_view *view, const struct mnw_view_options *options) {
+    if (mnw_view_open(&view->handle, view->cache->handle, options)) {
+        view->handle = NULL;
+        return false;
+    }
+    view->address = (uintptr_t)mnw_view_data(view->handle);
+    if (mnw_view_length(view->handle) != options->length_bytes)
+        sim_fail("a view has %zu bytes, asked for %llu", mnw_view_length(view->handle),
+                 (unsigned long long)options->length_bytes);
+    return true;
+}
+
+static void close_local_view(struct sim_view *view) {
+    int error = mnw_view_close(view->handle);
+    if (error)
+        sim_fail("a view cannot be closed: %d (%s)", error, mnw_error());
+    view->handle = NULL;
+}
+
 bool open_view(struct sim_view *view) {
     struct sim_store *store = &view->cache->store;
     struct mnw_view_options options = {.size = sizeof(options)};
@@ -47,19 +66,14 @@ bool open_view(struct sim_view *view) {
     options.flags = writable ? MNW_VIEW_WRITE : 0;
     options.offset_bytes = first * store->page_bytes;
     options.length_bytes = count * store->page_bytes;
-    int error = mnw_view_open(&view->handle, view->cache->handle, &options);
-    if (error) {
-        if (!world.has_trouble)
-            sim_fail("a view cannot be opened: %d (%s)", error, mnw_error());
-        return false;
-    }
-    view->address = (uintptr_t)mnw_view_data(view->handle);
-    if (mnw_view_length(view->handle) != count * store->page_bytes)
-        sim_fail("a view has %zu bytes, asked for %llu", mnw_view_length(view->handle),
-                 (unsigned long long)(count * store->page_bytes));
     view->first = first;
     view->pages = count;
     view->writable = writable;
+    if (world.is_mortal ? !open_remote_view(view) : !open_local_view(view, &options)) {
+        if (!world.has_trouble && !world.is_mortal)
+            sim_fail("a view cannot be opened: %s", mnw_error());
+        return false;
+    }
     memset(view->copies, 0, store->page_count);
     view->closing = false;
     view->open = true;
@@ -69,9 +83,10 @@ bool open_view(struct sim_view *view) {
 void close_view(struct sim_view *view) {
     view->open = false;
     view->closing = true;
-    int error = mnw_view_close(view->handle);
-    if (error)
-        sim_fail("a view cannot be closed: %d (%s)", error, mnw_error());
+    if (world.is_mortal)
+        close_remote_view(view);
+    else
+        close_local_view(view);
     view->generation++;
     view->closing = false;
 }
@@ -83,7 +98,9 @@ static void turn_view(void) {
     if (view->open) {
         if (draw(3) == 0)
             close_view(view);
-    } else if (!view->handle || !view->closing) {
+    } else if (view->handle) { /* its consumer has died */
+        close_view(view);
+    } else {
         view->closing = true; /* ours until it is open */
         if (!open_view(view))
             view->closing = false;
@@ -372,7 +389,8 @@ static void ask(void) {
 
 void operate(void *argument) {
     (void)argument;
-    for (unsigned i = 0; i < world.operations_each; i++) {
+    while (world.operations_left) {
+        world.operations_left--;
         switch (draw(10)) {
         case 0:
         case 1:
@@ -403,5 +421,5 @@ void operate(void *argument) {
         }
         fiber_sleep(draw(2000000), "an operator rests");
     }
-    world.consumers_running--;
+    world.operators_running--;
 }
