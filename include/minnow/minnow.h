@@ -289,6 +289,13 @@ MNW_PUBLIC int mnw_view_close(struct mnw_view *view);
  */
 MNW_PUBLIC int mnw_cache_fd(const struct mnw_cache *cache);
 
+/* A part of a view that lies in one piece. */
+struct mnw_view_range {
+    uint64_t address;
+    uint64_t offset_bytes;
+    uint64_t length_bytes;
+};
+
 struct mnw_attach_options {
     size_t size;           /* sizeof(struct mnw_attach_options) */
     uint64_t offset_bytes; /* page-aligned */
@@ -299,6 +306,9 @@ struct mnw_attach_options {
     pid_t pid;             /* the consumer; 0: unknown. With it, and the right to look, /proc/PID/maps is checked */
     uint32_t faults_per_second; /* the most that are served, on average; 0: no limit */
     uint64_t cookie;            /* comes back in the view's events */
+    /* A view that was moved or torn, and is attached again: what mnw_view_ranges() said; the fields above are 0. */
+    const struct mnw_view_range *ranges;
+    size_t range_count; /* at most 256; 0: the fields above say where it is */
 };
 
 /*
@@ -317,12 +327,12 @@ struct mnw_attach_options {
 MNW_PUBLIC int mnw_view_attach(struct mnw_view **view, struct mnw_cache *cache,
                                const struct mnw_attach_options *options);
 
-/* A part of a view that lies in one piece. */
-struct mnw_view_range {
-    uint64_t address;
-    uint64_t offset_bytes;
-    uint64_t length_bytes;
-};
+/*
+ * The duplicate of the userfaultfd, to be kept by somebody who outlives this process. Belongs to the view. The
+ * userfaultfd of a child that was forked is known to nobody else: closing its view makes what the child has not touched
+ * SIGBUS. -EINVAL for a view of this process.
+ */
+MNW_PUBLIC int mnw_view_fd(const struct mnw_view *view);
 
 /*
  * Where the view lies now: its ranges, at most `count` of them into `ranges` (may be NULL with 0). Returns how many

@@ -56,7 +56,8 @@ int mnw_invalidate(struct mnw_cache *cache, uint64_t offset, uint64_t length) {
         return error;
     error = mnw__reclaim_range(cache, page, count, &stuck);
     if (error && stuck == UINT64_MAX)
-        return mnw__fail(error, "mnw_invalidate: part of the range is pinned; unpin it first");
+        return mnw__fail(error, "mnw_invalidate: part of the range is pinned, or of a hugetlb cache with writable "
+                                "views of other processes, whose copies would be lost; unpin it, or close them, first");
     if (error)
         return mnw__fail(error,
                          "mnw_invalidate: stopped at offset %llu (error %d): pinned meanwhile, or the store has "

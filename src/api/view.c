@@ -24,6 +24,13 @@ int mnw_view_attach(struct mnw_view **view, struct mnw_cache *cache, const struc
     return error ? error : mnw__view_attach(view, cache, &known);
 }
 
+int mnw_view_fd(const struct mnw_view *view) {
+    int error = mnw__check_view(view, "mnw_view_fd");
+    if (!error && !view->remote)
+        error = mnw__fail(-EINVAL, "mnw_view_fd: the view is this process's own, and so is its userfaultfd");
+    return error ? error : view->uffd;
+}
+
 int mnw_view_ranges(struct mnw_view *view, struct mnw_view_range *ranges, size_t count) {
     int error = mnw__check_view(view, "mnw_view_ranges");
     if (!error && count && !ranges)

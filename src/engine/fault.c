@@ -6,6 +6,7 @@
 #include "engine/cache.h"
 #include "engine/pool.h"
 #include "engine/reclaim.h"
+#include "engine/remote.h"
 #include "sys/io.h"
 #include "sys/uffd.h"
 
@@ -13,6 +14,8 @@
 
 /* Words move under us; so often they are looked at again before the fault is sent round through the kernel. */
 #define LOOKS_MAX 8
+/* Another process changes its mappings, and will have done so by then. */
+#define CHANGING_TICK_NS 2000000ull
 /* A starved fault is back with every tick, or, its event lost, with the watchdog; after a longer gap it is another. */
 #define STARVED_GAP_NS 2000000000ull
 
@@ -40,14 +43,15 @@ static enum mnw__map map_present(struct mnw_view *view, uint64_t page, uint64_t 
 }
 
 /* The kernel keeps the waiter; we remember to send it round. */
-static enum mnw__outcome wait_for_tick(struct mnw__fault_thread *thread, struct mnw_view *view) {
+static enum mnw__outcome wait_for_tick(struct mnw__fault_thread *thread, struct mnw_view *view, uint64_t tick_ns) {
     view->starved = true;
     if (!thread->starving) {
         thread->starving = true;
         thread->starved_progress = thread->batch_progress;
-        thread->starved_ns = thread->batch_ns + MNW__SCARCE_TICK_NS;
+        thread->starved_ns = UINT64_MAX;
         atomic_fetch_add(&thread->pool->starving, 1);
     }
+    thread->starved_ns = mnw__min(thread->starved_ns, thread->batch_ns + tick_ns);
     return MNW__OUTCOME_PENDING;
 }
 
@@ -64,7 +68,7 @@ static enum mnw__outcome starve(struct mnw__fault_thread *thread, struct mnw_vie
         mnw__fill_refuse(view, page, -ENOMEM);
         return MNW__OUTCOME_ENDED;
     }
-    return wait_for_tick(thread, view);
+    return wait_for_tick(thread, view, MNW__SCARCE_TICK_NS);
 }
 
 /*
@@ -120,6 +124,23 @@ static enum mnw__begin fill_page(struct mnw__fault_thread *thread, struct mnw_vi
     return result;
 }
 
+/*
+ * A kernel without poison cannot end a fault of another process in SIGBUS. It waits, and the page is read again once a
+ * second. False: look again.
+ */
+static bool look_at_unbarred(struct mnw__fault_thread *thread, struct mnw_view *view, uint64_t page,
+                             enum mnw__outcome *outcome) {
+    struct mnw_cache *cache = view->cache;
+    uint64_t extent = mnw__extent_of(&cache->pages, page);
+    if (!mnw__remote_may_retry(view, thread->batch_ns) || !mnw__extent_claim_repair(&cache->pages, extent)) {
+        *outcome = wait_for_tick(thread, view, MNW__SCARCE_TICK_NS);
+        return true;
+    }
+    mnw__page_heal(&cache->pages, page);
+    mnw__reclaim_keep(cache, extent);
+    return false;
+}
+
 /* One look at an extent that is entered. True: `*outcome` is how it ended. */
 static bool look(struct mnw__fault_thread *thread, struct mnw_view *view, uint64_t page, bool wake,
                  struct mnw__readahead_plan *plan, enum mnw__outcome *outcome) {
@@ -131,7 +152,7 @@ static bool look(struct mnw__fault_thread *thread, struct mnw_view *view, uint64
             lose_page(cache, page);
             return false;
         case MNW__MAP_AGAIN:
-            *outcome = wait_for_tick(thread, view);
+            *outcome = wait_for_tick(thread, view, view->remote ? CHANGING_TICK_NS : MNW__SCARCE_TICK_NS);
             return true;
         case MNW__MAP_DONE:
         case MNW__MAP_GONE:
@@ -159,7 +180,11 @@ static bool look(struct mnw__fault_thread *thread, struct mnw_view *view, uint64
         }
         return false;
     case MNW__PAGE_FAILED:
-        *outcome = mnw__view_poison_page(view, page) ? MNW__OUTCOME_ENDED : wait_for_tick(thread, view);
+        if (view->remote && !cache->pool->has_poison)
+            return look_at_unbarred(thread, view, page, outcome);
+        *outcome = mnw__view_poison_page(view, page)
+                       ? MNW__OUTCOME_ENDED
+                       : wait_for_tick(thread, view, view->remote ? CHANGING_TICK_NS : MNW__SCARCE_TICK_NS);
         return true;
     }
     return false;

@@ -62,6 +62,8 @@ void mnw__fault_thread_stop(struct mnw__fault_thread *thread);
 void mnw__fault_thread_kick(struct mnw__fault_thread *thread);
 
 int mnw__fault_attach(struct mnw__fault_thread *thread, struct mnw_view *view);
+/* On the thread, under its lock: the view is one of its own from now on; the caller has it polled. */
+void mnw__fault_adopt(struct mnw__fault_thread *thread, struct mnw_view *view);
 /* On return, no event of the view is or will be handled. */
 void mnw__fault_detach(struct mnw_view *view);
 

@@ -59,9 +59,9 @@ static void serve_event(struct mnw__fault_thread *thread, struct mnw_view *view,
     if (event->kind != MNW__UFFD_EV_FAULT)
         return;
     if (!mnw__view_page_at(view, event->address, &page)) {
-        if (view->remote)
-            mnw__remote_stray(view, event->address);
-        return;
+        if (!view->remote || !mnw__remote_stray(view, event->address) ||
+            !mnw__view_page_at(view, event->address, &page))
+            return;
     }
     bool minor = event->flags & MNW__UFFD_FAULT_MINOR;
     mnw__count(&view->cache->counters, minor ? MNW__FAULTS_MINOR : MNW__FAULTS_MISSING, 1);
@@ -118,8 +118,11 @@ static void push_reads(struct mnw__fault_thread *thread) {
  * when it shares our CPU: looking again is cheaper than going round by epoll. Others get their turn after a while.
  */
 static void serve_view(struct mnw__fault_thread *thread, struct mnw_view *view) {
-    for (unsigned batches = 0; batches < BATCHES_MAX && serve_batch(thread, view); batches++)
+    unsigned batches = 0;
+    for (; batches < BATCHES_MAX && serve_batch(thread, view); batches++)
         push_reads(thread);
+    if (!batches && view->remote)
+        mnw__remote_in_vain(view);
 }
 
 /* ---- the loop ---- */
@@ -143,8 +146,11 @@ static void run_timers(struct mnw__fault_thread *thread, enum mnw__job_more more
     if (more_jobs == MNW__JOB_MORE_LATER)
         thread->timer_ns = mnw__min(thread->timer_ns, now_ns + MNW__SCARCE_TICK_NS);
     bool active = false;
-    for (struct mnw_view *view = thread->views; view; view = view->next_of_thread)
+    for (struct mnw_view *view = thread->views; view; view = view->next_of_thread) {
         active |= view->active;
+        if (view->remote && view->remote->parked)
+            thread->timer_ns = mnw__min(thread->timer_ns, mnw__remote_resume(view, now_ns));
+    }
     if (active)
         thread->watch_ns = mnw__min(thread->watch_ns, now_ns + WATCH_BUSY_NS);
     if (now_ns >= thread->watch_ns) {
@@ -194,11 +200,15 @@ void mnw__fault_thread_kick(struct mnw__fault_thread *thread) {
     mnw__poller_kick(thread->poller);
 }
 
-int mnw__fault_attach(struct mnw__fault_thread *thread, struct mnw_view *view) {
-    mnw__mutex_lock(&thread->lock);
+void mnw__fault_adopt(struct mnw__fault_thread *thread, struct mnw_view *view) {
     view->next_of_thread = thread->views;
     thread->views = view;
     view->active = true;
+}
+
+int mnw__fault_attach(struct mnw__fault_thread *thread, struct mnw_view *view) {
+    mnw__mutex_lock(&thread->lock);
+    mnw__fault_adopt(thread, view);
     mnw__mutex_unlock(&thread->lock);
     int error = mnw__poller_add(thread->poller, view->uffd, view);
     if (error)

@@ -5,6 +5,7 @@
 #include "base/bits.h"
 #include "engine/cache.h"
 #include "engine/pool.h"
+#include "engine/remote.h"
 #include "engine/view.h"
 #include "sys/poller.h"
 
@@ -216,7 +217,7 @@ static struct mnw_cache *choose_cache(struct mnw_pool *pool, unsigned *count) {
     mnw__mutex_lock(&pool->lock);
     for (struct mnw_cache *cache = pool->caches; cache; cache = cache->next) {
         int64_t held = (int64_t)(atomic_load_explicit(&cache->charged, memory_order_relaxed) / pool->page_bytes);
-        if (!held)
+        if (!held || atomic_load(&cache->copied))
             continue;
         ++*count;
         total += held;
@@ -257,6 +258,7 @@ void mnw__reclaim_run(void *argument) {
     while (!atomic_load_explicit(&pool->stopping, memory_order_acquire)) {
         void *tag;
         mnw__poller_wait(pool->reclaimer_poller, &tag, 1, INT64_MAX);
+        mnw__remote_make_spares(pool);
         atomic_store_explicit(&pool->reclaim_wanted, false, memory_order_release);
         uint64_t high = mnw__pool_high_bytes(pool);
         for (;;) {

@@ -45,23 +45,59 @@ static bool is_hugetlb(const struct mnw_cache *cache) {
     return cache->backing.kind == MNW_BACKING_HUGETLB_2M || cache->backing.kind == MNW_BACKING_HUGETLB_1G;
 }
 
-static int check_options(struct mnw_view *view, const struct mnw_attach_options *options) {
+static int check_address(const struct mnw_view *view, uint64_t address, size_t length) {
     size_t page_bytes = view->cache->backing.page_bytes;
+    if (!address || !mnw__is_aligned(address, page_bytes))
+        return mnw__fail(-EINVAL, "attach: address 0x%llx is not a multiple of the page size %zu",
+                         (unsigned long long)address, page_bytes);
+    if (address > UINTPTR_MAX - length)
+        return mnw__fail(-EINVAL, "attach: %zu bytes from address 0x%llx leave the address space", length,
+                         (unsigned long long)address);
+    return 0;
+}
+
+static int take_range(struct mnw_view *view, const struct mnw_view_range *range) {
+    struct mnw__remote *remote = view->remote;
+    struct mnw__piece piece = {.address = range->address};
+    size_t length = 0;
+    int error =
+        mnw__cache_range(view->cache, range->offset_bytes, range->length_bytes, &piece.first_page, &piece.page_count);
+    if (!error) {
+        length = piece.page_count * view->cache->backing.page_bytes;
+        error = check_address(view, range->address, length);
+    }
+    if (error)
+        return error;
+    view->length += length;
+    remote->pieces[remote->piece_count++] = piece;
+    return 0;
+}
+
+static int take_ranges(struct mnw_view *view, const struct mnw_attach_options *options) {
+    if (!options->range_count)
+        return take_range(view, &(struct mnw_view_range){.address = options->address,
+                                                         .offset_bytes = options->offset_bytes,
+                                                         .length_bytes = options->length_bytes});
+    if (options->range_count > MNW__PIECES_MAX || !options->ranges)
+        return mnw__fail(-EINVAL, "attach: `ranges` must not be NULL, and `range_count` not more than %d",
+                         MNW__PIECES_MAX);
+    int error = 0;
+    for (size_t i = 0; i < options->range_count && !error; i++)
+        error = take_range(view, &options->ranges[i]);
+    return error;
+}
+
+static int take_options(struct mnw_view *view, const struct mnw_attach_options *options) {
+    struct mnw__remote *remote = view->remote;
     if (options->flags & ~(unsigned)MNW_VIEW_WRITE)
         return mnw__fail(-EINVAL, "attach: unknown flags 0x%x", options->flags & ~(unsigned)MNW_VIEW_WRITE);
     if (options->pid < 0)
         return mnw__fail(-EINVAL, "attach: there is no process %d; 0 stands for an unknown one", (int)options->pid);
-    int error = mnw__view_set_range(view, options->offset_bytes, options->length_bytes);
-    if (error)
-        return error;
-    if (!options->address || !mnw__is_aligned(options->address, page_bytes))
-        return mnw__fail(-EINVAL, "attach: address 0x%llx is not a multiple of the page size %zu",
-                         (unsigned long long)options->address, page_bytes);
-    if (options->address > UINTPTR_MAX - view->length)
-        return mnw__fail(-EINVAL, "attach: %zu bytes from address 0x%llx leave the address space", view->length,
-                         (unsigned long long)options->address);
     view->writable = options->flags & MNW_VIEW_WRITE;
-    return 0;
+    remote->pid = options->pid;
+    remote->cookie = options->cookie;
+    remote->faults_per_second = options->faults_per_second;
+    return take_ranges(view, options);
 }
 
 static int check_features(const struct mnw_cache *cache, const struct mnw__uffd_description *description) {
@@ -108,10 +144,10 @@ static int take_uffd(struct mnw_view *view, int fd) {
 
 /* ---- what is there ---- */
 
-static int check_mapping(const struct mnw_view *view) {
+static int check_mapping(const struct mnw_view *view, const struct mnw__piece *piece) {
     const struct mnw__remote *remote = view->remote;
-    const struct mnw__piece *piece = &remote->pieces[0];
     const struct mnw__backing *backing = &view->cache->backing;
+    size_t length = piece->page_count * backing->page_bytes;
     static const char *const wrong[] = {
         [MNW__MAPPED_NOTHING] = "is not mapped, or in part only",
         [MNW__MAPPED_OTHER_FILE] = "maps something that is not the descriptor of mnw_cache_fd()",
@@ -122,26 +158,26 @@ static int check_mapping(const struct mnw_view *view) {
     if (!remote->pid)
         return 0;
     /* On shmem writing costs nobody anything, whatever was said; on hugetlb the copies would be lost. */
-    enum mnw__mapped mapped = mnw__process_maps(remote->pid, piece->address, view->length, backing->readonly_fd,
-                                                mnw__cache_page_offset(view->cache, piece->first_page),
-                                                view->writable || !is_hugetlb(view->cache));
+    bool may_write = view->writable || !is_hugetlb(view->cache);
+    enum mnw__mapped mapped = mnw__process_maps(remote->pid, piece->address, length, backing->readonly_fd,
+                                                mnw__cache_page_offset(view->cache, piece->first_page), may_write);
     if (mapped == MNW__MAPPED_AS_SAID || mapped == MNW__MAPPED_UNSEEN)
         return 0;
-    return mnw__fail(-EINVAL, "attach: the range of %zu bytes at 0x%llx in process %d %s", view->length,
+    return mnw__fail(-EINVAL, "attach: the range of %zu bytes at 0x%llx in process %d %s", length,
                      (unsigned long long)piece->address, (int)remote->pid, wrong[mapped]);
 }
 
-static int arm(const struct mnw_view *view) {
-    const struct mnw__piece *piece = &view->remote->pieces[0];
-    uint64_t ioctls = 0;
-    int error = mnw__uffd_register(view->uffd, piece->address, view->length,
-                                   MNW__UFFD_MODE_MISSING | MNW__UFFD_MODE_MINOR, &ioctls);
+static int arm(const struct mnw_view *view, const struct mnw__piece *piece) {
+    size_t length = piece->page_count * view->cache->backing.page_bytes;
     unsigned long long address = piece->address;
+    uint64_t ioctls = 0;
+    int error =
+        mnw__uffd_register(view->uffd, piece->address, length, MNW__UFFD_MODE_MISSING | MNW__UFFD_MODE_MINOR, &ioctls);
     if (error == -EBUSY)
         return mnw__fail(error,
                          "attach: part of the %zu bytes at 0x%llx is watched by another userfaultfd; detach the "
                          "view it belongs to first",
-                         view->length, address);
+                         length, address);
     if (error == -ENOMEM)
         return mnw__fail(-ESRCH, "attach: the process of the userfaultfd is gone");
     if (error)
@@ -149,11 +185,60 @@ static int arm(const struct mnw_view *view) {
                          "attach: the userfaultfd cannot watch %zu bytes at 0x%llx (error %d): they must be a "
                          "private mapping of the descriptor of mnw_cache_fd(), in the process that made the "
                          "userfaultfd",
-                         view->length, address, -error);
+                         length, address, -error);
     if (!(ioctls & MNW__UFFD_TAKES_CONTINUE))
-        return mnw__fail(-EINVAL, "attach: the kernel takes no UFFDIO_CONTINUE for the %zu bytes at 0x%llx",
-                         view->length, address);
+        return mnw__fail(-EINVAL, "attach: the kernel takes no UFFDIO_CONTINUE for the %zu bytes at 0x%llx", length,
+                         address);
     return 0;
+}
+
+/* All of them are looked at before any is changed. */
+static int arm_all(const struct mnw_view *view) {
+    const struct mnw__remote *remote = view->remote;
+    int error = 0;
+    for (unsigned i = 0; i < remote->piece_count && !error; i++)
+        error = check_mapping(view, &remote->pieces[i]);
+    for (unsigned i = 0; i < remote->piece_count && !error; i++)
+        error = arm(view, &remote->pieces[i]);
+    return error;
+}
+
+/* ---- pages that cannot be evicted ---- */
+
+/*
+ * On hugetlb the kernel destroys the copies that writers made when their page is evicted. So while there is a
+ * writable view, all of its cache stays, and must fit beside the others of which that is true.
+ */
+static int keep_all(struct mnw_view *view) {
+    struct mnw_cache *cache = view->cache;
+    struct mnw_pool *pool = cache->pool;
+    if (!view->writable || !is_hugetlb(cache))
+        return 0;
+    mnw__mutex_lock(&pool->lock);
+    uint64_t kept = 0, budget = atomic_load(&pool->budget);
+    for (const struct mnw_cache *other = pool->caches; other; other = other->next)
+        if (other == cache || atomic_load(&other->copied))
+            kept += other->backing.size_bytes;
+    bool fits = kept + atomic_load(&pool->pinned) + mnw__pool_budget_min(pool) <= budget;
+    if (fits)
+        atomic_fetch_add(&cache->copied, 1);
+    mnw__mutex_unlock(&pool->lock);
+    if (!fits)
+        return mnw__fail(
+            -ENOSPC,
+            "attach: a writable view of hugetlb keeps all of its %llu bytes, and with others of this kind, "
+            "pins, and an extent for each fault thread that is more than the budget, %llu",
+            (unsigned long long)cache->backing.size_bytes, (unsigned long long)budget);
+    view->remote->keeps_all = true;
+    /* Evictions that began before are over before the consumer writes. */
+    while (atomic_load_explicit(&cache->evicting, memory_order_acquire))
+        mnw__sleep_ns(100000);
+    return 0;
+}
+
+static void keep_no_more(struct mnw_view *view) {
+    if (view->remote->keeps_all)
+        atomic_fetch_sub(&view->cache->copied, 1);
 }
 
 /* ---- one userfaultfd, one view ---- */
@@ -166,6 +251,7 @@ static int enlist(struct mnw_view *view) {
             error = -EBUSY;
     if (!error) {
         view->remote->next = remotes.first;
+        view->remote->is_listed = true;
         remotes.first = view;
     }
     mnw__mutex_unlock(&remotes.lock);
@@ -174,7 +260,10 @@ static int enlist(struct mnw_view *view) {
     return 0;
 }
 
+/* Views of children are in no list: nobody else can have their userfaultfds. */
 static void strike_off(struct mnw_view *view) {
+    if (!view->remote->is_listed)
+        return;
     lock_remotes();
     struct mnw_view **link = &remotes.first;
     while (*link != view)
@@ -183,42 +272,79 @@ static void strike_off(struct mnw_view *view) {
     mnw__mutex_unlock(&remotes.lock);
 }
 
+static bool overlap(const struct mnw_view *a, const struct mnw__piece *b, size_t b_bytes) {
+    size_t a_bytes = a->cache->backing.page_bytes;
+    for (unsigned i = 0; i < a->remote->piece_count; i++) {
+        const struct mnw__piece *piece = &a->remote->pieces[i];
+        if (piece->address < b->address + b->page_count * b_bytes &&
+            b->address < piece->address + piece->page_count * a_bytes)
+            return true;
+    }
+    return false;
+}
+
+/*
+ * A consumer that took its older view off its userfaultfd (no event tells) and put this one in its place: the older one
+ * must not be mapped into any more, since the kernel would take that for this one's. Which of the two was watched was
+ * settled when this one was registered.
+ */
+static void displace(struct mnw_view *older, const struct mnw_view *view) {
+    size_t page_bytes = view->cache->backing.page_bytes;
+    mnw__mutex_lock(&older->thread->lock);
+    for (unsigned i = 0; i < view->remote->piece_count; i++) {
+        const struct mnw__piece *piece = &view->remote->pieces[i];
+        if (overlap(older, piece, page_bytes))
+            mnw__remote_drop(older, piece->address, piece->page_count * page_bytes);
+    }
+    mnw__mutex_unlock(&older->thread->lock);
+}
+
+static void displace_older(const struct mnw_view *view) {
+    pid_t pid = view->remote->pid;
+    if (!pid)
+        return;
+    lock_remotes();
+    for (struct mnw_view *older = remotes.first; older; older = older->remote->next)
+        if (older != view && older->remote->pid == pid)
+            displace(older, view);
+    mnw__mutex_unlock(&remotes.lock);
+}
+
 /* ---- attaching ---- */
 
 static int serve(struct mnw_view *view) {
-    int error = check_mapping(view);
+    int error = arm_all(view);
+    if (error)
+        return error;
+    displace_older(view);
+    error = keep_all(view);
     if (!error)
-        error = arm(view);
-    return error ? error : mnw__view_start(view);
+        error = mnw__view_start(view);
+    if (error)
+        keep_no_more(view);
+    return error;
 }
 
 static int set_up(struct mnw_view *view, const struct mnw_attach_options *options) {
-    struct mnw__remote *remote = view->remote;
-    int error = check_options(view, options);
-    if (error)
-        return error;
-    remote->pieces[0] = (struct mnw__piece){options->address, view->first_page, view->page_count};
-    remote->piece_count = 1;
-    remote->pid = options->pid;
-    remote->cookie = options->cookie;
-    remote->faults_per_second = options->faults_per_second;
-    /* The pieces say what the view has; the view itself can come to hold any page. */
-    view->first_page = 0;
-    view->page_count = view->cache->pages.page_count;
-    error = mnw__view_reserve(view);
+    int error = take_options(view, options);
     if (!error)
         error = take_uffd(view, options->uffd);
+    if (!error && view->remote->features & MNW__UFFD_EVENT_FORK) {
+        view->remote->spare = mnw__remote_new(view->cache);
+        error = view->remote->spare ? 0 : -ENOMEM;
+    }
     if (!error)
         error = enlist(view);
-    if (error)
-        return error;
-    error = serve(view);
+    if (!error)
+        error = serve(view);
     if (error)
         strike_off(view);
     return error;
 }
 
-static void free_remote(struct mnw_view *view) {
+void mnw__remote_free(struct mnw_view *view) {
+    if (view->remote->spare)
+        mnw__remote_free(view->remote->spare);
     if (view->uffd >= 0)
         mnw__uffd_close(view->uffd);
     mnw__mutex_destroy(&view->remote->hold);
@@ -226,7 +352,7 @@ static void free_remote(struct mnw_view *view) {
     mnw__view_free(view);
 }
 
-static struct mnw_view *new_remote(struct mnw_cache *cache) {
+struct mnw_view *mnw__remote_new(struct mnw_cache *cache) {
     struct mnw_view *view = mnw__view_new(cache);
     if (!view)
         return NULL;
@@ -237,16 +363,22 @@ static struct mnw_view *new_remote(struct mnw_cache *cache) {
         return NULL;
     }
     mnw__mutex_init(&view->remote->hold);
+    /* The pieces say what the view has; the view itself can come to hold any page. */
+    view->page_count = cache->pages.page_count;
+    if (mnw__view_reserve(view)) {
+        mnw__remote_free(view);
+        return NULL;
+    }
     return view;
 }
 
 int mnw__view_attach(struct mnw_view **out, struct mnw_cache *cache, const struct mnw_attach_options *options) {
-    struct mnw_view *view = new_remote(cache);
+    struct mnw_view *view = mnw__remote_new(cache);
     if (!view)
         return -ENOMEM;
     int error = set_up(view, options);
     if (error) {
-        free_remote(view);
+        mnw__remote_free(view);
         return error;
     }
     /* Who waits already has faulted for an owner that is gone, which may have read of it. */
@@ -255,13 +387,43 @@ int mnw__view_attach(struct mnw_view **out, struct mnw_cache *cache, const struc
     return 0;
 }
 
+/* ---- detaching ---- */
+
+/* What the process has not touched is SIGBUS from now on. Done page by page only where something is mapped already. */
+static void seal_piece(const struct mnw_view *view, const struct mnw__piece *piece) {
+    size_t page_bytes = view->cache->backing.page_bytes;
+    uintptr_t at = piece->address, end = at + piece->page_count * page_bytes;
+    while (at < end) {
+        int64_t done = 0;
+        int error = mnw__uffd_poison(view->uffd, at, end - at, 0, &done);
+        if (!error || error == -ESRCH || error == -ENOENT)
+            return;
+        at += done > 0 ? (size_t)done : error == -EAGAIN ? 0 : page_bytes;
+        if (error == -EAGAIN && done <= 0)
+            mnw__sleep_ns(100000);
+    }
+}
+
+/*
+ * A child's userfaultfd is known to us alone. With its last duplicate the child would read zeros; so it does not
+ * get at what it has not touched. (Where somebody keeps a duplicate, this process ends and does not close.)
+ */
+static void seal(const struct mnw_view *view) {
+    if (!view->remote->forked || !view->cache->pool->has_poison)
+        return;
+    for (unsigned i = 0; i < view->remote->piece_count; i++)
+        seal_piece(view, &view->remote->pieces[i]);
+}
+
 /* Whoever waits faults again, and waits in the consumer's own duplicate for the next to attach. */
 void mnw__view_detach(struct mnw_view *view) {
     mnw__view_stop(view);
     strike_off(view);
     mnw__notices_forget(&view->cache->pool->notices, view);
+    keep_no_more(view);
+    seal(view);
     mnw__view_wake_all(view);
-    free_remote(view);
+    mnw__remote_free(view);
 }
 
 int mnw__view_ranges(struct mnw_view *view, struct mnw_view_range *ranges, size_t count) {

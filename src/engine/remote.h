@@ -39,8 +39,24 @@ struct mnw__remote {
     uint64_t cookie;
     uint32_t faults_per_second; /* 0: no limit */
 
-    struct mnw_view *next; /* all remote views of this process; remotes.lock */
+    bool is_listed;        /* remotes.lock */
+    struct mnw_view *next; /* remotes.lock */
     _Atomic bool dead;     /* the consumer's address space is gone */
+    bool forked;           /* nobody but us has the userfaultfd */
+    bool keeps_all;        /* counted in cache->copied */
+
+    /* The next child of the consumer, made before it is needed; with EVENT_FORK no event is read while there is none.
+     * cache->views_lock */
+    struct mnw_view *spare;
+
+    /* thread->lock */
+    bool parked; /* not among those that the thread waits for, until resume_ns */
+    uint64_t resume_ns;
+    uint64_t credit_ns;      /* what may be spent on faults, each of which costs its share of a second */
+    uint64_t credit_last_ns; /* when it was last counted */
+    bool in_motion;          /* the events read last said that the mapping changed */
+    unsigned vain;           /* visits without an event, in a row */
+    uint64_t retry_ns;       /* a kernel without poison: when failed pages may be read again */
 
     /* notices->lock */
     struct mnw_view *next_changed;
@@ -53,13 +69,29 @@ int mnw__view_ranges(struct mnw_view *view, struct mnw_view_range *ranges, size_
 /* What mnw__view_close does for a remote view. */
 void mnw__view_detach(struct mnw_view *view);
 
-/* The next events; faults are left for the caller, all others are done with. On the view's fault thread, under its
- * lock. */
+/* What attaching and forking share. */
+struct mnw_view *mnw__remote_new(struct mnw_cache *cache);
+void mnw__remote_free(struct mnw_view *view);
+/* [start, start + length) is no longer the view's. Under thread->lock. */
+void mnw__remote_drop(struct mnw_view *view, uintptr_t start, size_t length);
+
+/* The rest is for the view's fault thread, under its lock, but for died(). */
+
+/* The next events; faults are left for the caller, all others are done with. */
 int mnw__remote_read(struct mnw_view *view, struct mnw__uffd_event *events, int count);
-/* A fault where the view has no page. On the view's fault thread, under its lock. */
-void mnw__remote_stray(struct mnw_view *view, uintptr_t address);
+/* The thread visited the view, and there was no event. */
+void mnw__remote_in_vain(struct mnw_view *view);
+/* Puts the view back among those that the thread waits for, if it is time; when to ask next. */
+uint64_t mnw__remote_resume(struct mnw_view *view, uint64_t now_ns);
+/* A kernel without poison: may failed pages be read again? Once a second. */
+bool mnw__remote_may_retry(struct mnw_view *view, uint64_t now_ns);
+/* A fault where the view has no page: its mapping has grown, or it ends in SIGBUS. True: serve it after all. */
+bool mnw__remote_stray(struct mnw_view *view, uintptr_t address);
 /* The kernel says that the consumer's address space is gone. Any thread. */
 void mnw__remote_died(struct mnw_view *view);
+
+/* On the reclaimer: makes the spare views that are wanting. */
+void mnw__remote_make_spares(struct mnw_pool *pool);
 
 #ifdef MNW_SIMULATED
 /* In the simulator all processes have the same statics: a new one begins without views. */

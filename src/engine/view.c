@@ -77,8 +77,7 @@ bool mnw__view_page_at(const struct mnw_view *view, uintptr_t address, uint64_t 
 
 /* ---- opening ---- */
 
-int mnw__view_set_range(struct mnw_view *view, uint64_t offset, uint64_t length) {
-    struct mnw_cache *cache = view->cache;
+int mnw__cache_range(const struct mnw_cache *cache, uint64_t offset, uint64_t length, uint64_t *page, uint64_t *count) {
     size_t page_bytes = cache->backing.page_bytes;
     if (!mnw__is_aligned(offset, page_bytes))
         return mnw__fail(-EINVAL, "view: offset %llu is not a multiple of the page size %zu",
@@ -92,10 +91,16 @@ int mnw__view_set_range(struct mnw_view *view, uint64_t offset, uint64_t length)
     if (pages > pages_left)
         return mnw__fail(-EINVAL, "view: %llu bytes from offset %llu reach past the end of the store",
                          (unsigned long long)length, (unsigned long long)offset);
-    view->first_page = first;
-    view->page_count = pages;
-    view->length = pages * page_bytes;
+    *page = first;
+    *count = pages;
     return 0;
+}
+
+static int set_range(struct mnw_view *view, const struct mnw_view_options *options) {
+    int error = mnw__cache_range(view->cache, options ? options->offset_bytes : 0, options ? options->length_bytes : 0,
+                                 &view->first_page, &view->page_count);
+    view->length = view->page_count * view->cache->backing.page_bytes;
+    return error;
 }
 
 static int check_flags(struct mnw_view *view, const struct mnw_view_options *options) {
@@ -147,6 +152,18 @@ static void link_view(struct mnw_view *view) {
     view->next = cache->views;
     cache->views = view;
     mnw__mutex_unlock(&cache->views_lock);
+}
+
+void mnw__view_link_child(struct mnw_view *child, struct mnw_view *parent) {
+    struct mnw_cache *cache = child->cache;
+    size_t words = poisoned_bytes(parent) / sizeof(*parent->poisoned);
+    for (size_t i = 0; parent->poisoned_count && i < words; i++)
+        if (parent->poisoned[i])
+            child->poisoned[i] = parent->poisoned[i];
+    child->poisoned_count = parent->poisoned_count;
+    mnw__readahead_init(&child->readahead, cache->pages.page_count, cache->readahead_pages);
+    child->next = cache->views;
+    cache->views = child;
 }
 
 static void unlink_view(struct mnw_view *view) {
@@ -224,7 +241,7 @@ int mnw__view_open(struct mnw_view **out, struct mnw_cache *cache, const struct 
     struct mnw_view *view = mnw__view_new(cache);
     if (!view)
         return -ENOMEM;
-    int error = mnw__view_set_range(view, options ? options->offset_bytes : 0, options ? options->length_bytes : 0);
+    int error = set_range(view, options);
     if (!error)
         error = check_flags(view, options);
     if (!error)

@@ -68,10 +68,13 @@ bool mnw__view_page_at(const struct mnw_view *view, uintptr_t address, uint64_t 
 
 /* What opening (local, in view.c) and attaching (remote.c) share. */
 struct mnw_view *mnw__view_new(struct mnw_cache *cache);
-int mnw__view_set_range(struct mnw_view *view, uint64_t offset, uint64_t length);
+/* A range of bytes as pages of a cache; length 0: to the end. */
+int mnw__cache_range(const struct mnw_cache *cache, uint64_t offset, uint64_t length, uint64_t *page, uint64_t *count);
 int mnw__view_reserve(struct mnw_view *view);
 int mnw__view_start(struct mnw_view *view);
 void mnw__view_stop(struct mnw_view *view);
+/* In views_lock: a child of the process of `parent`; what is SIGBUS there is SIGBUS here. */
+void mnw__view_link_child(struct mnw_view *child, struct mnw_view *parent);
 void mnw__view_free(struct mnw_view *view);
 
 /* Of a local view. */

@@ -13,9 +13,11 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/userfaultfd.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -335,6 +337,35 @@ int mnw__uffd_waiting(int fd, uint64_t *pending, uint64_t *total) {
         return -EINVAL; /* not a userfaultfd */
     }
     return 0;
+}
+
+/* A page that cannot be read, made once; low enough that no length from there leaves the address space. */
+static const void *unreadable_page(void) {
+    static _Atomic(void *) shared;
+    void *page = atomic_load_explicit(&shared, memory_order_acquire), *nobody = NULL;
+    if (page) {
+        return page;
+    }
+    size_t page_bytes = (size_t)sysconf(_SC_PAGESIZE);
+    page = mmap((void *)(1ull << 30), page_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (page == MAP_FAILED || !atomic_compare_exchange_strong(&shared, &nobody, page)) {
+        if (page != MAP_FAILED) {
+            munmap(page, page_bytes);
+        }
+        page = nobody;
+    }
+    return page;
+}
+
+/* COPY looks at the mapping first, and then at what is to be copied, which cannot be read: so nothing ever is. */
+int mnw__uffd_is_one_mapping(int fd, uintptr_t start, size_t length) {
+    const void *nothing = unreadable_page();
+    int64_t done = 0;
+    if (!nothing) {
+        return -ENOMEM;
+    }
+    int error = mnw__uffd_copy(fd, start, nothing, length, 0, &done);
+    return error == -EFAULT ? 1 : error == -ENOENT ? 0 : error;
 }
 
 /* The kernel's own bit among the features: UFFDIO_API was done. */

@@ -115,6 +115,12 @@ int mnw__uffd_read(int fd, struct mnw__uffd_event *events, int count);
 /* The same, and never blocks even where another process has made the descriptor block (since 6.10; before, it may). */
 int mnw__uffd_read_nowait(int fd, struct mnw__uffd_event *events, int count);
 
+/*
+ * Is the range inside one mapping that a userfaultfd watches? 1: yes; 0: no; -EAGAIN: the mapping is being changed, and
+ * the event is unread; or another errno. Not for hugetlb.
+ */
+int mnw__uffd_is_one_mapping(int fd, uintptr_t start, size_t length);
+
 /* What a descriptor is that another process made. */
 struct mnw__uffd_description {
     bool initialised;  /* UFFDIO_API was done */

@@ -380,3 +380,17 @@ int mnw__uffd_tame(int fd) {
     fake_call("fcntl");
     return fake_fd_get(fd, FD_UFFD) ? 0 : -EBADF;
 }
+
+int mnw__uffd_is_one_mapping(int fd, uintptr_t start, size_t length) {
+    fake_call("UFFDIO_COPY of nothing");
+    struct fake_uffd *uffd = uffd_of(fd, "UFFDIO_COPY of nothing");
+    if (!uffd || uffd->event_count)
+        return uffd ? -EAGAIN : -EINVAL;
+    struct fake_view *view = fake_view_at(start);
+    if (!view || start + length > view->address + view->length)
+        return 0;
+    for (uintptr_t at = start; at < start + length; at += view->page_bytes)
+        if (fake_entry_at(view, at)->uffd < 0)
+            return 0;
+    return 1;
+}
