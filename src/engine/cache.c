@@ -38,9 +38,9 @@ void mnw__cache_sync_policy(struct mnw_cache *cache, uint64_t extent, bool put_b
     mnw__mutex_lock(&cache->policy_lock);
     struct mnw__extent word = mnw__extent_load(&cache->pages, extent);
     if (word.state != MNW__EXTENT_RESIDENT || word.user_pins)
-        policy->ops->remove(policy, (uint32_t)extent);
+        mnw__policy_remove(policy, (uint32_t)extent);
     else if (!mnw__policy_holds(policy, (uint32_t)extent))
-        (put_back ? policy->ops->put_back : policy->ops->insert)(policy, (uint32_t)extent);
+        (put_back ? mnw__policy_put_back : mnw__policy_insert)(policy, (uint32_t)extent);
     mnw__mutex_unlock(&cache->policy_lock);
 }
 

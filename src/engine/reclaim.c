@@ -171,7 +171,7 @@ int mnw__reclaim_extent(struct mnw_cache *cache, uint64_t extent, uint64_t *byte
 
 static bool pick(struct mnw_cache *cache, uint32_t *extent) {
     mnw__mutex_lock(&cache->policy_lock);
-    bool any = cache->policy.ops->pick(&cache->policy, recent, cache, extent);
+    bool any = mnw__policy_pick(&cache->policy, recent, cache, extent);
     mnw__mutex_unlock(&cache->policy_lock);
     return any;
 }

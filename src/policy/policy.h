@@ -28,21 +28,15 @@ typedef bool mnw__policy_recent(void *context, uint32_t extent);
 
 struct mnw__policy;
 
+/* What one policy decides; the calls that are the same for all are below. */
 struct mnw__policy_ops {
     const char *name;
     void (*insert)(struct mnw__policy *policy, uint32_t extent);
-    /*
-     * Chooses and takes out a victim; false when the policy is empty. Asks `recent` at most MNW__POLICY_ASKS_MAX
-     * times, and at most twice per extent on average, whatever it answers.
-     */
-    bool (*pick)(struct mnw__policy *policy, mnw__policy_recent *recent, void *context, uint32_t *extent);
-    /*
-     * Takes back a victim that could not be evicted (pinned). The next pick passes over all that were put back
-     * since the last one, while others remain.
-     */
-    void (*put_back)(struct mnw__policy *policy, uint32_t extent);
-    /* Takes an extent out for another reason; nothing happens when it is not in. */
-    void (*remove)(struct mnw__policy *policy, uint32_t extent);
+    /* Who is to be asked about next, when the pick under way has passed over `fresh` that it has just armed. */
+    uint32_t (*candidate)(const struct mnw__policy *policy, uint32_t fresh);
+    /* It was used, or was never asked about before: it stays, armed. 1: it counts as fresh. */
+    uint32_t (*pass_over)(struct mnw__policy *policy, uint32_t extent);
+    void (*take_out)(struct mnw__policy *policy, uint32_t extent);
 };
 
 struct mnw__policy {
@@ -67,8 +61,22 @@ extern const struct mnw__policy_ops mnw__policy_s3fifo;
 
 void mnw__policy_init(struct mnw__policy *policy, const struct mnw__policy_ops *ops, struct mnw__policy_node *nodes,
                       uint32_t extent_count);
-/* By name ("clock", "s3fifo"); NULL when unknown. */
-const struct mnw__policy_ops *mnw__policy_find(const char *name);
+
+static inline void mnw__policy_insert(struct mnw__policy *policy, uint32_t extent) {
+    policy->ops->insert(policy, extent);
+}
+/*
+ * Chooses and takes out a victim; false when the policy is empty. Asks `recent` at most MNW__POLICY_ASKS_MAX
+ * times, and at most twice per extent on average, whatever it answers.
+ */
+bool mnw__policy_pick(struct mnw__policy *policy, mnw__policy_recent *recent, void *context, uint32_t *extent);
+/*
+ * Takes back a victim that could not be evicted (it was in use). The next pick passes over all that were put back
+ * since the last one, while others remain.
+ */
+void mnw__policy_put_back(struct mnw__policy *policy, uint32_t extent);
+/* Takes an extent out for another reason; nothing happens when it is not in. */
+void mnw__policy_remove(struct mnw__policy *policy, uint32_t extent);
 
 /* Is the extent in the policy? */
 bool mnw__policy_holds(const struct mnw__policy *policy, uint32_t extent);

@@ -49,8 +49,15 @@ static unsigned next_queue(const struct mnw__policy *policy, uint32_t fresh) {
     return over ? QUEUE_SMALL : QUEUE_MAIN;
 }
 
-static uint32_t next_victim(const struct mnw__policy *policy, uint32_t fresh) {
+static uint32_t candidate(const struct mnw__policy *policy, uint32_t fresh) {
     return oldest(policy, next_queue(policy, fresh));
+}
+
+static uint32_t pass_over(struct mnw__policy *policy, uint32_t extent) {
+    bool was_armed = is_armed(policy, extent);
+    unsigned queue = queue_of(policy, extent);
+    move(policy, was_armed ? QUEUE_MAIN : queue, extent, true);
+    return !was_armed && queue == QUEUE_SMALL;
 }
 
 static void take_out(struct mnw__policy *policy, uint32_t extent) {
@@ -60,44 +67,10 @@ static void take_out(struct mnw__policy *policy, uint32_t extent) {
         make_ghost(policy, extent);
 }
 
-static bool pick(struct mnw__policy *policy, mnw__policy_recent *recent, void *context, uint32_t *extent) {
-    if (!policy->count)
-        return false;
-    if (policy->length[QUEUE_HELD] == policy->count)
-        release_held(policy);
-    uint32_t fresh = 0, victim = next_victim(policy, fresh);
-    for (uint32_t asks = ask_limit(policy); asks; asks--) {
-        bool used = recent(context, victim);
-        if (!is_armed(policy, victim)) {
-            fresh += queue_of(policy, victim) == QUEUE_SMALL;
-            move(policy, queue_of(policy, victim), victim, true);
-        } else if (used)
-            move(policy, QUEUE_MAIN, victim, true);
-        else
-            break;
-        victim = next_victim(policy, fresh);
-    }
-    take_out(policy, victim);
-    release_held(policy);
-    *extent = victim;
-    return true;
-}
-
-/* Pinned means wanted: it comes back into main, and is no ghost. */
-static void put_back(struct mnw__policy *policy, uint32_t extent) {
-    push(policy, QUEUE_HELD, extent, false);
-}
-
-/* A ghost stays one: the pages were dropped, but what is known of their use is not wrong. */
-static void remove_extent(struct mnw__policy *policy, uint32_t extent) {
-    if (is_queued(policy, extent))
-        unlink_extent(policy, extent);
-}
-
 const struct mnw__policy_ops mnw__policy_s3fifo = {
     .name = "s3fifo",
     .insert = insert,
-    .pick = pick,
-    .put_back = put_back,
-    .remove = remove_extent,
+    .candidate = candidate,
+    .pass_over = pass_over,
+    .take_out = take_out,
 };

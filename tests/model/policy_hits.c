@@ -34,11 +34,11 @@ static bool recent(void *context, uint32_t extent) {
 static void fill(struct cache *cache, uint32_t extent) {
     if (cache->policy.count == cache->capacity) {
         uint32_t victim;
-        if (!cache->policy.ops->pick(&cache->policy, recent, cache, &victim))
+        if (!mnw__policy_pick(&cache->policy, recent, cache, &victim))
             abort();
         cache->resident[victim] = false;
     }
-    cache->policy.ops->insert(&cache->policy, extent);
+    mnw__policy_insert(&cache->policy, extent);
     cache->resident[extent] = true;
     cache->watched[extent] = cache->used[extent] = false;
 }

@@ -46,7 +46,7 @@ static bool do_insert(struct run *run) {
         if (run->victims[i] == extent)
             run->victims[i] = run->victims[--run->victim_count];
     run->in[extent] = true;
-    run->policy.ops->insert(&run->policy, extent);
+    mnw__policy_insert(&run->policy, extent);
     reference_insert(&run->reference, extent);
     return true;
 }
@@ -54,7 +54,7 @@ static bool do_insert(struct run *run) {
 static bool do_remove(struct run *run) {
     uint32_t extent = (uint32_t)random_below(&run->random, run->extents);
     run->in[extent] = false;
-    run->policy.ops->remove(&run->policy, extent);
+    mnw__policy_remove(&run->policy, extent);
     reference_remove(&run->reference, extent);
     return true;
 }
@@ -64,7 +64,7 @@ static bool do_put_back(struct run *run) {
         return true;
     uint32_t extent = run->victims[--run->victim_count];
     run->in[extent] = true;
-    run->policy.ops->put_back(&run->policy, extent);
+    mnw__policy_put_back(&run->policy, extent);
     reference_put_back(&run->reference, extent);
     return true;
 }
@@ -74,7 +74,7 @@ static bool do_pick(struct run *run) {
     uint32_t victim = UINT32_MAX, expected = UINT32_MAX;
     for (uint32_t extent = 0; extent < run->extents; extent++)
         run->used[extent] = random_below(&run->random, 100) < run->heat;
-    bool found = run->policy.ops->pick(&run->policy, recent, &mine, &victim);
+    bool found = mnw__policy_pick(&run->policy, recent, &mine, &victim);
     if (found != reference_pick(&run->reference, recent, &other, &expected) || victim != expected)
         return false;
     if (mine.count != other.count || memcmp(mine.extents, other.extents, mine.count * sizeof(mine.extents[0])))
