@@ -374,7 +374,11 @@ static void test_refused(void **state) {
     bed_refused(mnw_view_save_working_set(bed.view, "", 0), -EINVAL, "path", "file");
     bed_refused(mnw_view_save_working_set(bed.view, path, 6), -EINVAL, "flags", "0x6");
     bed_refused(mnw_view_save_working_set(bed.view, "/nowhere/x.mws", 0), -ENOENT, "/nowhere/x.mws", "writable");
-    bed_refused(mnw_view_save_working_set(bed.view, directory, 0), -EISDIR, directory, "directory");
+    char folder[96];
+    snprintf(folder, sizeof(folder), "%s/folder", directory);
+    assert_int_equal(mkdir(folder, 0700), 0);
+    bed_refused(mnw_view_save_working_set(bed.view, folder, 0), -EISDIR, folder, "directory");
+    assert_int_equal(rmdir(folder), 0); /* what was written beside it is gone: see remove_directory() */
 
     bed_source_open(&other, PAGES * BED_PAGE + BED_PAGE);
     bed_open(&larger, other.store, (struct mnw_pool_options){0}, NULL);

@@ -93,5 +93,6 @@ extern const struct scenario scenarios_cache[];   /* the public API: memory */
 extern const struct scenario scenarios_thrash[];  /* the public API: many readers, little memory */
 extern const struct scenario scenarios_jobs[];    /* the public API: ranges with bad pages */
 extern const struct scenario scenarios_store[];   /* the public API: the store */
+extern const struct scenario scenarios_replay[];  /* working sets */
 
 #endif

@@ -5,6 +5,7 @@
  */
 #include "workload.h"
 
+#include "engine/job.h"
 #include "fake.h"
 
 #include <errno.h>
@@ -168,16 +169,35 @@ static void turn_pin(void) {
 
 /* ---- prefetches and events --------------------------------------------------------------------------------- */
 
+static int64_t prefetch_range(struct sim_cache *cache, uint64_t cookie) {
+    uint64_t first, count;
+    choose_range(cache, &first, &count);
+    return mnw_prefetch(cache->handle, offset_of(cache, first), offset_of(cache, count), cookie);
+}
+
+/* As a working set is replayed: runs with gaps between them. */
+static int64_t prefetch_runs(struct sim_cache *cache, uint64_t cookie) {
+    uint64_t pages = cache->store.page_count, most = 1 + draw(8), count = 0, page = draw(pages);
+    struct mnw__run *runs = calloc(most, sizeof(*runs));
+    if (!runs)
+        sim_fail("no memory");
+    for (; count < most && page < pages; page += runs[count - 1].count + 1 + draw(4)) {
+        uint64_t left = pages - page;
+        runs[count++] = (struct mnw__run){page, 1 + draw(left < 4 ? left : 4)};
+    }
+    int64_t id = mnw__job_prefetch_runs(cache->handle, runs, count, cookie);
+    if (id < 0)
+        free(runs);
+    return id;
+}
+
 static void start_prefetch(void) {
     if (world.prefetch_count == PREFETCHES_MAX)
         return;
     uint64_t cookie = world.prefetch_count++;
     struct sim_prefetch *prefetch = &world.prefetch[cookie];
     *prefetch = (struct sim_prefetch){.id = -EAGAIN, .cache = choose_cache()};
-    uint64_t first, count;
-    choose_range(prefetch->cache, &first, &count);
-    int64_t id = mnw_prefetch(prefetch->cache->handle, offset_of(prefetch->cache, first),
-                              offset_of(prefetch->cache, count), cookie);
+    int64_t id = draw(3) ? prefetch_range(prefetch->cache, cookie) : prefetch_runs(prefetch->cache, cookie);
     if (id > 0) {
         prefetch->id = id;
         return;
