@@ -14,17 +14,6 @@
 /* Of a cache's name: what is kept of it. */
 #define NAME_MAX_BYTES 63
 
-#define MNW_STRING_(text) #text
-#define MNW_STRING(text)  MNW_STRING_(text)
-
-const char *mnw_version(void) {
-    return MNW_STRING(MNW_VERSION_MAJOR) "." MNW_STRING(MNW_VERSION_MINOR) "." MNW_STRING(MNW_VERSION_PATCH);
-}
-
-const char *mnw_error(void) {
-    return mnw__fail_message();
-}
-
 /* ---- pools ---- */
 
 int mnw_pool_open(struct mnw_pool **pool, const struct mnw_pool_options *options) {

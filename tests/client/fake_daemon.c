@@ -41,18 +41,6 @@ static unsigned session_count;
 static unsigned char *alias;
 static bool *filled;
 
-unsigned char fake_byte(uint64_t offset) {
-    uint64_t z = (offset >> 3) * 0x9e3779b97f4a7c15ull + offset;
-    return (unsigned char)((z ^ z >> 29 ^ z >> 51) | 1);
-}
-
-size_t fake_wrong(const void *bytes, uint64_t offset, size_t length) {
-    size_t wrong = 0;
-    for (size_t i = 0; i < length; i++)
-        wrong += ((const unsigned char *)bytes)[i] != fake_byte(offset + i);
-    return wrong;
-}
-
 /* ---- the child: faults ---- */
 
 static void fill(uint64_t offset) {

@@ -9,6 +9,7 @@
 #ifndef MNW_TESTS_CLIENT_FAKE_DAEMON_H
 #define MNW_TESTS_CLIENT_FAKE_DAEMON_H
 
+#include "bytes.h"
 #include "wire/wire.h"
 
 #include <minnow/minnow.h>
@@ -49,11 +50,6 @@ struct fake {
     pid_t parent;
     struct fake_shared *shared;
 };
-
-/* The bytes of the image. Never zero. */
-unsigned char fake_byte(uint64_t offset);
-/* How many of these bytes are wrong. */
-size_t fake_wrong(const void *bytes, uint64_t offset, size_t length);
 
 void fake_open(struct fake *fake, uint64_t size_bytes);
 void fake_close(struct fake *fake);

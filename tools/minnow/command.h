@@ -16,6 +16,7 @@ enum exit_code {
 /* argv[0] is the subcommand's name. They return the exit status. */
 int command_verify(int argc, const char **argv);
 int command_doctor(int argc, const char **argv);
+int command_run(int argc, const char **argv);
 int command_serve(int argc, const char **argv);
 int command_stat(int argc, const char **argv);
 int command_top(int argc, const char **argv);

@@ -14,6 +14,7 @@ static const char usage[] = "Usage: minnow verify FILE [options]\n"
                             "       minnow serve [options]\n"
                             "       minnow stat [--socket PATH] [--json | --prometheus]\n"
                             "       minnow top [--socket PATH]\n"
+                            "       minnow run [options] -- COMMAND\n"
                             "       minnow --version | --help\n"
                             "\n"
                             "  verify   read a file by pointer through a cache and compare every byte\n"
@@ -21,6 +22,7 @@ static const char usage[] = "Usage: minnow verify FILE [options]\n"
                             "  serve    serve images to other processes, as a daemon\n"
                             "  stat     print what a daemon does: pools, latencies, images, views\n"
                             "  top      show it live\n"
+                            "  run      run a program whose file mappings are views of images\n"
                             "\n"
                             "`minnow verify --help` lists the options. See also minnow(1).\n";
 
@@ -41,11 +43,8 @@ int main(int argc, char **argv) {
         const char *name;
         int (*run)(int argc, const char **argv);
     } commands[] = {
-        {"verify", command_verify},
-        {"doctor", command_doctor},
-        {"serve", command_serve},
-        {"stat", command_stat},
-        {"top", command_top},
+        {"verify", command_verify}, {"doctor", command_doctor}, {"run", command_run},
+        {"serve", command_serve},   {"stat", command_stat},     {"top", command_top},
     };
 
     if (argc < 2) {
@@ -60,5 +59,5 @@ int main(int argc, char **argv) {
     for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
         if (!strcmp(name, commands[i].name))
             return run(commands[i].run, argc - 1, argv + 1);
-    return usage_error("unknown command '%s'; there are verify, doctor, stat and top (minnow --help)", name);
+    return usage_error("unknown command '%s'; there are verify, doctor, stat, top and run (minnow --help)", name);
 }
