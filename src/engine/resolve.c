@@ -203,7 +203,10 @@ bool mnw__view_poison_page(struct mnw_view *view, uint64_t page) {
 bool mnw__view_replace_poison(struct mnw_view *view, uint64_t page) {
     struct mnw__piece part;
     bool replaced = true;
-    if (mnw__page_state(mnw__page_load(&view->cache->pages, page)) != MNW__PAGE_PRESENT)
+    const struct mnw__pages *pages = &view->cache->pages;
+    /* An extent that is being taken away may be mapped by nobody any more. */
+    if (mnw__page_state(mnw__page_load(pages, page)) != MNW__PAGE_PRESENT ||
+        mnw__extent_load(pages, mnw__extent_of(pages, page)).state != MNW__EXTENT_RESIDENT)
         return false;
     for (unsigned i = 0; i < mnw__view_piece_count(view); i++) {
         uint64_t done = 0;
