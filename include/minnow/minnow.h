@@ -365,7 +365,9 @@ MNW_PUBLIC int mnw_prefetch_cancel(struct mnw_pool *pool, int64_t id);
  * Forgets a range: a touch that begins after the return reads the store anew, and failed pages are healed.
  * Copies that writable views made stay theirs. -EBUSY, with nothing forgotten, when part of it is pinned;
  * -EBUSY also when the store has not answered a read of the range within its deadline (the message names
- * the offset; what came before it in the range is forgotten).
+ * the offset; what came before it in the range is forgotten). -EIO: all is forgotten, but a page that had failed could
+ * not be read again, and stays SIGBUS (only where it must be read to be healed: kernels before 6.6, views of other
+ * processes).
  * System calls: fallocate(PUNCH_HOLE), madvise, ioctl.
  */
 MNW_PUBLIC int mnw_invalidate(struct mnw_cache *cache, uint64_t offset, uint64_t length);

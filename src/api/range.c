@@ -58,6 +58,12 @@ int mnw_invalidate(struct mnw_cache *cache, uint64_t offset, uint64_t length) {
     if (error && stuck == UINT64_MAX)
         return mnw__fail(error, "mnw_invalidate: part of the range is pinned, or of a hugetlb cache with writable "
                                 "views of other processes, whose copies would be lost; unpin it, or close them, first");
+    if (error == -EIO)
+        return mnw__fail(
+            error,
+            "mnw_invalidate: the range is forgotten, but a page that had failed, at offset %llu or behind it, "
+            "could not be read again and stays SIGBUS; mend the store, and invalidate it once more",
+            (unsigned long long)mnw__cache_page_offset(cache, stuck));
     if (error)
         return mnw__fail(error,
                          "mnw_invalidate: stopped at offset %llu (error %d): pinned meanwhile, or the store has "

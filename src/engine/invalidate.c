@@ -61,32 +61,35 @@ static bool has_poison(struct mnw_cache *cache, uint64_t extent) {
  */
 #define REOPEN_TRIES 1000
 
-/* Reads a page that is SIGBUS somewhere, and puts it there instead. */
-static void reopen_page(struct mnw_cache *cache, uint64_t page) {
+/* Reads a page that is SIGBUS somewhere, and puts it there instead. False: it stays SIGBUS. */
+static bool reopen_page(struct mnw_cache *cache, uint64_t page) {
     if (mnw__job_read(cache, page, 1))
-        return;
+        return false;
     for (unsigned tries = 0; tries < REOPEN_TRIES; tries++) {
         mnw__views_heal(cache, page, 1);
         if (!mnw__views_have_poison(cache, page, 1))
-            return;
+            return true;
         mnw__sleep_ns(1000000);
     }
+    return false;
 }
 
 /*
  * Without the kernel's poison, mapping a failed page again leaves a moment in which it is not registered; and in
  * another process nothing can be unmapped, the page can only take the marker's place. So the page is read first; what
- * cannot be read stays SIGBUS until it is invalidated again.
+ * cannot be read stays SIGBUS until it is invalidated again: -EIO.
  */
-static void reopen(struct mnw_cache *cache, uint64_t extent) {
+static int reopen(struct mnw_cache *cache, uint64_t extent) {
     uint64_t end = mnw__extent_end(&cache->pages, extent);
+    int error = 0;
     if (!has_poison(cache, extent))
-        return;
+        return 0;
     mnw__pin_extent(cache, extent);
     for (uint64_t page = mnw__extent_first(&cache->pages, extent); page < end; page++)
-        if (mnw__views_have_poison(cache, page, 1))
-            reopen_page(cache, page);
+        if (mnw__views_have_poison(cache, page, 1) && !reopen_page(cache, page))
+            error = -EIO;
     mnw__unpin_extent(cache, extent);
+    return error;
 }
 
 /* Nothing in it, nobody in it: most of a sparse store. */
@@ -100,6 +103,7 @@ static bool is_untouched(const struct mnw_cache *cache, uint64_t extent) {
     return true;
 }
 
+/* -EIO: it is forgotten, and yet a page of it is still SIGBUS. */
 static int forget_extent(struct mnw_cache *cache, uint64_t extent) {
     uint64_t bytes;
     if (is_untouched(cache, extent) && !has_poison(cache, extent))
@@ -114,9 +118,7 @@ static int forget_extent(struct mnw_cache *cache, uint64_t extent) {
     }
     heal(cache, extent);
     error = mnw__reclaim_extent(cache, extent, &bytes);
-    if (!error)
-        reopen(cache, extent);
-    return error;
+    return error ? error : reopen(cache, extent);
 }
 
 int mnw__reclaim_range(struct mnw_cache *cache, uint64_t page, uint64_t count, uint64_t *stuck) {
@@ -129,12 +131,16 @@ int mnw__reclaim_range(struct mnw_cache *cache, uint64_t page, uint64_t count, u
         atomic_fetch_sub_explicit(&cache->evicting, 1, memory_order_release);
         return -EBUSY;
     }
-    int error = 0;
+    int error = 0, unread = 0;
     for (uint64_t extent = first; extent <= last && !error; extent++) {
         error = forget_extent(cache, extent);
-        if (error)
+        if (error && !(unread && error == -EIO))
             *stuck = mnw__extent_first(&cache->pages, extent);
+        if (error == -EIO) { /* the rest is to be forgotten all the same */
+            unread = error;
+            error = 0;
+        }
     }
     atomic_fetch_sub_explicit(&cache->evicting, 1, memory_order_release);
-    return error;
+    return error ? error : unread;
 }

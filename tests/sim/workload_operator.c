@@ -6,6 +6,7 @@
 #include "workload.h"
 
 #include "engine/job.h"
+#include "engine/view.h"
 #include "fake.h"
 
 #include <errno.h>
@@ -286,6 +287,14 @@ static bool has_pin(const struct sim_cache *cache, uint64_t first, uint64_t coun
     return false;
 }
 
+/* Where touching an invalidated page is SIGBUS, it has failed anew. */
+static void check_healed(const struct sim_cache *cache, uint64_t first, uint64_t count) {
+    for (uint64_t page = first; page < first + count; page++)
+        if (mnw__views_have_poison(cache->handle, page, 1) &&
+            mnw__page_state(mnw__page_load(&cache->handle->pages, page)) != MNW__PAGE_FAILED)
+            sim_fail("page %llu was invalidated, and is still SIGBUS in a view", (unsigned long long)page);
+}
+
 /* The store changes, and is mended or broken; then the cache is told. */
 static void change_store(void) {
     struct sim_cache *cache = choose_cache();
@@ -309,11 +318,16 @@ static void change_store(void) {
     int error = mnw_invalidate(cache->handle, offset_of(cache, first), offset_of(cache, count));
     sim_trace("operator: invalidated: %d", error);
     bool punches_fail = fake_config.chance[FAKE_PUNCH];
+    if (!error && world.operators == 1)
+        check_healed(cache, first, count);
+    if (error == -EIO && store_failed(cache))
+        error = 0; /* forgotten it is */
     if (error && error != -EBUSY && !(error == -ENOMEM && punches_fail))
         sim_fail("invalidate: %d (%s)", error, mnw_error());
     bool unanswered = sim_store_has_overdue(store, first > cache->extent_pages ? first - cache->extent_pages : 0,
                                             count + 2 * cache->extent_pages);
-    if (error && !pinned_before && !has_pin(cache, first, count) && !unanswered && !punches_fail && world.operators == 1)
+    if (error && !pinned_before && !has_pin(cache, first, count) && !unanswered && !punches_fail &&
+        world.operators == 1)
         sim_fail("invalidate: EBUSY (%s), though nothing is pinned and nothing unanswered", mnw_error());
     for (uint64_t i = 0; !error && i < count; i++) {
         struct store_page *page = &store->pages[first + i];
