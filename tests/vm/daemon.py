@@ -2,6 +2,7 @@
 """A `minnow serve` of the test's own: its configuration, its processes, its numbers, and its violent deaths."""
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +14,9 @@ class Daemon:
 
     def __init__(self, minnow, folder, uri, backing="shmem", budget_mib=768, **image):
         self.minnow = minnow
+        # A copy, so that a test may put another binary in its place.
+        self.binary = os.path.join(folder, "minnow-served")
+        shutil.copy(minnow, self.binary)
         self.socket = os.path.join(folder, "minnow-socket")
         self.log_path = os.path.join(folder, "log-daemon")
         file = os.path.join(folder, "minnow.json")
@@ -21,7 +25,7 @@ class Daemon:
                        "pools": [{"name": "main", "backing": backing, "budget": f"{budget_mib}M"}],
                        "images": [{"name": "guest", "uri": uri, **image}]}, out)
         with open(self.log_path, "wb") as log:
-            self.process = subprocess.Popen([minnow, "serve", "--config", file], stdin=subprocess.DEVNULL, stdout=log,
+            self.process = subprocess.Popen([self.binary, "serve", "--config", file], stdin=subprocess.DEVNULL, stdout=log,
                                             stderr=subprocess.STDOUT)
         deadline = time.monotonic() + 30
         while not self.answers():
@@ -63,6 +67,9 @@ class Daemon:
             found = children.read().split()
         return int(found[0]) if found else None
 
+    def worker_runs_what_is_on_disk(self):
+        return os.path.samestat(os.stat(f"/proc/{self.worker()}/exe"), os.stat(self.binary))
+
     def kill_worker(self):
         """kill -9; seconds until another worker is there."""
         old = self.worker()
@@ -71,7 +78,9 @@ class Daemon:
         return self._wait_for_another(old, start)
 
     def hand_over(self):
-        """A planned change to the binary on disk; seconds until the new worker is there."""
+        """A planned change to a new binary on disk; seconds until the new worker is there."""
+        shutil.copy(self.minnow, self.binary + ".new")
+        os.replace(self.binary + ".new", self.binary)
         old = self.worker()
         start = time.monotonic()
         self.process.send_signal(signal.SIGHUP)

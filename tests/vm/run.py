@@ -19,12 +19,11 @@ def main():
         print(why)
         return 77
     try:
-        program = unittest.main(module=None, defaultTest=MODULES, argv=[sys.argv[0], *sys.argv[4:]], verbosity=2,
-                                exit=False)
+        program = unittest.main(module=None, argv=[sys.argv[0], *(sys.argv[4:] or MODULES)], verbosity=2, exit=False)
     finally:
         if hasattr(bed.saved, "made") and not os.environ.get("MINNOW_KEEP"):
             bed.saved.made.remove()
-    return 0 if program.result.wasSuccessful() else 1
+    return 0 if program.result.wasSuccessful() and program.result.testsRun else 1
 
 
 if __name__ == "__main__":

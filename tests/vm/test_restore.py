@@ -44,8 +44,8 @@ class Restore(GuestTest):
         self.restore_on("graded")
 
     def test_hugetlb_2m(self):
-        with HugePages(MEMORY_MIB * 2 + 64):
-            self.restore_on("hugetlb-2M", MEMORY_MIB)
+        with HugePages(MEMORY_MIB * 2 + 32):
+            self.restore_on("hugetlb-2M", MEMORY_MIB + 32)
             self.doCleanups()  # the pages go back when nobody holds them
 
 

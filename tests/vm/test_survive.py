@@ -36,15 +36,17 @@ class Survive(GuestTest):
         self.assertEqual(lazy.end(), 0)
         self.assertEqual(daemon.end(), 0)
 
-    def test_handover_to_a_new_worker(self):
+    def test_handover_to_a_new_binary(self):
         daemon = self.serve()
         lazy, _ = self.restored(daemon)
 
         def hand_over():
             time.sleep(1)
+            self.assertTrue(daemon.worker_runs_what_is_on_disk())
             daemon.hand_over()
 
         longest = self.crawl(lazy, 2500, hand_over)
+        self.assertTrue(daemon.worker_runs_what_is_on_disk())
         self.assert_same(lazy)
         self.assertLess(longest, 1)
         self.assertEqual(lazy.end(), 0)
