@@ -154,13 +154,17 @@ static void scales(void **unused) {
     (void)unused;
     assert_int_equal(map_scale(100, 100), 1);
     assert_int_equal(map_scale(101, 100), 2);
-    assert_int_equal(map_scale(131072, 640), 256);
+    assert_int_equal(map_scale(131072, 640), 224);
+    assert_int_equal(map_scale(131072, 512), 256);
+    assert_int_equal(map_scale(131072, 511), 320);
+    assert_int_equal(map_scale(UINT64_MAX / 2, 1000) > 0, 1);
     assert_int_equal(map_scale(0, 10), 1);
     for (uint64_t pages = 1; pages < 3000; pages += 7)
         for (size_t cells = 1; cells < 100; cells += 13) {
             uint64_t scale = map_scale(pages, cells);
             assert_true((pages + scale - 1) / scale <= cells);
-            assert_true(scale == 1 || (pages + scale / 2 - 1) / (scale / 2) > cells);
+            uint64_t less = scale * 4 / 5 - (scale * 4 / 5 ? 0 : 1); /* the step before is at least so much */
+            assert_true(scale == 1 || (pages + less - 1) / less > cells || scale - less <= 1);
         }
 }
 

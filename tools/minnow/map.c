@@ -5,9 +5,12 @@
 #include <minnow/minnow.h>
 
 uint64_t map_scale(uint64_t pages, size_t cells) {
-    uint64_t scale = 1;
-    while (cells && (pages + scale - 1) / scale > cells)
-        scale *= 2;
+    uint64_t scale = 1, step = 1; /* four steps to each power of two: little of the room is wasted */
+    while (cells && (pages + scale - 1) / scale > cells) {
+        if (scale == step * 8)
+            step *= 2;
+        scale += step;
+    }
     return scale;
 }
 

@@ -11,7 +11,7 @@ struct map_cell {
     uint32_t pages, resident, filling, failed, pinned; /* of those looked at */
 };
 
-/* How many pages one cell stands for, so that all have room: 1, 2, 4, ... */
+/* How many pages one cell stands for, so that all have room: 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, ... */
 uint64_t map_scale(uint64_t pages, size_t cells);
 /* Adds pages, from `first` on, to the cells they belong to. */
 void map_add(struct map_cell *cells, size_t cell_count, uint64_t scale, uint64_t first, const uint8_t *flags,
