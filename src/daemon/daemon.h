@@ -109,8 +109,9 @@ struct mnw__session {
     unsigned group_count;
     bool is_admin, is_greeted;
     char name[MNW__WIRE_NAME_BYTES];
-    unsigned requests;     /* unanswered */
-    unsigned works;        /* in a lane, or waiting for an image */
+    unsigned requests; /* unanswered */
+    unsigned works;    /* in a lane, or waiting for an image */
+    struct mnw__work *first_work;
     uint64_t allowance;    /* requests it may make at once, in thousandths */
     uint64_t allowance_ns; /* when that was counted */
     bool is_paused;        /* it has none */
@@ -129,7 +130,7 @@ struct mnw__work {
     struct mnw__daemon *daemon;
     void (*run)(struct mnw__work *work);  /* on a thread of a lane */
     void (*done)(struct mnw__work *work); /* on the loop, which then frees it */
-    struct mnw__work *next_waiting;
+    struct mnw__work *next_waiting, *next_of_session;
     struct mnw__session *session; /* NULL: nobody to answer */
     enum mnw__wire_type type;
     uint32_t request; /* 0: nothing to answer */
@@ -195,6 +196,8 @@ struct mnw__work *mnw__work_new(struct mnw__session *session, const struct mnw__
 struct mnw__work *mnw__work_new_for(struct mnw__daemon *daemon);
 void mnw__work_start(struct mnw__work *work, struct mnw__lane *lane, void (*run)(struct mnw__work *work),
                      void (*done)(struct mnw__work *work));
+/* Is this very request being carried out? Peers send again what a worker before left unanswered. */
+bool mnw__work_is_under_way(const struct mnw__session *session, const struct mnw__wire_packet *request);
 /* For `run`: keeps the result and, of a failure, the calling thread's message. */
 void mnw__work_end(struct mnw__work *work, int result);
 void mnw__work_free(struct mnw__work *work);

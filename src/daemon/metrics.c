@@ -41,6 +41,7 @@ const struct mnw__metrics_field mnw__metrics_fields[] = {
     COUNTER(zaps, "Extents unmapped to learn whether they are used."),
     COUNTER(pages_lost, "Pages gone from the backing and read again."),
     COUNTER(redeliveries, "Waiters woken to fault again."),
+    COUNTER(pages_foreign, "Pages put into memory by processes that are not attached; taken out."),
     POOL_COUNTER(events_dropped, "Notices of failed pages that nobody took."),
 };
 const size_t mnw__metrics_field_count = sizeof(mnw__metrics_fields) / sizeof(mnw__metrics_fields[0]);

@@ -154,11 +154,11 @@ static int check(const struct mnw__session *session, const struct mnw__wire_pack
 void mnw__request_handle(struct mnw__session *session, const struct mnw__wire_packet *packet,
                          struct mnw__socket_received *received) {
     int error = check(session, packet, received);
-    if (!error)
+    if (!error && !mnw__work_is_under_way(session, packet))
         dispatch(session, packet, received);
     else if (error == -EPROTO)
         mnw__session_drop(session, error, mnw__fail_message());
-    else
+    else if (error)
         mnw__request_refuse(session, packet, error);
     for (unsigned i = 0; i < received->fd_count; i++)
         if (received->fds[i] >= 0)

@@ -66,9 +66,7 @@ void mnw__session_put(struct mnw__session *session, const struct mnw__wire_packe
         mnw__session_rewatch(session);
         return;
     }
-    if (error == -EAGAIN)
-        mnw__session_drop(session, 0, NULL);
-    else if (error)
+    if (error)
         mnw__session_drop(session, 0, NULL);
 }
 
@@ -219,13 +217,25 @@ static void free_record(struct mnw__session *session) {
     session->record = -1;
 }
 
+/*
+ * The holder's duplicate would keep the connection open, and what we have not read would turn the last message to the
+ * peer into a reset.
+ */
+static void hang_up(int fd) {
+    char byte;
+    shutdown(fd, SHUT_RDWR);
+    for (int i = 0; i < 256 && recv(fd, &byte, sizeof(byte), MSG_DONTWAIT) > 0; i++)
+        ;
+    close(fd);
+}
+
 static void refuse(struct mnw__session *session, int status) {
     struct mnw__wire_packet packet;
     size_t bytes = mnw__wire_seal_failure(&packet, MNW__WIRE_EVENT_ENDED, 0, status, mnw__fail_message());
     send_now(session, &packet, bytes, -1);
     session->daemon->counts.dropped++;
     free_record(session);
-    close(session->fd);
+    hang_up(session->fd);
     free(session);
 }
 
@@ -288,8 +298,7 @@ void mnw__session_drop(struct mnw__session *session, int status, const char *mes
             send_now(session, &packet, bytes, -1);
     }
     mnw__daemon_unwatch(daemon, session->fd);
-    shutdown(session->fd, SHUT_RDWR); /* the holder's duplicate would keep it open */
-    close(session->fd);
+    hang_up(session->fd);
     session->fd = -1;
     while (session->unsent)
         free_unsent(session);

@@ -29,6 +29,8 @@ struct mnw__work *mnw__work_new(struct mnw__session *session, const struct mnw__
         return NULL;
     work->session = session;
     session->works++;
+    work->next_of_session = session->first_work;
+    session->first_work = work;
     if (request) {
         work->type = (enum mnw__wire_type)request->header.type;
         work->request = request->header.request;
@@ -56,8 +58,24 @@ void mnw__work_end(struct mnw__work *work, int result) {
         snprintf(work->message, sizeof(work->message), "%s", mnw_error());
 }
 
+bool mnw__work_is_under_way(const struct mnw__session *session, const struct mnw__wire_packet *request) {
+    for (const struct mnw__work *work = session->first_work; work; work = work->next_of_session)
+        if (work->request == request->header.request && work->type == (enum mnw__wire_type)request->header.type)
+            return true;
+    return false;
+}
+
+static void unlink_from_session(const struct mnw__work *work) {
+    for (struct mnw__work **link = &work->session->first_work; *link; link = &(*link)->next_of_session)
+        if (*link == work) {
+            *link = work->next_of_session;
+            return;
+        }
+}
+
 void mnw__work_free(struct mnw__work *work) {
     if (work->session) {
+        unlink_from_session(work);
         work->session->works--;
         if (work->request)
             work->session->requests--;

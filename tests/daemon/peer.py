@@ -90,7 +90,11 @@ class Peer:
     def __init__(self, path, greet=True, timeout=20):
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.settimeout(timeout)
-        self.socket.connect(path)
+        try:
+            self.socket.connect(path)
+        except OSError:
+            self.socket.close()
+            raise
         self.request = 0
         self.events = []
         if greet:

@@ -1,0 +1,190 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""The daemon is killed, and handed over, while consumers read: COMMAND [--kills N] [--handovers N] [--readers N].
+
+Every byte that a consumer reads is compared. The longest stall of any consumer is measured, and so is the start of the
+process, which the limit leaves room for.
+"""
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+import peer
+
+PARSER = argparse.ArgumentParser()
+PARSER.add_argument("command")
+PARSER.add_argument("--kills", type=int, default=10)
+PARSER.add_argument("--handovers", type=int, default=3)
+PARSER.add_argument("--readers", type=int, default=3)
+PARSER.add_argument("--backing", default="shmem")
+OPTIONS, REST = PARSER.parse_known_args()
+MEGABYTES = 32
+SLOW = 10 if peer.sanitized() else 1
+# Seconds. The machine may be busy with other tests: a stall is measured best when nothing else runs.
+KILL_LIMIT, HANDOVER_LIMIT = 0.250, 0.050
+STRICT = os.environ.get("MINNOW_STRICT") == "1"
+
+
+def start_seconds():
+    """How long it takes to start the process alone."""
+    begin = time.monotonic()
+    subprocess.run([OPTIONS.command, "--version"], check=True, stdout=subprocess.DEVNULL)
+    return time.monotonic() - begin
+
+
+class Consumers:
+    def __init__(self, daemon, count):
+        here = os.path.dirname(os.path.abspath(__file__))
+        self.processes = [
+            subprocess.Popen([sys.executable, os.path.join(here, "reader.py"), daemon.path, "disk", str(MEGABYTES << 8),
+                              str(seed)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            for seed in range(count)]
+        for process in self.processes:
+            assert process.stdout.readline() == "ready\n"
+
+    def finish(self):
+        for process in self.processes:
+            process.stdin.close()
+        results = []
+        for process in self.processes:
+            try:
+                process.wait(90)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise AssertionError("a consumer hangs") from None
+            results.append(json.loads(process.stdout.read() or "null"))
+            process.stdout.close()
+        return results
+
+
+def wait_worker(daemon, other):
+    """The worker that comes after `other`, once it answers."""
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        pid = daemon.worker()
+        if pid and pid != other:
+            try:
+                peer.Peer(daemon.path).close()
+                return pid
+            except (OSError, peer.Gone):
+                pass
+        time.sleep(0.005)
+    raise AssertionError("no new worker: " + daemon.read_log())
+
+
+class Survival(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory(prefix="minnow-survival-")
+        image = peer.make_image(self.folder.name, MEGABYTES)
+        # Half of the image: evictions, and therefore faults, never end.
+        self.daemon = peer.Daemon(OPTIONS.command, {"disk": image}, budget=f"{MEGABYTES // 2}M",
+                                  arguments=["--backing", OPTIONS.backing])
+
+    def tearDown(self):
+        self.daemon.close()
+        self.folder.cleanup()
+
+    def run_consumers(self, disturb, count):
+        start = max(start_seconds() for _ in range(3))
+        consumers = Consumers(self.daemon, OPTIONS.readers)
+        chance = random.Random(7)
+        for _ in range(count):
+            time.sleep(chance.uniform(0.05, 0.4))
+            disturb()
+        time.sleep(0.2)
+        results = consumers.finish()
+        log = self.daemon.read_log()
+        for result in results:
+            self.assertIsNotNone(result, "a consumer died: " + log)
+            self.assertEqual(result["wrong"], 0)
+            self.assertGreater(result["reads"], 0)
+        self.assertNotIn("not taken over", log)
+        longest = max(result["longest"] for result in results)
+        print(f"{count} times: {sum(r['reads'] for r in results)} pages compared, "
+              f"{sum(r['attaches'] for r in results)} attaches, longest stall {longest * 1e3:.1f} ms, "
+              f"process start {start * 1e3:.1f} ms", file=sys.stderr)
+        return longest, start
+
+    def test_killed(self):
+        def kill():
+            pid = self.daemon.kill_worker()
+            wait_worker(self.daemon, pid)
+
+        longest, start = self.run_consumers(kill, OPTIONS.kills)
+        self.assertLess(longest, ((KILL_LIMIT if STRICT else 5.0) + start) * SLOW)
+
+    def test_killed_again_while_it_takes_over(self):
+        """The second kill comes at any moment of the start of the next worker."""
+        chance = random.Random(3)
+
+        def kill():
+            for _ in range(3):
+                pid = self.daemon.kill_worker()
+                time.sleep(chance.uniform(0, 0.03))
+                if self.daemon.worker() == pid:
+                    time.sleep(0.02)
+            wait_worker(self.daemon, None)
+
+        self.run_consumers(kill, max(OPTIONS.kills // 2, 3))
+
+    def test_handed_over(self):
+        def hand_over():
+            pid = self.daemon.worker()
+            self.daemon.process.send_signal(signal.SIGHUP)
+            wait_worker(self.daemon, pid)
+
+        longest, _ = self.run_consumers(hand_over, OPTIONS.handovers)
+        self.assertLess(longest, (HANDOVER_LIMIT if STRICT else 5.0) * SLOW)
+
+    def test_no_handover_to_what_would_not_start(self):
+        """A broken configuration is found while the old worker goes on."""
+        image = peer.make_image(self.folder.name, 1, seed=2)
+        config = json.dumps({"pools": [{"name": "main", "budget": "8M"}], "images": [{"name": "a", "uri": f"file://{image}"}]})
+        daemon = peer.Daemon(OPTIONS.command, {}, config=config)
+        try:
+            with peer.Peer(daemon.path) as session:
+                view = peer.View(session, "a")
+                before = daemon.worker()
+                with open(daemon.config, "w", encoding="utf-8") as file:
+                    file.write("{")
+                daemon.process.send_signal(signal.SIGHUP)
+                until = time.monotonic() + 10
+                while "no handover" not in daemon.read_log() and time.monotonic() < until:
+                    time.sleep(0.02)
+                self.assertIn("no handover", daemon.read_log())
+                self.assertIn(before, daemon.workers())
+                self.assertEqual(view.read(5 * peer.PAGE, peer.PAGE), peer.page_bytes(5, 2))
+                view.close()
+        finally:
+            daemon.close()
+
+
+    def test_holder_killed(self):
+        """The worker goes on without its holder."""
+        image = peer.make_image(self.folder.name, 1, seed=2)
+        daemon = peer.Daemon(OPTIONS.command, {"a": image})
+        worker = daemon.worker()
+        try:
+            with peer.Peer(daemon.path) as session:
+                view = peer.View(session, "a")
+                daemon.process.kill()
+                daemon.process.wait()
+                self.assertEqual(view.read(5 * peer.PAGE, peer.PAGE), peer.page_bytes(5, 2))
+                view.close()
+                other = peer.View(session, "a", view=2)
+                self.assertEqual(other.read(9 * peer.PAGE, peer.PAGE), peer.page_bytes(9, 2))
+                other.close()
+        finally:
+            os.kill(worker, signal.SIGTERM)
+            daemon.close()
+
+
+if __name__ == "__main__":
+    unittest.main(argv=[sys.argv[0], *REST], verbosity=2)
