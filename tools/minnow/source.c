@@ -13,8 +13,8 @@
 /* No daemon says as much. */
 #define FILE_MAX ((size_t)64 << 20)
 
-int source_open(struct source *source, const char *socket, const char *file) {
-    const struct mnw_client_options options = {.size = sizeof(options), .timeout_ms = 3000};
+int source_open(struct source *source, const char *socket, const char *file, uint32_t timeout_ms) {
+    const struct mnw_client_options options = {.size = sizeof(options), .timeout_ms = timeout_ms};
     *source = (struct source){.file = file};
     if (file)
         return 0;

@@ -15,8 +15,11 @@ struct source {
     const char *file;
 };
 
-/* One of both paths may be given; neither: the daemon of $MINNOW_SOCKET. 0, or -1 and a message on stderr. */
-int source_open(struct source *source, const char *socket, const char *file);
+/*
+ * One of both paths may be given; neither: the daemon of $MINNOW_SOCKET. 0, or -1 and a message on stderr.
+ * `timeout_ms`: how long each question may take.
+ */
+int source_open(struct source *source, const char *socket, const char *file, uint32_t timeout_ms);
 void source_close(struct source *source);
 /* What the daemon says, JSON or Prometheus text, to be freed; NULL and in `why` the reason. */
 char *source_text(struct source *source, int prometheus, char *why, size_t why_size);

@@ -15,7 +15,8 @@
 #include <string.h>
 #include <time.h>
 
-#define MIB 1048576.0
+#define MIB        1048576.0
+#define TIMEOUT_MS 10000
 
 struct options {
     char *socket, *file, *seconds;
@@ -274,7 +275,7 @@ int command_stat(int argc, const char **argv) {
     struct source source;
     setlocale(LC_CTYPE, "");
     int code = read_options(argc, argv, &options);
-    if (!code && source_open(&source, options.socket, options.file))
+    if (!code && source_open(&source, options.socket, options.file, TIMEOUT_MS))
         code = EXIT_WRONG;
     else if (!code) {
         code = options.json || options.prometheus ? print_text(&source, options.prometheus)

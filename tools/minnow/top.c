@@ -21,6 +21,8 @@
 
 /* Pages that one look at an image asks for: larger images are sampled. */
 #define PAGES_ASKED ((uint64_t)1 << 21)
+/* While a daemon does not answer, keys wait so long. */
+#define TIMEOUT_MS 1000
 
 struct options {
     char *socket, *file, *interval;
@@ -126,6 +128,8 @@ static bool look_at_pages(struct top *top, const struct state_image *image, size
 
 static void look_at_map(struct top *top) {
     struct screen *screen = &top->screen;
+    if (screen->problem)
+        return;
     screen->has_map = false;
     if (!screen->now || screen->selected >= screen->now->image_count)
         return;
@@ -264,7 +268,7 @@ static int run_top(const struct options *options) {
     top->flags = malloc(PAGES_ASKED);
     if (!top->screen.cells || !top->flags)
         usage_error("top: out of memory");
-    else if (!source_open(&top->source, options->socket, options->file)) {
+    else if (!source_open(&top->source, options->socket, options->file, TIMEOUT_MS)) {
         code = show(top);
         source_close(&top->source);
     }
