@@ -152,6 +152,7 @@ static int prove(struct walk *walk, uint64_t extent) {
         return mnw__fail(error, "cache: taking away memory that is not proven, at extent %llu (error %d)",
                          (unsigned long long)extent, -error);
     walk->charged += charge_of(walk, &proof);
+    cache->inherits_scars |= proof.scarred;
     mnw__count(&cache->counters, MNW__PAGES_LOST, proof.dropped);
     if (mnw__extent_load(&cache->pages, extent).state == MNW__EXTENT_RESIDENT)
         mnw__cache_sync_policy(cache, extent, false);
@@ -253,4 +254,32 @@ int mnw__adopt(struct mnw_cache *cache) {
     if (!error)
         atomic_store(&cache->charged, walk.charged);
     return error;
+}
+
+/* ---- scars ---- */
+
+static void visit_scars(const struct mnw__pages *pages, uint64_t page, uint64_t end,
+                        void (*each)(void *context, uint64_t page), void *context) {
+    for (; page < end; page++)
+        if (mnw__page_load(pages, page) & MNW__PAGE_SCARRED)
+            each(context, page);
+}
+
+/* Where words are kept, only what was ever written is looked at: reading a hole of their file would fill it. */
+int mnw__each_scar(struct mnw_cache *cache, void (*each)(void *context, uint64_t page), void *context) {
+    const struct mnw__pages *pages = &cache->pages;
+    bool any = cache->inherits_scars || atomic_load(&cache->counters.values[MNW__FILLS_FAILED]);
+    if (any && !cache->kept.memory)
+        visit_scars(pages, 0, pages->page_count, each, context);
+    if (!any || !cache->kept.memory)
+        return 0;
+    uint64_t offset = (uintptr_t)pages->words - (uintptr_t)cache->kept.memory, at = offset, start, end;
+    uint64_t limit = offset + pages->page_count * sizeof(*pages->words);
+    int found = 0;
+    while (at < limit && (found = mnw__shared_next_data(&cache->kept, at, &start, &end)) > 0 && start < limit) {
+        visit_scars(pages, (start - offset) / sizeof(*pages->words),
+                    (mnw__min(end, limit) - offset) / sizeof(*pages->words), each, context);
+        at = end;
+    }
+    return found < 0 ? mnw__fail(found, "cache: looking for pages that failed (error %d)", -found) : 0;
 }

@@ -26,4 +26,10 @@ uint64_t mnw__words_bytes(const struct mnw_cache *cache);
  * policy. */
 int mnw__adopt(struct mnw_cache *cache);
 
+/*
+ * Calls `each` for every page that is SCARRED: views of other processes that were attached before, to us or to whoever
+ * had the cache before us, may bar it still.
+ */
+int mnw__each_scar(struct mnw_cache *cache, void (*each)(void *context, uint64_t page), void *context);
+
 #endif

@@ -29,6 +29,7 @@ struct mnw_cache {
     struct mnw__pages pages;
     struct mnw__policy_node *nodes;
     struct mnw__shared kept; /* where the words lie, if they are to outlive us */
+    bool inherits_scars;     /* fixed at open: pages had failed before we took it over */
 
     uint32_t read_retries;
     uint64_t retry_delay_ns;

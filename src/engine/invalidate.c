@@ -103,6 +103,14 @@ static bool is_untouched(const struct mnw_cache *cache, uint64_t extent) {
     return true;
 }
 
+/* What is barred in no view any more need not be remembered. */
+static void unscar(struct mnw_cache *cache, uint64_t extent) {
+    uint64_t end = mnw__extent_end(&cache->pages, extent);
+    for (uint64_t page = mnw__extent_first(&cache->pages, extent); page < end; page++)
+        if ((mnw__page_load(&cache->pages, page) & MNW__PAGE_SCARRED) && !mnw__views_have_poison(cache, page, 1))
+            mnw__page_unscar(&cache->pages, page);
+}
+
 /* -EIO: it is forgotten, and yet a page of it is still SIGBUS. */
 static int forget_extent(struct mnw_cache *cache, uint64_t extent) {
     uint64_t bytes;
@@ -118,7 +126,11 @@ static int forget_extent(struct mnw_cache *cache, uint64_t extent) {
     }
     heal(cache, extent);
     error = mnw__reclaim_extent(cache, extent, &bytes);
-    return error ? error : reopen(cache, extent);
+    if (error)
+        return error;
+    error = reopen(cache, extent);
+    unscar(cache, extent);
+    return error;
 }
 
 int mnw__reclaim_range(struct mnw_cache *cache, uint64_t page, uint64_t count, uint64_t *stuck) {

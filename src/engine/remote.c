@@ -376,7 +376,9 @@ int mnw__view_attach(struct mnw_view **out, struct mnw_cache *cache, const struc
     struct mnw_view *view = mnw__remote_new(cache);
     if (!view)
         return -ENOMEM;
-    int error = set_up(view, options);
+    int error = mnw__view_presume_poison(view);
+    if (!error)
+        error = set_up(view, options);
     if (error) {
         mnw__remote_free(view);
         return error;

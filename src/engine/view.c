@@ -4,6 +4,7 @@
 
 #include "base/bits.h"
 #include "base/error.h"
+#include "engine/adopt.h"
 #include "engine/fault.h"
 #include "engine/pool.h"
 #include "engine/remote.h"
@@ -209,6 +210,16 @@ int mnw__view_start(struct mnw_view *view) {
 void mnw__view_stop(struct mnw_view *view) {
     unlink_view(view);
     mnw__fault_detach(view);
+}
+
+static void presume_poisoned(void *context, uint64_t page) {
+    struct mnw_view *view = context;
+    view->poisoned[(page - view->first_page) / 64] |= 1ull << ((page - view->first_page) % 64);
+    view->poisoned_count++;
+}
+
+int mnw__view_presume_poison(struct mnw_view *view) {
+    return mnw__each_scar(view->cache, presume_poisoned, view);
 }
 
 int mnw__view_reserve(struct mnw_view *view) {

@@ -71,6 +71,9 @@ struct mnw_view *mnw__view_new(struct mnw_cache *cache);
 /* A range of bytes as pages of a cache; length 0: to the end. */
 int mnw__cache_range(const struct mnw_cache *cache, uint64_t offset, uint64_t length, uint64_t *page, uint64_t *count);
 int mnw__view_reserve(struct mnw_view *view);
+/* Before start: the mapping may have been attached before, to us or to another process, and bar pages that failed then.
+ */
+int mnw__view_presume_poison(struct mnw_view *view);
 int mnw__view_start(struct mnw_view *view);
 void mnw__view_stop(struct mnw_view *view);
 /* In views_lock: a child of the process of `parent`; what is SIGBUS there is SIGBUS here. */

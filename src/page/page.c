@@ -23,7 +23,7 @@ bool mnw__page_claim(struct mnw__pages *pages, uint64_t page) {
     mnw__point("claim");
     uint32_t seen = mnw__page_load(pages, page);
     while (mnw__page_state(seen) == MNW__PAGE_ABSENT)
-        if (change(&pages->words[page], &seen, MNW__PAGE_FILLING))
+        if (change(&pages->words[page], &seen, MNW__PAGE_FILLING | (seen & MNW__PAGE_SCARRED)))
             return true;
     return false;
 }
@@ -37,11 +37,11 @@ bool mnw__page_join(struct mnw__pages *pages, uint64_t page) {
     return false;
 }
 
-static uint32_t end_filling(struct mnw__pages *pages, uint64_t page, enum mnw__page_state next) {
+static uint32_t end_filling(struct mnw__pages *pages, uint64_t page, uint32_t next) {
     uint32_t seen = mnw__page_load(pages, page);
     do
         assert(mnw__page_state(seen) == MNW__PAGE_FILLING);
-    while (!change(&pages->words[page], &seen, (uint32_t)next));
+    while (!change(&pages->words[page], &seen, next | (seen & MNW__PAGE_SCARRED)));
     return seen;
 }
 
@@ -57,15 +57,23 @@ uint32_t mnw__page_unclaim(struct mnw__pages *pages, uint64_t page) {
 
 uint32_t mnw__page_fail(struct mnw__pages *pages, uint64_t page) {
     mnw__point("fail");
-    return end_filling(pages, page, MNW__PAGE_FAILED);
+    return end_filling(pages, page, MNW__PAGE_FAILED | MNW__PAGE_SCARRED);
 }
 
 static bool leave_state(struct mnw__pages *pages, uint64_t page, enum mnw__page_state from) {
     uint32_t seen = mnw__page_load(pages, page);
     while (mnw__page_state(seen) == from)
-        if (change(&pages->words[page], &seen, MNW__PAGE_ABSENT))
+        if (change(&pages->words[page], &seen, MNW__PAGE_ABSENT | (seen & MNW__PAGE_SCARRED)))
             return true;
     return false;
+}
+
+void mnw__page_unscar(struct mnw__pages *pages, uint64_t page) {
+    mnw__point("unscar");
+    uint32_t seen = mnw__page_load(pages, page);
+    while ((seen & MNW__PAGE_SCARRED) && mnw__page_state(seen) != MNW__PAGE_FAILED)
+        if (change(&pages->words[page], &seen, seen & ~(uint32_t)MNW__PAGE_SCARRED))
+            return;
 }
 
 bool mnw__page_drop(struct mnw__pages *pages, uint64_t page) {

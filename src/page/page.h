@@ -14,6 +14,9 @@
  * FILLING carries JOINED: a fault waits for it besides the one that began it. Whoever claimed a page is the
  * only one to take it out of FILLING.
  *
+ * A page that failed is SCARRED from then on, in whatever state, until it is known that no view bars it any more: a
+ * mapping that another process made keeps its markers when we die, and who attaches it next must know.
+ *
  * An extent word is 64 bits per extent, the unit of eviction:
  *
  *     ABSENT --enter--> RESIDENT --claim_eviction, drain--> EVICTING --evicted--> ABSENT
@@ -42,6 +45,7 @@ enum mnw__page_state {
 enum {
     MNW__PAGE_STATE_MASK = 7,
     MNW__PAGE_JOINED = 1 << 3,
+    MNW__PAGE_SCARRED = 1 << 4,
 };
 
 /* What an extent word can count. */
@@ -106,6 +110,8 @@ uint32_t mnw__page_fail(struct mnw__pages *pages, uint64_t page);
 bool mnw__page_drop(struct mnw__pages *pages, uint64_t page);
 /* FAILED -> ABSENT. False: it was not FAILED. In an EVICTING extent. */
 bool mnw__page_heal(struct mnw__pages *pages, uint64_t page);
+/* No view bars the page any more. Nothing happens when it is FAILED, or not SCARRED. */
+void mnw__page_unscar(struct mnw__pages *pages, uint64_t page);
 
 /* ---- extent words ---- */
 

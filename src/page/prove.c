@@ -23,13 +23,14 @@ static unsigned count_memory(const struct mnw__proof *proof, uint64_t count) {
 
 /* One page; whether it stays PRESENT. */
 static bool prove_page(struct mnw__pages *pages, uint64_t page, bool believable, struct mnw__proof *proof) {
-    uint32_t word = mnw__page_load(pages, page), next = MNW__PAGE_ABSENT;
+    uint32_t word = mnw__page_load(pages, page), next = word & MNW__PAGE_SCARRED;
     uint32_t state = word & MNW__PAGE_STATE_MASK;
     bool stays = state == MNW__PAGE_PRESENT && believable;
     if (stays)
-        next = MNW__PAGE_PRESENT;
+        next |= MNW__PAGE_PRESENT;
     else if (state == MNW__PAGE_FAILED)
-        next = MNW__PAGE_FAILED;
+        next = MNW__PAGE_FAILED | MNW__PAGE_SCARRED;
+    proof->scarred |= next & MNW__PAGE_SCARRED;
     proof->dropped += state == MNW__PAGE_PRESENT && !stays;
     if (word != next) {
         mnw__point("prove");
@@ -47,6 +48,7 @@ void mnw__extent_prove(struct mnw__pages *pages, uint64_t extent, enum mnw__proo
     /* Where memory comes whole, a part of it was lost to somebody else: the rest is not believed either. */
     bool believed = state == MNW__EXTENT_RESIDENT && (by_pages || with == count);
     proof->present = proof->dropped = 0;
+    proof->scarred = false;
     for (uint64_t index = 0; index < count; index++) {
         if (!prove_page(pages, first + index, believed && has(proof, index), proof))
             continue;

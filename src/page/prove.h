@@ -34,6 +34,7 @@ struct mnw__proof {
     unsigned present; /* out: pages that stay */
     unsigned dropped; /* out: pages that said PRESENT, and are not */
     bool punch;       /* out: `memory` is not empty; but for MNW__PROOF_PAGES it is then the whole extent */
+    bool scarred;     /* out: a page is SCARRED */
     bool charged;     /* out: the whole extent's memory stays */
 };
 

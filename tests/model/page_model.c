@@ -18,7 +18,7 @@ enum { OPERATIONS = 600, ACTORS = 4, EXTENTS_MAX = 5, PAGES_MAX = 32, NOBODY = -
 /* What page.h says, as naive as can be. */
 struct model_page {
     enum mnw__page_state state;
-    bool joined;
+    bool joined, scarred;
     int claimer;
 };
 
@@ -68,6 +68,7 @@ static void compare_page(uint64_t page) {
     uint32_t word = mnw__page_load(&run.pages, page);
     expect(mnw__page_state(word) == model->state, "a page's state");
     expect(!!(word & MNW__PAGE_JOINED) == model->joined, "a page's JOINED");
+    expect(!!(word & MNW__PAGE_SCARRED) == model->scarred, "a page's SCARRED");
 }
 
 static void compare_extent(uint64_t extent) {
@@ -281,7 +282,7 @@ static void do_claim(uint64_t extent, uint64_t page) {
     bool may = model->state == MNW__PAGE_ABSENT;
     expect(mnw__page_claim(&run.pages, page) == may, "its result");
     if (may)
-        *model = (struct model_page){.state = MNW__PAGE_FILLING, .claimer = run.actor};
+        *model = (struct model_page){.state = MNW__PAGE_FILLING, .claimer = run.actor, .scarred = model->scarred};
 }
 
 static void do_join(uint64_t extent, uint64_t page) {
@@ -296,8 +297,10 @@ static void do_join(uint64_t extent, uint64_t page) {
 static void end_claim(uint64_t page, uint32_t before, enum mnw__page_state after) {
     struct model_page *model = &run.page[page];
     uint32_t wanted = MNW__PAGE_FILLING | (model->joined ? (uint32_t)MNW__PAGE_JOINED : 0);
+    wanted |= model->scarred ? (uint32_t)MNW__PAGE_SCARRED : 0;
     expect(before == wanted, "the word before");
-    *model = (struct model_page){.state = after, .claimer = NOBODY};
+    bool scarred = model->scarred || after == MNW__PAGE_FAILED;
+    *model = (struct model_page){.state = after, .claimer = NOBODY, .scarred = scarred};
 }
 
 static void do_fill(uint64_t extent, uint64_t page) {
@@ -348,6 +351,12 @@ static void do_heal(uint64_t extent, uint64_t page) {
         run.page[page].state = MNW__PAGE_ABSENT;
 }
 
+static void do_unscar(uint64_t extent, uint64_t page) {
+    (void)extent;
+    mnw__page_unscar(&run.pages, page);
+    run.page[page].scarred &= run.page[page].state == MNW__PAGE_FAILED;
+}
+
 /* ---- a seed ------------------------------------------------------------------------------------------------ */
 
 static const struct transition {
@@ -376,6 +385,7 @@ static const struct transition {
     {"unclaim", do_unclaim, 2},
     {"fail", do_fail, 1},
     {"drop", do_drop, 2},
+    {"unscar", do_unscar, 2},
     {"heal", do_heal, 2},
 };
 enum { TRANSITIONS = sizeof(transitions) / sizeof(transitions[0]) };

@@ -76,12 +76,11 @@ static void as_consumer(struct sim_view *view, const char *what, void (*run)(voi
 }
 
 static void drop_mapping(struct sim_view *view) {
-    int held = view->held;
-    view->held = -1;
     if (view->mapped)
         as_consumer(view, "unmapper", unmap);
-    if (held >= 0)
-        fake_fd_close(held);
+    if (view->held >= 0)
+        fake_fd_close(view->held);
+    view->held = -1;
 }
 
 static int attach(struct sim_view *view) {
@@ -98,11 +97,10 @@ static int attach(struct sim_view *view) {
 }
 
 bool open_remote_view(struct sim_view *view) {
+    drop_mapping(view); /* of a consumer that died before it could be attached again */
     view->process = world.consumer_process[view->side];
     as_consumer(view, "mapper", map);
-    if (!view->mapped)
-        return false;
-    if (!attach(view))
+    if (view->mapped && !attach(view))
         return true;
     view->handle = NULL;
     drop_mapping(view);
@@ -237,9 +235,9 @@ static void doom_manager(bool takes_over) {
         fiber_doom(world.manager, labels_of_takeover[draw(0, sizeof(labels_of_takeover) / sizeof(char *) - 1)],
                    draw(1, 6));
     } else if (one_in(2)) {
-        fiber_doom(world.manager, labels[draw(0, sizeof(labels) / sizeof(char *) - 1)], draw(1, 30));
+        fiber_doom(world.manager, labels[draw(0, sizeof(labels) / sizeof(char *) - 1)], (uint64_t)1 << draw(0, 4));
     } else {
-        fiber_doom(world.manager, NULL, (uint64_t)1 << draw(4, 13));
+        fiber_doom(world.manager, NULL, draw(1, (uint64_t)1 << draw(4, 12)));
     }
 }
 
@@ -401,6 +399,8 @@ void live_and_die(void) {
             deaths = world.deaths;
             fiber_sleep(draw(0, one_in(2) ? 0 : 1000000), "the holder restarts the manager");
             restart();
+        } else if (world.deaths < world.deaths_wanted && one_in(world.is_serving ? 12 : 6)) {
+            fiber_kill(world.manager); /* wherever its threads are */
         } else if (consumer_deaths && one_in(20)) {
             unsigned side = (unsigned)draw(0, 1);
             consumer_deaths--;
@@ -409,4 +409,7 @@ void live_and_die(void) {
         }
     }
     fiber_doom(world.manager, NULL, 0);
+    for (unsigned i = 0; i < world.views; i++)
+        if (!world.view[i].handle) /* its consumer died before it could be attached again */
+            drop_mapping(&world.view[i]);
 }

@@ -93,7 +93,7 @@ static void test_a_joined_page_is_not_claimed(void **state) {
     assert_int_equal(mnw__page_load(&pages, 5), MNW__PAGE_FILLING | MNW__PAGE_JOINED);
 }
 
-static void expect_end(uint32_t (*end)(struct mnw__pages *, uint64_t), enum mnw__page_state after) {
+static void expect_end(uint32_t (*end)(struct mnw__pages *, uint64_t), uint32_t after) {
     put_page(5, MNW__PAGE_FILLING);
     assert_int_equal(end(&pages, 5), MNW__PAGE_FILLING);
     assert_int_equal(mnw__page_load(&pages, 5), after);
@@ -102,13 +102,17 @@ static void expect_end(uint32_t (*end)(struct mnw__pages *, uint64_t), enum mnw_
     assert_true(mnw__page_join(&pages, 5));
     assert_int_equal(end(&pages, 5), MNW__PAGE_FILLING | MNW__PAGE_JOINED);
     assert_int_equal(mnw__page_load(&pages, 5), after); /* JOINED went with FILLING */
+
+    put_page(5, MNW__PAGE_FILLING | MNW__PAGE_SCARRED);
+    end(&pages, 5);
+    assert_int_equal(mnw__page_load(&pages, 5), after | MNW__PAGE_SCARRED);
 }
 
 static void test_ends_of_filling_tell_who_joined(void **state) {
     (void)state;
     expect_end(mnw__page_fill, MNW__PAGE_PRESENT);
     expect_end(mnw__page_unclaim, MNW__PAGE_ABSENT);
-    expect_end(mnw__page_fail, MNW__PAGE_FAILED);
+    expect_end(mnw__page_fail, MNW__PAGE_FAILED | MNW__PAGE_SCARRED);
 }
 
 static void test_drop_takes_present_only(void **state) {
