@@ -586,6 +586,11 @@ MNW_PUBLIC int mnw_client_lost(const struct mnw_client_view *view);
  * only, and takes no memory until it is written. -EOPNOTSUPP on hugetlb.
  */
 MNW_PUBLIC int mnw_client_zero(struct mnw_client_view *view, uint64_t offset, uint64_t length);
+/*
+ * Has the daemon keep what it noted of this view so far, with MNW_CLIENT_RECORD. mnw_client_unmap() does it too; a
+ * process that just ends has to do it before.
+ */
+MNW_PUBLIC int mnw_client_save(struct mnw_client_view *view);
 /* Unmaps the view and frees it, also when the daemon is gone. Threads that wait in it get SIGSEGV. */
 MNW_PUBLIC int mnw_client_unmap(struct mnw_client_view *view);
 

@@ -110,6 +110,7 @@ struct mnw_client_view {
     size_t page_bytes;
     uint64_t device, inode; /* of what is mapped */
     struct mnw__request attach;
+    struct mnw__request record; /* to begin again what a new worker does not know of */
 };
 
 enum mnw__link {
@@ -178,6 +179,8 @@ int mnw__image_check_range(const struct mnw__image *image, uint64_t offset, uint
 
 /* Locked, client's thread: asks for the view to be served again. */
 void mnw__view_reattach(struct mnw_client *client, struct mnw_client_view *view);
+/* Locked, client's thread: has a new worker record what the last one did. */
+void mnw__view_record_again(struct mnw_client *client, struct mnw_client_view *view);
 /* Locked, client's thread. From now on what is not mapped is SIGBUS. */
 void mnw__view_lose(struct mnw_client_view *view, int reason);
 /* Locked, client's thread: ends the faults that wait in a lost view. */

@@ -209,6 +209,9 @@ static void restarted(struct mnw_client *client) {
     for (struct mnw__request *request = client->requests; request; request = request->next)
         if (request->state == MNW__REQUEST_SENT)
             request->state = MNW__REQUEST_WAITING;
+    for (struct mnw_client_view *view = client->views; view; view = view->next)
+        if (view->state == MNW__CLIENT_VIEW_SERVED)
+            mnw__view_record_again(client, view);
 }
 
 static void take_event(struct mnw_client *client) {

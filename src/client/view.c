@@ -119,7 +119,6 @@ static void unmap(const struct mnw_client_view *view) {
 
 static void attached(struct mnw_client *client, struct mnw__request *request) {
     struct mnw_client_view *view = mnw__container_of(request, struct mnw_client_view, attach);
-    (void)client;
     if (view->state != MNW__CLIENT_VIEW_NEW && view->state != MNW__CLIENT_VIEW_ADRIFT)
         return;
     bool again = view->state == MNW__CLIENT_VIEW_ADRIFT;
@@ -128,8 +127,21 @@ static void attached(struct mnw_client *client, struct mnw__request *request) {
     else if (again)
         mnw__view_lose(view, request->result);
     /* Faults that the old daemon had read are never told to the new one unless they happen again. */
-    if (!request->result && again)
+    if (!request->result && again) {
         mnw__uffd_wake(view->uffd.fd, view->address, view->length);
+        mnw__view_record_again(client, view);
+    }
+}
+
+void mnw__view_record_again(struct mnw_client *client, struct mnw_client_view *view) {
+    struct mnw__request *record = &view->record;
+    if (!(view->flags & MNW_CLIENT_RECORD) || record->state == MNW__REQUEST_WAITING ||
+        record->state == MNW__REQUEST_SENT)
+        return;
+    mnw__request_init(record, MNW__WIRE_RECORD, sizeof(record->body.working_set));
+    record->body.working_set = (struct mnw__wire_working_set){.view = view->id, .action = MNW__WIRE_RECORD_START};
+    record->view = view;
+    mnw__request_queue(client, record);
 }
 
 static void prepare_attach(struct mnw_client_view *view) {
@@ -172,6 +184,7 @@ static void strike(struct mnw_client *client, struct mnw_client_view *view) {
     if (*link)
         *link = view->next;
     mnw__request_forget(client, &view->attach);
+    mnw__request_forget(client, &view->record);
     if (view->watched)
         mnw__poller_remove(client->poller, view->uffd.fd);
     mnw__mutex_unlock(&client->lock);
@@ -297,6 +310,23 @@ static bool begin_to_go(struct mnw_client *client, struct mnw_client_view *view)
     return served;
 }
 
+/* Nobody waits for a daemon that is not there: it would not know of what the last one noted. */
+static int save(struct mnw_client_view *view) {
+    struct mnw_client *client = view->client;
+    mnw__mutex_lock(&client->lock);
+    bool served = view->state == MNW__CLIENT_VIEW_SERVED;
+    mnw__mutex_unlock(&client->lock);
+    return served ? tell(client, view, MNW__WIRE_RECORD, MNW__WIRE_RECORD_SAVE)
+                  : mnw__fail(-ENOTCONN, "recording: no daemon serves this view now; what was noted of it is gone");
+}
+
+int mnw_client_save(struct mnw_client_view *view) {
+    int error = check_view(view, "mnw_client_save");
+    if (!error && !(view->flags & MNW_CLIENT_RECORD))
+        error = mnw__fail(-EINVAL, "mnw_client_save: the view was mapped without MNW_CLIENT_RECORD");
+    return error ? error : save(view);
+}
+
 int mnw_client_unmap(struct mnw_client_view *view) {
     int error = check_view(view, "mnw_client_unmap");
     if (error)
@@ -304,7 +334,7 @@ int mnw_client_unmap(struct mnw_client_view *view) {
     struct mnw_client *client = view->client;
     int saved = 0;
     if (view->flags & MNW_CLIENT_RECORD)
-        saved = tell(client, view, MNW__WIRE_RECORD, MNW__WIRE_RECORD_SAVE);
+        saved = save(view);
     /* A daemon that does not answer cannot keep the memory from its owner: the session's end detaches too. */
     if (begin_to_go(client, view))
         tell(client, view, MNW__WIRE_DETACH, 0);

@@ -362,9 +362,11 @@ static void others(void) {
     check(all_right(view));
 }
 
-/* Reads on and on, for a daemon that dies meanwhile; says when it has begun. */
+/* Reads on and on, for a daemon that dies meanwhile; says when it has begun. $GUEST_ROUNDS: how often. */
 static void slowly(void) {
-    for (unsigned round = 0; round < 4; round++) {
+    const char *rounds = getenv("GUEST_ROUNDS");
+    for (unsigned round = 0, count = rounds ? (unsigned)atoi(rounds) : 4; round < count; round++) {
+        alarm(50);
         unsigned char *at = map_private();
         for (size_t page = 0; page < (size + PAGE - 1) / PAGE; page++) {
             check(right(at, page, 1));

@@ -198,10 +198,12 @@ static void whoever_waits_in_an_unmapped_view_gets_sigsegv(void **state) {
 static void unmapping_needs_no_daemon(void **state) {
     (void)state;
     struct bed bed;
-    open_bed_with(&bed, (struct mnw_client_options){.timeout_ms = 30000}, 0);
+    open_bed_with(&bed, (struct mnw_client_options){.timeout_ms = 50000}, MNW_CLIENT_RECORD);
     fake_kill(&bed.fake);
     nap(50);
-    must(mnw_client_unmap(bed.view));
+    alarm(10);
+    refused(mnw_client_unmap(bed.view), -ENOTCONN, "gone");
+    assert_int_equal(machine_touch((char *)bed.data, NULL), SIGSEGV);
     must(mnw_client_close(bed.client));
     fake_close(&bed.fake);
 }

@@ -114,6 +114,25 @@ static void unanswered_requests_are_sent_again_when_the_worker_was_replaced(void
     close_bed(&bed);
 }
 
+static void recording_begins_again_with_the_next_daemon(void **state) {
+    (void)state;
+    struct bed bed;
+    open_bed(&bed, MNW_CLIENT_RECORD);
+    assert_int_equal(fake_seen(&bed.fake, MNW__WIRE_RECORD), 1);
+    fake_kill(&bed.fake);
+    fake_start(&bed.fake);
+    assert_true(fake_until(&bed.fake.shared->requests[MNW__WIRE_RECORD], 2));
+    atomic_store(&bed.fake.shared->say_restarted, true);
+    assert_true(fake_until(&bed.fake.shared->requests[MNW__WIRE_RECORD], 3));
+    must(mnw_client_save(bed.view));
+    assert_int_equal(fake_seen(&bed.fake, MNW__WIRE_RECORD), 4);
+    must(mnw_client_unmap(bed.view));
+    assert_int_equal(fake_seen(&bed.fake, MNW__WIRE_RECORD), 5);
+    must(mnw_client_map(&bed.view, bed.client, "image", NULL));
+    refused(mnw_client_save(bed.view), -EINVAL, "MNW_CLIENT_RECORD");
+    close_bed(&bed);
+}
+
 static void pins_are_told_to_the_next_daemon(void **state) {
     (void)state;
     struct bed bed;
@@ -246,6 +265,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(killed_again_and_again),
         cmocka_unit_test(dies_at_each_request),
         cmocka_unit_test(unanswered_requests_are_sent_again_when_the_worker_was_replaced),
+        cmocka_unit_test(recording_begins_again_with_the_next_daemon),
         cmocka_unit_test(pins_are_told_to_the_next_daemon),
         cmocka_unit_test(a_daemon_that_talks_nonsense_is_left_and_tried_again),
         cmocka_unit_test(another_backing_means_sigbus),

@@ -123,6 +123,15 @@ static void orders_reach_the_daemon(void **state) {
     assert_int_equal(fake_seen(&fake, MNW__WIRE_REPLAY), 3);
 }
 
+/* The guest ends with its view mapped. */
+static void what_was_recorded_is_saved_at_the_end(void **state) {
+    (void)state;
+    assert_int_equal(run("--record", "--map", map, "--", guest, "remove", file), 0);
+    assert_int_equal(fake_seen(&fake, MNW__WIRE_ATTACH), 2);
+    assert_int_equal(fake_seen(&fake, MNW__WIRE_RECORD), 4);
+    assert_int_equal(fake_seen(&fake, MNW__WIRE_DETACH), 0);
+}
+
 /* Without the command the guest would see the file: the checks do check. */
 static void the_guest_sees_the_difference(void **state) {
     (void)state;
@@ -218,6 +227,7 @@ int main(int argc, char **argv) {
         TEST(guest_others),
         TEST(every_view_is_detached),
         TEST(orders_reach_the_daemon),
+        TEST(what_was_recorded_is_saved_at_the_end),
         TEST(the_guest_sees_the_difference),
         TEST(the_daemon_is_killed_meanwhile),
         TEST(a_lost_daemon_is_sigbus_and_no_zeros),

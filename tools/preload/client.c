@@ -119,6 +119,15 @@ int client_zero(struct mnw_client_view *view, uint64_t offset, uint64_t length) 
     return -error;
 }
 
+int client_save(struct mnw_client_view *view) {
+    inside++;
+    int error = mnw_client_save(view);
+    inside--;
+    if (error)
+        complain("%s", mnw_error());
+    return -error;
+}
+
 /* Nobody else runs in a child; the lock may have been anyone's. */
 void client_forget(void) {
     client = NULL;

@@ -80,6 +80,7 @@ int client_map(struct mnw_client_view **view, const struct source *source, uint6
                uintptr_t address, unsigned flags);
 int client_unmap(struct mnw_client_view *view);
 int client_zero(struct mnw_client_view *view, uint64_t offset, uint64_t length);
+int client_save(struct mnw_client_view *view);
 /* In a child: the client was the parent's. */
 void client_forget(void);
 

@@ -397,3 +397,17 @@ int view_fallocate(struct source *source, int fd, int mode, off_t offset, off_t 
     error = zero_views(source, from, to);
     return error ? fail(error) : 0;
 }
+
+/* ---- the end ---- */
+
+/* A program that ends does not unmap its memory; what was recorded of it would be lost. */
+__attribute__((destructor)) static void save_all(void) {
+    uintptr_t address = 0;
+    struct entry *entry;
+    while (!table_is_empty() && config_get()->flags & MNW_CLIENT_RECORD &&
+           (entry = table_enter(address, UINTPTR_MAX))) {
+        address = entry->address + entry->length;
+        client_save(entry->view);
+        table_leave(entry);
+    }
+}

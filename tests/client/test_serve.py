@@ -1,0 +1,150 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""`minnow run` and the client example against the real daemon: COMMAND GUEST EXAMPLE [--kills N].
+
+The guest is a program that knows nothing of minnow; it maps a file full of 0xff and must see the image.
+"""
+import argparse
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "daemon"))
+import peer  # noqa: E402
+
+PARSER = argparse.ArgumentParser()
+PARSER.add_argument("command")
+PARSER.add_argument("guest")
+PARSER.add_argument("example")
+PARSER.add_argument("--kills", type=int, default=8)
+PARSER.add_argument("--guests", type=int, default=3)
+OPTIONS, REST = PARSER.parse_known_args()
+SIZE = (1 << 20) - 100
+MASK = (1 << 64) - 1
+
+
+def image_bytes():
+    """As tests/client/bytes.h makes them."""
+    out = bytearray(SIZE)
+    for offset in range(SIZE):
+        z = ((offset >> 3) * 0x9e3779b97f4a7c15 + offset) & MASK
+        out[offset] = ((z ^ z >> 29 ^ z >> 51) | 1) & 0xff
+    return bytes(out)
+
+
+BYTES = image_bytes()
+
+
+class Run(unittest.TestCase):
+    def setUp(self):
+        self.folder = pathlib.Path(peer.tempfile.mkdtemp(prefix="minnow-run-"))
+        self.file = self.folder / "placeholder"
+        self.file.write_bytes(b"\xff" * SIZE)
+        (self.folder / "store").write_bytes(BYTES)
+        self.daemon = self.open()
+
+    def open(self):
+        return peer.Daemon(OPTIONS.command, {"img": self.folder / "store"}, budget="4M")
+
+    def tearDown(self):
+        self.daemon.close()
+        for path in self.folder.iterdir():
+            path.unlink()
+        self.folder.rmdir()
+
+    def start(self, check, *options, **more):
+        return subprocess.Popen([OPTIONS.command, "run", "--socket", self.daemon.path, "--map", f"{self.file}=img",
+                                 *options, "--", OPTIONS.guest, check, self.file], stdin=subprocess.DEVNULL,
+                                stderr=subprocess.PIPE, text=True, **more)
+
+    def end(self, process, expected=0):
+        _, errors = process.communicate(timeout=600)
+        self.assertEqual(process.returncode, expected, errors + self.daemon.read_log())
+
+    def test_every_check(self):
+        for check in ("read", "writes", "fixed", "parts", "remap", "dontneed", "remove", "punch", "syscalls", "fork",
+                      "exec", "library", "threads", "others"):
+            with self.subTest(check):
+                self.end(self.start(check))
+        self.assertEqual((self.folder / "store").read_bytes(), BYTES)
+
+    def test_follow_fork(self):
+        if os.geteuid():
+            self.skipTest("EVENT_FORK takes CAP_SYS_PTRACE")
+        self.end(self.start("follow", "--follow-fork"))
+
+    def test_memfd(self):
+        done = subprocess.run([OPTIONS.command, "run", "--socket", self.daemon.path, "--memfd", "ram=img", "--",
+                               OPTIONS.guest, "memfd", self.file], stdin=subprocess.DEVNULL, capture_output=True,
+                              text=True, timeout=60, check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_recorded_and_replayed(self):
+        self.end(self.start("remove", "--record"))  # ends with its views mapped
+        self.assertTrue((self.folder / "store.mws").exists(), self.daemon.read_log())
+        self.end(self.start("read", "--replay"))
+
+    def disturbed(self, disturb, count):
+        rounds = {**os.environ, "GUEST_ROUNDS": str(count)}
+        guests = [self.start("slowly", stdout=subprocess.PIPE, env=rounds) for _ in range(OPTIONS.guests)]
+        for guest in guests:
+            self.assertEqual(guest.stdout.read(1), "*")
+        for _ in range(count):
+            disturb()
+            time.sleep(0.04)
+        for guest in guests:
+            self.end(guest)
+
+    def wait_for_another(self, pid):
+        until = time.monotonic() + 20
+        while time.monotonic() < until and self.daemon.worker() in (None, pid):
+            time.sleep(0.005)
+
+    def test_worker_killed(self):
+        def kill():
+            pid = self.daemon.kill_worker()
+            self.wait_for_another(pid)
+        self.disturbed(kill, OPTIONS.kills)
+
+    def test_worker_handed_over(self):
+        def hand_over():
+            pid = self.daemon.worker()
+            self.daemon.process.send_signal(signal.SIGHUP)
+            self.wait_for_another(pid)
+        self.disturbed(hand_over, 3)
+
+    def test_all_is_lost(self):
+        """Holder and worker die together: whoever touches a page that was not mapped gets SIGBUS, never zeros."""
+        guest = self.start("slowly", stdout=subprocess.PIPE)
+        self.assertEqual(guest.stdout.read(1), "*")
+        worker = self.daemon.worker()
+        self.daemon.process.kill()
+        os.kill(worker, signal.SIGKILL)
+        self.daemon.process.wait()
+        path = self.daemon.path
+        again = subprocess.Popen([OPTIONS.command, "serve", "--socket", path, "--budget", "4M", "--image",
+                                  f"img={self.folder / 'store'}"], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            self.end(guest, -signal.SIGBUS)
+        finally:
+            again.terminate()
+            again.wait(30)
+
+    def test_example(self):
+        def lines():
+            return subprocess.run([OPTIONS.example, "img", self.daemon.path], stdin=subprocess.DEVNULL,
+                                  capture_output=True, text=True, timeout=60, check=False)
+        done = lines()
+        self.assertEqual((done.returncode, done.stdout), (0, f"{BYTES.count(10)} lines\n"), done.stderr)
+        self.assertIn("image img in pool main", done.stderr)
+        absent = subprocess.run([OPTIONS.example, "img", "/nonexistent"], capture_output=True, text=True, check=False)
+        self.assertEqual(absent.returncode, 1)
+        self.assertIn("minnow serve", absent.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main(argv=[sys.argv[0], *REST], verbosity=2)
