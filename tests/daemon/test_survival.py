@@ -187,4 +187,4 @@ class Survival(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    unittest.main(argv=[sys.argv[0], *REST], verbosity=2)
+    unittest.main(argv=[sys.argv[0], *REST], verbosity=2, warnings="ignore")
