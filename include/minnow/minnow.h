@@ -490,6 +490,7 @@ struct mnw_stats {
     uint64_t pages_lost;       /* present by our word, gone from the backing; filled again */
     uint64_t redeliveries;     /* waiters woken to fault again */
     uint64_t events_dropped;
+    uint64_t pages_foreign;  /* put into the backing by processes that map it and are not attached; taken out */
 };
 
 struct mnw_node_latency {

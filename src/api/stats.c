@@ -34,7 +34,8 @@
     X(EVICTIONS_DIRECT, evictions_direct)                                                                              \
     X(ZAPS, zaps)                                                                                                      \
     X(PAGES_LOST, pages_lost)                                                                                          \
-    X(REDELIVERIES, redeliveries)
+    X(REDELIVERIES, redeliveries)                                                                                      \
+    X(PAGES_FOREIGN, pages_foreign)
 
 static void add_counters(struct mnw_stats *stats, const struct mnw__counters *counters) {
 #define ADD(counter, field)                                                                                            \

@@ -27,6 +27,7 @@ enum mnw__counter {
     MNW__ZAPS,
     MNW__PAGES_LOST,
     MNW__REDELIVERIES,
+    MNW__PAGES_FOREIGN,
     MNW__COUNTER_COUNT,
 };
 

@@ -8,6 +8,7 @@
 #include "engine/reclaim.h"
 #include "engine/remote.h"
 #include "sys/io.h"
+#include "sys/poller.h"
 #include "sys/uffd.h"
 
 #include <errno.h>
@@ -230,5 +231,9 @@ void mnw__fault_watch(struct mnw__fault_thread *thread) {
             continue;
         mnw__count(&view->cache->counters, MNW__REDELIVERIES, total);
         mnw__view_wake_all(view);
+    }
+    if (thread == thread->pool->threads) {
+        atomic_store(&thread->pool->sweep_wanted, true);
+        mnw__poller_kick(thread->pool->reclaimer_poller);
     }
 }

@@ -50,6 +50,7 @@ struct mnw_pool {
     struct mnw__thread reclaimer;
     struct mnw__poller *reclaimer_poller;
     _Atomic bool reclaim_wanted;
+    _Atomic bool sweep_wanted; /* the reclaimer looks for memory that nobody was charged for */
     _Atomic bool stopping;
 
     struct mnw__mutex budget_lock; /* one set_budget at a time; held while it evicts and waits */

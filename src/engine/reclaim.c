@@ -6,6 +6,7 @@
 #include "engine/cache.h"
 #include "engine/pool.h"
 #include "engine/remote.h"
+#include "engine/sweep.h"
 #include "engine/view.h"
 #include "sys/poller.h"
 
@@ -259,6 +260,8 @@ void mnw__reclaim_run(void *argument) {
         void *tag;
         mnw__poller_wait(pool->reclaimer_poller, &tag, 1, INT64_MAX);
         mnw__remote_make_spares(pool);
+        if (atomic_exchange(&pool->sweep_wanted, false))
+            mnw__sweep(pool);
         atomic_store_explicit(&pool->reclaim_wanted, false, memory_order_release);
         uint64_t high = mnw__pool_high_bytes(pool);
         for (;;) {

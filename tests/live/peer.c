@@ -2,6 +2,7 @@
 #include "peer.h"
 
 #include "engine/cache.h"
+#include "machine.h"
 #include "sys/uffd.h"
 
 #include <errno.h>
@@ -151,12 +152,12 @@ static char *place(size_t length, uint64_t offset, size_t align) {
     return room == MAP_FAILED ? NULL : room + ((offset - (uintptr_t)room) & (align - 1));
 }
 
-static int64_t make_uffd(uint64_t features) {
+static int64_t make_uffd(uint64_t features, bool raw) {
     struct uffdio_api api = {.api = UFFD_API, .features = features};
     int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
         return -errno;
-    return ioctl(fd, UFFDIO_API, &api) ? -errno : fd;
+    return raw ? fd : ioctl(fd, UFFDIO_API, &api) ? -errno : fd;
 }
 
 static int64_t map_in_peer(struct peer_side *side, const void *argument) {
@@ -170,13 +171,14 @@ static int64_t map_in_peer(struct peer_side *side, const void *argument) {
     if (!send_message(side->socket, &ready, sizeof(ready), -1) || !receive_message(side->socket, &byte, 1, &fd))
         return -EPIPE;
     char *at = place(mapping->length, mapping->offset, order->align);
+    int kind = mapping->shared ? MAP_SHARED : MAP_PRIVATE;
     int protection = mapping->flags & MNW_VIEW_WRITE ? PROT_READ | PROT_WRITE : PROT_READ;
-    if (!at || mmap(at, mapping->length, protection, MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED, fd,
-                    (off_t)mapping->offset) == MAP_FAILED)
+    if (!at || mmap(at, mapping->length, protection, kind | MAP_NORESERVE | MAP_FIXED, fd, (off_t)mapping->offset) ==
+                   MAP_FAILED)
         return -errno;
     close(fd);
     *map = (struct peer_map){.data = at, .length = mapping->length, .offset = mapping->offset, .uffd = -1};
-    int64_t uffd = make_uffd(order->features);
+    int64_t uffd = make_uffd(order->features, mapping->raw);
     if (uffd < 0)
         return uffd;
     map->uffd = (int)uffd;
@@ -221,6 +223,33 @@ struct mnw_view *peer_attach(struct peer *peer, struct mnw_cache *cache, const s
         fail_msg("attach: %d, %s", result, mnw_error());
     close(options.uffd);
     return view;
+}
+
+/* ---- pairs ---- */
+
+#define HUGEPAGE ((size_t)2 << 20)
+
+void pair_open(struct pair *pair, enum mnw_backing backing, uint64_t length, uint64_t budget) {
+    memset(pair, 0, sizeof(*pair));
+    bed_hurry(60);
+    if (backing == MNW_BACKING_HUGETLB_2M && !machine_free_hugepages(HUGEPAGE, budget / HUGEPAGE + 2)) {
+        print_message("cannot free the huge pages\n");
+        skip();
+    }
+    for (unsigned i = 0; i < 2; i++)
+        peer_start(&pair->peers[i]);
+    pair->length = length;
+    bed_source_open(&pair->source, length);
+    struct mnw_pool_options options = {.backing = backing, .budget_bytes = budget};
+    bed_open(&pair->bed, pair->source.store, options, NULL);
+}
+
+void pair_close(struct pair *pair) {
+    for (unsigned i = 0; i < 2; i++)
+        if (pair->peers[i].pid)
+            peer_stop(&pair->peers[i]);
+    bed_close(&pair->bed);
+    bed_source_close(&pair->source);
 }
 
 /* ---- reading ---- */

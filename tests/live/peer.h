@@ -58,6 +58,8 @@ struct peer_mapping {
     unsigned flags;    /* MNW_VIEW_WRITE */
     uint64_t features; /* of the userfaultfd, besides those that attaching needs; peer_features() */
     uint64_t without;  /* features left out */
+    bool shared;       /* MAP_SHARED */
+    bool raw;          /* no UFFDIO_API at all */
     size_t align;      /* 0: a page of the mapping */
 };
 /* Has the peer map the cache and make a userfaultfd, which is returned; not attached. */
@@ -66,6 +68,18 @@ int peer_map(struct peer *peer, struct mnw_cache *cache, const struct peer_mappi
 struct mnw_view *peer_attach(struct peer *peer, struct mnw_cache *cache, const struct peer_mapping *mapping);
 /* Features that attaching needs for a cache's memory. */
 uint64_t peer_features(const struct mnw_cache *cache);
+
+/* ---- two of them, and what they map ---- */
+
+struct pair {
+    struct bed_source source;
+    struct bed bed;
+    struct peer peers[2];
+    uint64_t length;
+};
+/* A store, a cache of it, a view of our own, and two peers that have mapped nothing yet. */
+void pair_open(struct pair *pair, enum mnw_backing backing, uint64_t length, uint64_t budget);
+void pair_close(struct pair *pair);
 
 /* ---- reading in the peer ---- */
 

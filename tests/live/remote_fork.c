@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Consumers that fork, and consumers that do everything at once: parents and children have the right bytes while other
+ * threads of theirs tear the mapping, memory is short, and other consumers fault on the same pages.
+ */
+#include "machine.h"
+#include "torn.h"
+
+#include <errno.h>
+#include <linux/userfaultfd.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static int wait_for(pid_t child) {
+    int status;
+    if (waitpid(child, &status, 0) != child)
+        return -1;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+/* ---- fork ---- */
+
+/* Child and grandchild read all, while the parent does. */
+static int64_t fork_and_read(struct peer_side *side, const void *argument) {
+    size_t unit = *(const size_t *)argument;
+    const struct peer_map *map = &side->maps[0];
+    CHECK(!torn_right(map->data, unit, 2, 0) && !torn_right(map->data + 2 * unit, unit, 2, 1));
+    pid_t child = fork();
+    if (!child) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        pid_t grandchild = fork();
+        int64_t bad = torn_right(map->data, unit, 0, TORN_UNITS);
+        _exit(!grandchild ? (int)(bad & 127) : bad ? 99 : wait_for(grandchild));
+    }
+    int64_t bad = torn_right(map->data, unit, 0, TORN_UNITS);
+    int childs = wait_for(child);
+    return bad ? bad : childs;
+}
+
+/* The child tears what it has inherited; the parent's stays. */
+static int64_t fork_and_tear(struct peer_side *side, const void *argument) {
+    size_t unit = *(const size_t *)argument;
+    const struct peer_map *map = &side->maps[0];
+    pid_t child = fork();
+    if (!child) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        _exit((int)torn_unmap_parts(side, argument) & 127);
+    }
+    int childs = wait_for(child);
+    int64_t bad = torn_right(map->data, unit, 0, TORN_UNITS);
+    return bad ? bad : childs;
+}
+
+/* Copies made before are the child's too, later ones are not. */
+static int64_t fork_and_write(struct peer_side *side, const void *argument) {
+    size_t unit = *(const size_t *)argument;
+    const struct peer_map *map = &side->maps[0];
+    map->data[unit] = 'b';
+    pid_t child = fork();
+    if (!child) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        bool good = map->data[unit] == 'b';
+        map->data[2 * unit] = 'c';
+        good &= map->data[2 * unit] == 'c' && !torn_right(map->data + 3 * unit, unit, 3, TORN_UNITS - 3);
+        good &= !bed_compare(map->data + unit + 1, unit + 1, unit - 1, 1, NULL);
+        _exit(good ? 0 : 9);
+    }
+    int childs = wait_for(child);
+    CHECK(map->data[unit] == 'b' && !bed_compare(map->data + unit + 1, unit + 1, (TORN_UNITS - 1) * unit - 1, 1, NULL));
+    return childs;
+}
+
+static void run_fork(enum mnw_backing backing, unsigned flags, peer_body *body, unsigned children) {
+    struct torn world;
+    torn_open(&world, backing, flags, UFFD_FEATURE_EVENT_FORK);
+    int64_t bad = peer_do(&world.peers[0], body, &world.unit, sizeof(world.unit));
+    if (bad)
+        fail_msg("in the peer: %lld", (long long)bad);
+    assert_int_equal(torn_close_children(&world, children), children);
+    torn_close(&world);
+}
+
+static void test_fork(void **state) {
+    (void)state;
+    run_fork(MNW_BACKING_SHMEM, 0, fork_and_read, 2);
+    run_fork(MNW_BACKING_GRADED, 0, fork_and_read, 2);
+    run_fork(MNW_BACKING_HUGETLB_2M, 0, fork_and_read, 2);
+    run_fork(MNW_BACKING_SHMEM, MNW_VIEW_WRITE, fork_and_write, 1);
+    run_fork(MNW_BACKING_SHMEM, 0, fork_and_tear, 1);
+}
+
+/* A child whose view is closed gets SIGBUS where it has not been, never zeros; its parent notices nothing. */
+static int64_t fork_and_wait(struct peer_side *side, const void *argument) {
+    size_t unit = *(const size_t *)argument;
+    const struct peer_map *map = &side->maps[0];
+    int gate[2];
+    CHECK(!pipe(gate));
+    pid_t child = fork();
+    if (!child) {
+        char byte;
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        close(gate[1]);
+        int64_t bad = torn_right(map->data + unit, unit, 1, 1);
+        kill(getppid(), 0);
+        if (read(gate[0], &byte, 1) != 0) /* until the parent closes it */
+            _exit(8);
+        bad |= torn_right(map->data + unit, unit, 1, 1);
+        _exit(bad ? 7 : bed_touch(map->data + 5 * unit, NULL) == SIGBUS ? 0 : 6);
+    }
+    close(gate[0]);
+    side->maps[1].uffd = gate[1];
+    side->maps[1].length = (size_t)child;
+    return 0;
+}
+
+static int64_t let_go_on(struct peer_side *side, const void *argument) {
+    (void)argument;
+    close(side->maps[1].uffd);
+    return wait_for((pid_t)side->maps[1].length);
+}
+
+static void test_closed_child(void **state) {
+    (void)state;
+    struct torn world;
+    torn_open(&world, MNW_BACKING_SHMEM, 0, UFFD_FEATURE_EVENT_FORK);
+    assert_int_equal(peer_do(&world.peers[0], fork_and_wait, &world.unit, sizeof(world.unit)), 0);
+    usleep(100000); /* the child has read its unit by then; if not, it fails */
+    assert_int_equal(torn_close_children(&world, 1), 1);
+    assert_int_equal(peer_do(&world.peers[0], let_go_on, &world.unit, sizeof(world.unit)), 0);
+    peer_assert_right(&world.peers[0], 0, 0, TORN_UNITS * world.unit, 1);
+    torn_close(&world);
+}
+
+/* SIGBUS is inherited, and taken off in all. */
+static int64_t fail_bad_page(struct bed_source *source, const struct mnw_read *read) {
+    return bed_read_has(source, read, atomic_load(&source->bad_page)) ? -EIO : (int64_t)read->length;
+}
+
+static int64_t fork_with_sigbus(struct peer_side *side, const void *argument) {
+    const struct peer_map *map = &side->maps[0];
+    int gate[2];
+    (void)argument;
+    CHECK(bed_touch(map->data + 3 * BED_PAGE, NULL) == SIGBUS);
+    CHECK(!pipe(gate));
+    pid_t child = fork();
+    if (!child) {
+        char byte;
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        close(gate[1]);
+        if (bed_touch(map->data + 3 * BED_PAGE, NULL) != SIGBUS)
+            _exit(5);
+        if (read(gate[0], &byte, 1) != 0)
+            _exit(8);
+        _exit(bed_compare(map->data, 0, 8 * BED_PAGE, 1, NULL) ? 6 : 0);
+    }
+    close(gate[0]);
+    side->maps[1].uffd = gate[1];
+    side->maps[1].length = (size_t)child;
+    return 0;
+}
+
+static void test_fork_with_sigbus(void **state) {
+    (void)state;
+    struct torn world;
+    torn_open(&world, MNW_BACKING_SHMEM, 0, UFFD_FEATURE_EVENT_FORK);
+    world.source.answer = fail_bad_page;
+    atomic_store(&world.source.bad_page, 3);
+    assert_int_equal(peer_do(&world.peers[0], fork_with_sigbus, &world.unit, sizeof(world.unit)), 0);
+    atomic_store(&world.source.bad_page, UINT64_MAX);
+    assert_int_equal(mnw_invalidate(world.bed.cache, 0, 16 * BED_PAGE), 0);
+    assert_int_equal(peer_do(&world.peers[0], let_go_on, &world.unit, sizeof(world.unit)), 0);
+    peer_assert_right(&world.peers[0], 0, 0, 8 * BED_PAGE, 1);
+    assert_int_equal(torn_close_children(&world, 1), 1);
+    torn_close(&world);
+}
+
+/* ---- all at once ---- */
+
+struct storm {
+    size_t unit;
+    unsigned ms;
+    bool forks;
+};
+
+struct storm_reader {
+    const struct peer_map *map;
+    size_t unit;
+    _Atomic bool *stop;
+    int64_t bad;
+};
+
+/* The first third of the mapping is let alone by the others. */
+static void *read_on(void *argument) {
+    struct storm_reader *reader = argument;
+    unsigned turn = 0;
+    while (!atomic_load(reader->stop) && !reader->bad) {
+        unsigned first = turn++ * 7 % (TORN_UNITS / 3);
+        reader->bad = torn_right(reader->map->data + first * reader->unit, reader->unit, first, 1);
+        madvise(reader->map->data + first * reader->unit, reader->unit, MADV_DONTNEED);
+    }
+    return NULL;
+}
+
+/* What follows is torn, moved there and back, and read. */
+static int64_t move_about(const struct peer_map *map, char *room, size_t unit, unsigned turn) {
+    unsigned first = TORN_UNITS / 3 + turn % 4, count = 1 + turn % 3;
+    char *home = map->data + first * unit;
+    CHECK(torn_move_units(home, room, unit, count));
+    CHECK(!torn_right(room, unit, first, count));
+    CHECK(torn_move_units(room, home, unit, count));
+    CHECK(!madvise(home, count * unit, MADV_DONTNEED));
+    CHECK(!torn_right(home, unit, first, count));
+    return 0;
+}
+
+static int64_t storm(struct peer_side *side, const void *argument) {
+    const struct storm *order = argument;
+    const struct peer_map *map = &side->maps[0];
+    _Atomic bool stop = false;
+    struct storm_reader readers[2];
+    pthread_t threads[2];
+    char *room = torn_room(map->data, order->unit, 4);
+    CHECK(room);
+    for (unsigned i = 0; i < 2; i++) {
+        readers[i] = (struct storm_reader){map, order->unit, &stop, 0};
+        CHECK(!pthread_create(&threads[i], NULL, read_on, &readers[i]));
+    }
+    int64_t bad = 0;
+    struct timespec began, now;
+    clock_gettime(CLOCK_MONOTONIC, &began);
+    for (unsigned turn = 0; !bad; turn++) {
+        bad = move_about(map, room, order->unit, turn);
+        if (!bad && order->forks && turn % 8 == 0) {
+            pid_t child = fork();
+            if (!child)
+                _exit(torn_right(map->data + 4 * order->unit, order->unit, 4, 4) ? 1 : 0);
+            bad = wait_for(child);
+        }
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        if ((now.tv_sec - began.tv_sec) * 1000 + (now.tv_nsec - began.tv_nsec) / 1000000 > order->ms)
+            break;
+    }
+    atomic_store(&stop, true);
+    for (unsigned i = 0; i < 2; i++) {
+        pthread_join(threads[i], NULL);
+        bad = bad ? bad : readers[i].bad;
+    }
+    return bad;
+}
+
+static void run_storm(enum mnw_backing backing, bool forks) {
+    struct torn world;
+    torn_open(&world, backing, 0, forks ? UFFD_FEATURE_EVENT_FORK : 0);
+    struct storm order = {world.unit, 700, forks};
+    for (unsigned i = 0; i < TORN_PEERS; i++)
+        peer_ask(&world.peers[i], storm, &order, sizeof(order));
+    for (unsigned i = 0; i < TORN_PEERS; i++) {
+        while (!peer_has_answered(&world.peers[i], 1))
+            torn_note_child(&world, 1);
+        int64_t bad = peer_answer(&world.peers[i]);
+        if (bad)
+            fail_msg("in peer %u: %lld", i, (long long)bad);
+    }
+    assert_true(torn_close_children(&world, forks) >= forks);
+    torn_close(&world);
+}
+
+static void test_storm_shmem(void **state) {
+    (void)state;
+    run_storm(MNW_BACKING_SHMEM, false);
+    run_storm(MNW_BACKING_SHMEM, true);
+}
+static void test_storm_graded(void **state) {
+    (void)state;
+    run_storm(MNW_BACKING_GRADED, true);
+}
+static void test_storm_hugetlb(void **state) {
+    (void)state;
+    run_storm(MNW_BACKING_HUGETLB_2M, false);
+}
+
+int main(int argc, char **argv) {
+    (void)argc;
+    int status = machine_guard(argv);
+    if (status >= 0)
+        return status;
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_fork),
+        cmocka_unit_test(test_closed_child),
+        cmocka_unit_test(test_fork_with_sigbus),
+        cmocka_unit_test(test_storm_shmem),
+        cmocka_unit_test(test_storm_graded),
+        cmocka_unit_test(test_storm_hugetlb),
+    };
+    return cmocka_run_group_tests_name("remote_fork", tests, NULL, NULL);
+}
