@@ -416,6 +416,7 @@ void sim_store_died(struct sim_store *store) {
     }
     memset(store->shorts, 0, sizeof(store->shorts));
     store->handle = NULL;
+    store->ended = false;
 }
 
 void sim_store_stop(struct sim_store *store) {
@@ -427,13 +428,18 @@ void sim_store_stop(struct sim_store *store) {
     fiber_wake(store);
 }
 
-void sim_store_close(struct sim_store *store) {
+void sim_store_shut(struct sim_store *store) {
     store->ended = true;
     fiber_wake(store);
     for (int i = 0; i < 2; i++)
         fiber_join(store->fibers[i]);
     if (mnw_store_close(store->handle))
         sim_fail("a store cannot be closed: %s", mnw_error());
+    store->ended = false;
+}
+
+void sim_store_close(struct sim_store *store) {
+    sim_store_shut(store);
     free(store->pages);
     free(store->reads);
 }

@@ -89,7 +89,9 @@ void sim_store_open(struct sim_store *store, const char *name);
 void sim_store_died(struct sim_store *store);
 /* Answers everything that is still open, and from now on all at once. From a fiber. */
 void sim_store_stop(struct sim_store *store);
-/* When nobody will ask any more; closes the handle. From a fiber. */
+/* When nobody will ask any more for now; closes the handle. From a fiber. */
+void sim_store_shut(struct sim_store *store);
+/* The same, for ever. */
 void sim_store_close(struct sim_store *store);
 
 /* The store's bytes at a version. Past its end: zeros. */

@@ -16,6 +16,7 @@
 #include "sys/data.h"
 #include "sys/uffd.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -302,8 +303,30 @@ static void keep(struct sim_cache *cache) {
     memset(cache->left, LEFT_NOTHING, cache->store.page_count);
 }
 
+/* What was kept of another cache, or under another name, must not be taken for this one's; and nothing may change by
+ * it. */
+static void try_wrong(struct sim_cache *cache) {
+    struct mnw_cache_options options = cache->options;
+    struct mnw_kept kept = cache->kept;
+    const struct sim_cache *other = &world.cache[draw(0, world.caches - 1)];
+    struct mnw_cache *handle;
+    options.kept = &kept;
+    if (other != cache && other->kept.size)
+        kept.words_fd = other->kept.words_fd;
+    else
+        options.name = "another";
+    bool taken = kept.words_fd != cache->kept.words_fd && other->handle; /* its own cache has them already */
+    sim_store_open(&cache->store, "store");
+    int error = mnw_cache_open(&handle, world.pool, cache->store.handle, &options);
+    if (error != -ESTALE && !(taken && error == -EBUSY) && !(error && world.has_trouble))
+        sim_fail("words that are not this cache's are answered with %d (%s)", error, mnw_error());
+    sim_store_shut(&cache->store);
+}
+
 static void take_over_cache(struct sim_cache *cache) {
     bool anew = !cache->kept.size;
+    if (!anew && one_in(4))
+        try_wrong(cache);
     open_cache(cache);
     if (!anew)
         check_cache(cache);
