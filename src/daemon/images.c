@@ -102,6 +102,8 @@ void mnw__image_close(struct mnw__daemon *daemon, struct mnw__daemon_image *imag
         return; /* still in use by somebody: so is its store */
     }
     mnw_store_close(image->store);
+    image->cache = NULL;
+    image->store = NULL;
     image->state = MNW__IMAGE_CLOSED;
 }
 

@@ -207,6 +207,8 @@ int mnw__wire_check_answer(const struct mnw__wire_packet *packet, size_t bytes, 
         return error;
     const struct mnw__wire_header *header = &packet->header;
     const struct shape *shape = shape_of(header->type);
+    if (header->status < 0 && header->request) /* also of a type that this version does not know */
+        return check_failure(packet, bytes, descriptors, mnw__wire_name(header->type));
     if (!shape || header->status > 0 || is_event(header) != !header->request)
         return mnw__fail(-EPROTO, "type %u, request %u, status %d is no answer and no event", header->type,
                          header->request, header->status);

@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: MIT */
+/* A library that serves nothing and believes nothing. One thread. */
+#include "fuzz/fake_minnow.h"
+
+#include "base/error.h"
+#include "daemon/daemon.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define SIZE_BYTES (UINT64_C(1) << 22)
+#define PAGE       4096u
+
+struct fake fake;
+
+struct mnw_store {
+    int unused;
+};
+struct mnw_cache {
+    int fd;
+};
+struct mnw_view {
+    unsigned slot;
+};
+
+void demand(bool condition, const char *what) {
+    if (!condition) {
+        fprintf(stderr, "fuzz_wire: %s\n", what);
+        abort();
+    }
+}
+
+uint8_t fake_byte(void) {
+    if (!fake.left)
+        return 0;
+    fake.left--;
+    return *fake.input++;
+}
+
+int fake_fd(void) {
+    static int null = -1;
+    if (null < 0)
+        null = fcntl(open("/dev/null", O_RDWR | O_CLOEXEC), F_DUPFD_CLOEXEC, 900);
+    return fcntl(null, F_DUPFD_CLOEXEC, 0);
+}
+
+/* One call in eight fails, where the input goes on. */
+static int maybe(int error, const char *what) {
+    return fake.left && fake_byte() % 8 == 7 ? mnw__fail(error, "%s: as the input wants it", what) : 0;
+}
+
+/* ---- minnow.h ---- */
+
+const char *mnw_error(void) {
+    return mnw__fail_message();
+}
+const char *mnw_version(void) {
+    return "0";
+}
+
+int mnw_store_open(struct mnw_store **store, const char *uri, const struct mnw_store_options *options) {
+    demand(uri && options->size == sizeof(*options), "a store is opened without a URI or options");
+    int error = maybe(-ENOENT, "opening a store");
+    if (error)
+        return error;
+    *store = calloc(1, sizeof(**store));
+    fake.stores++;
+    return 0;
+}
+int mnw_store_close(struct mnw_store *store) {
+    free(store);
+    fake.stores--;
+    return 0;
+}
+uint64_t mnw_store_size(const struct mnw_store *store) {
+    (void)store;
+    return SIZE_BYTES - 100;
+}
+
+int mnw_cache_open(struct mnw_cache **cache, struct mnw_pool *pool, struct mnw_store *store,
+                   const struct mnw_cache_options *options) {
+    (void)pool;
+    demand(store && options->keep && options->name, "a cache is opened that would not survive");
+    int error = maybe(-ENOMEM, "opening a cache");
+    if (error)
+        return error;
+    *cache = calloc(1, sizeof(**cache));
+    (*cache)->fd = fake_fd();
+    fake.caches++;
+    return 0;
+}
+int mnw_cache_close(struct mnw_cache *cache) {
+    close(cache->fd);
+    free(cache);
+    fake.caches--;
+    return 0;
+}
+size_t mnw_cache_page_size(const struct mnw_cache *cache) {
+    (void)cache;
+    return PAGE;
+}
+int mnw_cache_fd(const struct mnw_cache *cache) {
+    return cache->fd;
+}
+int mnw_cache_kept(const struct mnw_cache *cache, struct mnw_kept *kept) {
+    kept->backing_fd = kept->words_fd = cache->fd;
+    return maybe(-EINVAL, "asking what to keep");
+}
+int mnw_cache_stats(struct mnw_cache *cache, struct mnw_stats *stats, size_t size) {
+    (void)cache;
+    memset(stats, 0, size);
+    return 0;
+}
+int mnw_pool_stats(struct mnw_pool *pool, struct mnw_stats *stats, size_t size) {
+    (void)pool;
+    memset(stats, 0, size);
+    return 0;
+}
+int mnw_pool_latency(struct mnw_pool *pool, unsigned node, struct mnw_node_latency *latency, size_t size) {
+    (void)pool;
+    (void)node;
+    memset(latency, 0, size);
+    return -ENOENT;
+}
+int mnw_pool_set_budget(struct mnw_pool *pool, uint64_t budget_bytes) {
+    (void)pool;
+    return budget_bytes ? maybe(-EBUSY, "setting a budget") : mnw__fail(-EINVAL, "no budget");
+}
+
+static void check_range(uint64_t offset, uint64_t length) {
+    demand(!(offset % PAGE) && !(length % PAGE) && length && offset < SIZE_BYTES && length <= SIZE_BYTES - offset,
+           "a range that is none was let through");
+}
+
+int mnw_view_attach(struct mnw_view **view, struct mnw_cache *cache, const struct mnw_attach_options *options) {
+    demand(cache && fcntl(options->uffd, F_GETFD) >= 0, "attached with a descriptor that is closed");
+    check_range(options->offset_bytes, options->length_bytes);
+    demand(!(options->address % PAGE) && !(options->flags & ~(unsigned)MNW_VIEW_WRITE), "attached at a wrong address");
+    int error = fake.view_count == FAKE_VIEWS ? mnw__fail(-ENOMEM, "too many") : maybe(-EINVAL, "attaching");
+    if (error)
+        return error;
+    *view = calloc(1, sizeof(**view));
+    (*view)->slot = fake.view_count;
+    fake.views[fake.view_count++] = *view;
+    return 0;
+}
+int mnw_view_close(struct mnw_view *view) {
+    demand(view && view->slot < fake.view_count && fake.views[view->slot] == view, "a view is closed that is not open");
+    fake.views[view->slot] = fake.views[--fake.view_count];
+    fake.views[view->slot]->slot = view->slot;
+    free(view);
+    return 0;
+}
+int mnw_view_ranges(struct mnw_view *view, struct mnw_view_range *ranges, size_t count) {
+    demand(view->slot < fake.view_count, "ranges of a closed view");
+    if (count)
+        *ranges = (struct mnw_view_range){.address = PAGE * (uint64_t)fake_byte(), .length_bytes = PAGE};
+    return fake_byte() % 3;
+}
+int mnw_view_record(struct mnw_view *view, int on) {
+    (void)on;
+    demand(view->slot < fake.view_count, "a closed view records");
+    return maybe(-ENOMEM, "recording");
+}
+int64_t mnw_view_save_working_set(struct mnw_view *view, const char *path, unsigned flags) {
+    (void)flags;
+    demand(path && view->slot < fake.view_count, "a closed view is saved");
+    return maybe(-ENOENT, "saving");
+}
+
+int mnw_pin(struct mnw_cache *cache, uint64_t offset, uint64_t length) {
+    (void)cache;
+    check_range(offset, length);
+    int error = maybe(-EIO, "pinning");
+    fake.pins += !error;
+    return error;
+}
+int mnw_unpin(struct mnw_cache *cache, uint64_t offset, uint64_t length) {
+    (void)cache;
+    check_range(offset, length);
+    demand(fake.pins, "unpinned more often than pinned");
+    fake.pins--;
+    return 0;
+}
+int mnw_invalidate(struct mnw_cache *cache, uint64_t offset, uint64_t length) {
+    (void)cache;
+    check_range(offset, length);
+    return maybe(-EBUSY, "invalidating");
+}
+int mnw_residency(struct mnw_cache *cache, uint64_t offset, uint8_t *pages, size_t count) {
+    (void)cache;
+    check_range(offset, count * (uint64_t)PAGE);
+    memset(pages, 1, count);
+    return maybe(-EINVAL, "asking for residency");
+}
+
+static int64_t run_prefetch(uint64_t cookie) {
+    int error = fake.prefetch_count == FAKE_PREFETCHES ? mnw__fail(-EAGAIN, "too many") : maybe(-EAGAIN, "prefetching");
+    if (error)
+        return error;
+    fake.prefetches[fake.prefetch_count++] = cookie;
+    return (int64_t)cookie;
+}
+int64_t mnw_prefetch(struct mnw_cache *cache, uint64_t offset, uint64_t length, uint64_t cookie) {
+    (void)cache;
+    check_range(offset, length);
+    return run_prefetch(cookie);
+}
+int64_t mnw_cache_replay(struct mnw_cache *cache, const char *path, uint64_t cookie) {
+    (void)cache;
+    demand(path, "a replay of no file");
+    return run_prefetch(cookie);
+}
+int mnw_prefetch_cancel(struct mnw_pool *pool, int64_t id) {
+    (void)pool;
+    for (unsigned i = 0; i < fake.prefetch_count; i++)
+        if (fake.prefetches[i] == (uint64_t)id)
+            return 0;
+    return mnw__fail(-ENOENT, "no such prefetch");
+}
+
+/* ---- sockets: one packet waits, and what is sent must be a message ---- */
+
+int mnw__socket_receive(int fd, void *packet, size_t room, struct mnw__socket_received *received) {
+    (void)fd;
+    demand(room == sizeof(fake.packet), "received into less than a packet");
+    if (!fake.has_next)
+        return -EAGAIN;
+    fake.has_next = false;
+    *received = fake.next;
+    memcpy(packet, &fake.packet, sizeof(fake.packet));
+    return 0;
+}
+int mnw__socket_send(int fd, const void *packet, size_t bytes, const int *fds, unsigned fd_count) {
+    demand(fcntl(fd, F_GETFD) >= 0, "sent to a session that is closed");
+    demand(!fd_count || fcntl(fds[0], F_GETFD) >= 0, "sent a descriptor that is closed");
+    if (fake.send_blocked)
+        return -EAGAIN;
+    if (mnw__wire_check_answer(packet, bytes, fd_count)) {
+        fprintf(stderr, "%s\n", mnw__fail_message());
+        demand(false, "the daemon sends what no peer should take");
+    }
+    fake.sent++;
+    return 0;
+}
+int mnw__socket_peer(int fd, struct mnw__socket_peer *peer) {
+    (void)fd;
+    *peer = (struct mnw__socket_peer){.pid = 1, .uid = fake_byte() % 2 ? 0 : 65534, .gid = 1};
+    return 0;
+}
+int mnw__socket_peer_groups(int fd, gid_t *groups, unsigned room) {
+    (void)fd;
+    (void)groups;
+    (void)room;
+    return 0;
+}
+int mnw__socket_accept(int listener) {
+    (void)listener;
+    return -EAGAIN;
+}
+int mnw__socket_limit_unread(int fd, int bytes) {
+    (void)fd;
+    (void)bytes;
+    return 0;
+}
+
+/* ---- the loop, which does not turn here ---- */
+
+void mnw__daemon_log(const char *format, ...) {
+    (void)format;
+}
+int mnw__daemon_watch(struct mnw__daemon *daemon, int fd, uint32_t events, struct mnw__source *source) {
+    (void)daemon;
+    (void)fd;
+    (void)events;
+    (void)source;
+    return 0;
+}
+int mnw__daemon_rewatch(struct mnw__daemon *daemon, int fd, uint32_t events, struct mnw__source *source) {
+    return mnw__daemon_watch(daemon, fd, events, source);
+}
+void mnw__daemon_unwatch(struct mnw__daemon *daemon, int fd) {
+    (void)daemon;
+    (void)fd;
+}
+
+/* ---- no holder ---- */
+
+int mnw__holding_store(struct mnw__holding *holding, const char *name, int fd, bool certain) {
+    (void)holding;
+    (void)certain;
+    demand(name[0] && fcntl(fd, F_GETFD) >= 0, "a closed descriptor goes to the holder");
+    return maybe(-ETIMEDOUT, "storing a descriptor");
+}
+void mnw__holding_remove(const struct mnw__holding *holding, const char *name) {
+    (void)holding;
+    (void)name;
+}

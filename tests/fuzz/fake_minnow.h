@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The library and the sockets as the daemon's sessions see them, for fuzzing: nothing is served, but every call is
+ * checked, may fail when the input says so, and what is opened is counted.
+ */
+#ifndef MNW_TESTS_FUZZ_FAKE_MINNOW_H
+#define MNW_TESTS_FUZZ_FAKE_MINNOW_H
+
+#include "sys/packet.h"
+#include "wire/wire.h"
+
+#include <minnow/minnow.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { FAKE_VIEWS = 64, FAKE_PREFETCHES = 64 };
+
+struct fake {
+    const uint8_t *input;
+    size_t left;
+    struct mnw_view *views[FAKE_VIEWS]; /* open */
+    unsigned view_count;
+    unsigned pins, caches, stores;
+    uint64_t prefetches[FAKE_PREFETCHES]; /* cookies of those that run */
+    unsigned prefetch_count;
+    struct mnw__wire_packet packet; /* what is received next, when packet_bytes is not SIZE_MAX */
+    struct mnw__socket_received next;
+    bool has_next, send_blocked;
+    uint64_t sent;
+};
+
+extern struct fake fake;
+
+void demand(bool condition, const char *what);
+/* The next byte of the input; 0 at its end. */
+uint8_t fake_byte(void);
+/* A descriptor that can be closed. */
+int fake_fd(void);
+
+#endif
