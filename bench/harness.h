@@ -60,5 +60,6 @@ void row_idle(struct bench *bench);
 void row_open(struct bench *bench);
 void row_resident_fault(struct bench *bench);
 void row_fill(struct bench *bench);
+void row_consumers(struct bench *bench);
 
 #endif

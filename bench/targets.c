@@ -20,8 +20,8 @@ static const struct row {
     const char *name;
     void (*measure)(struct bench *bench);
 } rows[] = {
-    {"metadata", row_metadata}, {"budget", row_budget},        {"idle", row_idle},
-    {"open", row_open},         {"fault", row_resident_fault}, {"fill", row_fill},
+    {"metadata", row_metadata},    {"budget", row_budget}, {"idle", row_idle},           {"open", row_open},
+    {"fault", row_resident_fault}, {"fill", row_fill},     {"consumers", row_consumers},
 };
 #define ROWS (sizeof(rows) / sizeof(rows[0]))
 
@@ -53,7 +53,7 @@ static int run_with_options(int argc, const char **argv) {
         {"json", 0, POPT_ARG_NONE, &json, 0, "one JSON object instead of a table", NULL},
         {"smoke", 0, POPT_ARG_NONE, &smoke, 0, "seconds instead of minutes; checks for sense, not for targets", NULL},
         {"repeat", 0, POPT_ARG_INT, &repeat, 0, "measurements behind each median, 1 to 1000", "N"},
-        {"row", 0, POPT_ARG_STRING, &only, 0, "metadata, budget, idle, open, fault or fill alone", "NAME"},
+        {"row", 0, POPT_ARG_STRING, &only, 0, "metadata, budget, idle, open, fault, fill or consumers alone", "NAME"},
         {"directory", 0, POPT_ARG_STRING, &directory, 0, "where scratch files go (default /var/tmp)", "DIRECTORY"},
         POPT_AUTOHELP POPT_TABLEEND};
     poptContext context = poptGetContext("minnow-targets", argc, argv, options, 0);

@@ -17,7 +17,7 @@
 #include <stdlib.h>
 
 #define TAGS_MAX 64
-/* Batches of one view before the others get their turn. */
+/* Batches of all the views that have events, before the thread looks who else has; each gets one at least. */
 #define BATCHES_MAX 16
 /* The watchdog: while there are events, and while there are none. */
 #define WATCH_BUSY_NS 1000000000ull
@@ -115,11 +115,12 @@ static void push_reads(struct mnw__fault_thread *thread) {
 
 /*
  * A consumer that faults again and again has its next event ready by the time the last one is resolved, at least
- * when it shares our CPU: looking again is cheaper than going round by epoll. Others get their turn after a while.
+ * when it shares our CPU: looking again is cheaper than going round by epoll. The more others wait, the sooner they get
+ * their turn.
  */
-static void serve_view(struct mnw__fault_thread *thread, struct mnw_view *view) {
+static void serve_view(struct mnw__fault_thread *thread, struct mnw_view *view, unsigned most) {
     unsigned batches = 0;
-    for (; batches < BATCHES_MAX && serve_batch(thread, view); batches++)
+    for (; batches < most && serve_batch(thread, view); batches++)
         push_reads(thread);
     if (!batches && view->remote)
         mnw__remote_in_vain(view);
@@ -179,10 +180,11 @@ static void run(void *argument) {
         int count = mnw__poller_wait(thread->poller, tags, TAGS_MAX, time_to_wait(thread));
         mnw__mutex_lock(&thread->lock);
         /* A view detached during the wait may still be among the tags. */
+        unsigned most = (unsigned)mnw__max(count > 0 ? BATCHES_MAX / (unsigned)count : 0, 1);
         bool stale = detached != atomic_load(&thread->detached);
         for (int i = 0; i < count; i++)
             if (tags[i] != thread->io && (!stale || owns(thread, tags[i])))
-                serve_view(thread, tags[i]);
+                serve_view(thread, tags[i], most);
         push_reads(thread);
         mnw__fill_attend(thread);
         enum mnw__job_more more_jobs = MNW__JOB_MORE_NONE;
