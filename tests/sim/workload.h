@@ -23,6 +23,7 @@ struct sim_cache {
     /* mortal worlds */
     struct mnw_kept kept; /* the holder's descriptors; size 0: none yet */
     uint8_t *left;        /* per page: what the last manager left of it, LEFT_* */
+    bool left_is_most;    /* what is LEFT_WHOLE may have gone since */
 };
 
 enum { LEFT_NOTHING, LEFT_WHOLE, LEFT_FAILED };
