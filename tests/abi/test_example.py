@@ -29,6 +29,18 @@ def check(name, program):
         elif name == "prefetch":
             pages = (1 << 20) // os.sysconf("SC_PAGESIZE")
             assert f"{pages} of {pages} pages are resident\n" in output(program, file.name)
+        elif name == "working_set":
+            with tempfile.TemporaryDirectory(prefix="minnow-example-") as folder:
+                path = os.path.join(folder, "x.mws")
+                first, second = output(program, file.name, path), output(program, file.name, path)
+                assert first.endswith("some had to be waited for\n"), first
+                assert second.endswith("none had to be waited for\n"), second
+                assert first.split(";")[:2] == second.split(";")[:2], (first, second)
+                assert os.listdir(folder) == ["x.mws"]
+                with open(path, "r+b") as broken:
+                    broken.write(b"?")
+                done = subprocess.run([program, file.name, path], capture_output=True, text=True, check=False)
+                assert done.returncode == 1 and "working set" in done.stderr, done
         else:
             raise AssertionError(f"no test for the example {name}")
 
