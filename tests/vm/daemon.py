@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections import defaultdict
 
 
 class Daemon:
@@ -54,7 +55,8 @@ class Daemon:
         return json.loads(answer.stdout)
 
     def image(self):
-        return next(image for image in self.stats()["images"] if image["name"] == "guest")
+        """The image's numbers; all 0 before somebody has opened it."""
+        return next((image for image in self.stats()["images"] if image["name"] == "guest"), defaultdict(int))
 
     def run(self, *options):
         """The words that go before a command which maps the image."""

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """A guest restored from a store that is slow, and from one that fails now and then."""
-from bed import GuestTest
+import os
+
+from bed import GuestTest, saved
 
 
 class Store(GuestTest):
@@ -21,3 +23,18 @@ class Store(GuestTest):
         self.assertGreater(store.errors(), 10, "the store did not fail: this test has shown nothing")
         self.assertEqual(lazy.end(), 0)
         self.assertEqual(daemon.end(), 0)
+
+    def test_a_recorded_working_set_makes_the_next_restore_faster(self):
+        store = self.slow(delay_ms=5)
+        working_set = os.path.join(saved().folder, "guest.mws")
+        seconds, misses = [], []
+        for option in ("--record", "--replay"):
+            daemon = self.serve(store.uri, working_set=working_set)
+            lazy, answered = self.restored(daemon, option.strip("-"), option)
+            misses.append(daemon.image()["faults_missing"])
+            self.assertEqual(lazy.end(), 0)
+            self.assertEqual(daemon.end(), 0)
+            self.assertTrue(os.path.exists(working_set), "nothing was recorded")
+            seconds.append(answered)
+        self.assertLess(misses[1], misses[0] / 2, "what was recorded was not read ahead")
+        self.assertLess(seconds[1], seconds[0])
