@@ -155,8 +155,11 @@ static void leave_pool(struct mnw_cache *cache) {
     unlink_cache(cache);
     while (atomic_load_explicit(&cache->evicting, memory_order_acquire))
         mnw__sleep_ns(100000);
-    mnw__pool_uncharge(cache->pool, atomic_load(&cache->charged));
-    mnw__pool_progress(cache->pool);
+}
+
+static void give_charge_back(struct mnw_pool *pool, uint64_t bytes) {
+    mnw__pool_uncharge(pool, bytes);
+    mnw__pool_progress(pool);
 }
 
 /* What it holds already becomes the pool's; where that is over the budget, something has to go. */
@@ -165,8 +168,10 @@ static int join_pool(struct mnw_cache *cache) {
     uint64_t held = atomic_load(&cache->charged);
     link_cache(cache);
     int error = held ? mnw__pool_take_over(cache->pool, held, may_evict) : 0;
-    if (error)
+    if (error) {
         leave_pool(cache);
+        give_charge_back(cache->pool, atomic_load(&cache->charged));
+    }
     return error;
 }
 
@@ -266,7 +271,10 @@ int mnw__cache_close(struct mnw_cache *cache) {
     if (error)
         return error;
     leave_pool(cache);
+    struct mnw_pool *pool = cache->pool;
+    uint64_t charged = atomic_load(&cache->charged);
     atomic_fetch_sub(&cache->store->users, 1);
     close_parts(cache);
+    give_charge_back(pool, charged); /* last: whoever is charged next takes memory that is free */
     return 0;
 }

@@ -92,8 +92,10 @@ static int read_callback(struct mnw_store *store, struct mnw__io *io, const stru
     return 0;
 }
 
+static void close_callback(struct mnw_store *store);
+
 int mnw__store_callbacks_done(struct mnw_store *store, uint64_t token, int64_t result) {
-    if (store->ops->read != read_callback)
+    if (store->ops->close != close_callback)
         return mnw__fail(-EINVAL, "mnw_read_done: this is a %s store; only reads of a callback store are answered",
                          store->ops->name);
     struct callback_store *callbacks = of(store);

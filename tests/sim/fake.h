@@ -93,6 +93,11 @@ int fake_fd_duplicate(int fd, int process);
 /* Closes any descriptor; with its last one a file, a memory or a userfaultfd goes. */
 void fake_fd_close(int fd);
 
+/* May this page be lost though no view maps it? NULL: no. */
+extern bool (*fake_may_lose)(const void *alias, uint64_t page);
+/* Every thread that waits for a fault to be resolved whose event was read, and not lost on the way. */
+void fake_each_waiter(void (*each)(uintptr_t address, uint64_t order));
+
 /* Entry and exit of a fake system call: may switch, may be slow. */
 void fake_call(const char *name);
 /* Does this trouble strike now? */

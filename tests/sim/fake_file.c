@@ -22,6 +22,7 @@ static struct {
 void (*fake_on_map)(const void *alias, uint64_t page);
 void (*fake_on_unbar)(const void *alias, uint64_t page);
 void (*fake_on_punch)(const void *alias, uint64_t page);
+bool (*fake_may_lose)(const void *alias, uint64_t page);
 
 static const size_t small_page_bytes[] = {4096, 4096, 16 << 10, 64 << 10};
 static const size_t small_extent_bytes[] = {0, 8 * 4096, 16 << 10, 64 << 10};
@@ -123,7 +124,9 @@ void fake_lose_page(void) {
         if (!file->exists || file->kind == MNW_BACKING_GRADED)
             continue;
         for (uint64_t page = 0; page < file->page_count; page++) {
-            if (!file->cached[page] || !fake_views_map(file, page))
+            if (!file->cached[page])
+                continue;
+            if (!fake_views_map(file, page) && !(fake_may_lose && fake_may_lose(file->bytes, page)))
                 continue;
             if (!random_below(fiber_random(), ++candidates)) {
                 lost_file = file;

@@ -81,7 +81,7 @@ struct fake_waiter {
     int fiber;
     uintptr_t address; /* rounded down to its page */
     unsigned flags;
-    bool used, read;
+    bool used, read, lost;
     uint64_t order;
 };
 

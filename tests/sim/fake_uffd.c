@@ -276,6 +276,17 @@ void fake_uffds_forget_dead(void) {
                 existing[id]->waiters[i].used = false;
 }
 
+void fake_each_waiter(void (*each)(uintptr_t address, uint64_t order)) {
+    for (int fd = FAKE_FD_BASE; fd < FAKE_FD_BASE + FAKE_FDS; fd++) {
+        const struct fake_fd *entry = fake_fd_get(fd, FD_UFFD);
+        for (int i = 0; entry && i < FAKE_WAITERS; i++) {
+            const struct fake_waiter *waiter = &entry->uffd->waiters[i];
+            if (waiter->used && waiter->read && !waiter->lost)
+                each(waiter->address, waiter->order);
+        }
+    }
+}
+
 /* ---- events -------------------------------------------------------------------------------------------- */
 
 bool fake_uffd_is_readable(const struct fake_uffd *uffd) {
@@ -310,6 +321,7 @@ static int read_faults(struct fake_uffd *uffd, struct mnw__uffd_event *events, i
     for (struct fake_waiter *waiter; number < count && (waiter = oldest_unread(uffd));) {
         waiter->read = true;
         if (fake_strikes(FAKE_EVENT_LOST)) {
+            waiter->lost = true;
             sim_trace("the event of %#lx is lost", (unsigned long)waiter->address);
             continue;
         }

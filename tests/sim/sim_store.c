@@ -60,6 +60,7 @@ bool sim_store_may_hold(const struct sim_store *store, uint64_t offset, const vo
 static void blame(struct sim_store *store, const struct store_read *read, uint64_t page, uint32_t failures) {
     struct store_page *state = &store->pages[page];
     state->failures += failures;
+    state->failures_ever += failures;
     if (read->asked_ns >= state->marked_ns)
         state->failures_new += failures;
     store->failures_total++;
@@ -203,6 +204,15 @@ static void read_callback(void *context, const struct mnw_read *asked) {
     fiber_point("store asked");
 }
 
+/* In front of the callback store: only the engine's own stores may refuse. */
+static int read_crowded(struct mnw_store *handle, struct mnw__io *io, const struct mnw_read *read, mnw__io_done *done,
+                        void *context) {
+    struct sim_store *store = (void *)((uintptr_t)handle->ops - offsetof(struct sim_store, crowded_ops));
+    if (store->chance[STORE_CROWDED] && strikes(store, STORE_CROWDED))
+        return -EAGAIN;
+    return store->ops.read(handle, io, read, done, context);
+}
+
 static int check_callback(void *context, uint64_t offset, const void *bytes, size_t length) {
     struct sim_store *store = context;
     for (size_t done = 0; done < length;) {
@@ -219,7 +229,11 @@ static int check_callback(void *context, uint64_t offset, const void *bytes, siz
 
 /* The bytes, page by page at its version, with time for everybody to look at what is not finished. */
 static void bring(const struct sim_store *store, const struct mnw_read *read, size_t length) {
-    memset(read->buffer, 0xee, read->length);
+    /* What lies behind the store's end in its last page is the store's too: a direct read may write there. */
+    size_t tail = read->offset + read->length == store->size_bytes
+                      ? (store->page_bytes - store->size_bytes % store->page_bytes) % store->page_bytes
+                      : 0;
+    memset(read->buffer, 0xee, read->length + tail);
     fiber_point("store scribbles");
     for (size_t done = 0; done < length;) {
         uint64_t at = read->offset + done, page = at / store->page_bytes, left = (page + 1) * store->page_bytes - at;
@@ -265,7 +279,7 @@ static int64_t decide(struct sim_store *store, const struct store_read *read) {
         return result;
     if (strikes(store, STORE_ERROR)) {
         blame_all(store, read, 1);
-        return -EIO;
+        return store->chance[STORE_CROWDED] % 2 ? -EAGAIN : -EIO;
     }
     if (strikes(store, STORE_END)) {
         blame_all(store, read, 1);
@@ -364,6 +378,9 @@ void sim_store_open(struct sim_store *store, const char *name) {
         callbacks.check = check_callback;
     if (mnw_store_open_callbacks(&store->handle, &callbacks, store))
         sim_fail("the store cannot be opened: %s", mnw_error());
+    store->ops = store->crowded_ops = *store->handle->ops;
+    store->crowded_ops.read = read_crowded;
+    store->handle->ops = &store->crowded_ops;
     for (int i = 0; i < 2; i++)
         store->fibers[i] = fiber_start(name, 0, serve, store);
 }

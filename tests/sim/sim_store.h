@@ -11,6 +11,7 @@
 
 #include "fiber.h"
 #include "minnow/minnow.h"
+#include "store/store.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -27,6 +28,7 @@ enum store_trouble {
     STORE_TOKEN,    /* answers a token that was never given */
     STORE_AT_ONCE,  /* answers before read returns */
     STORE_TOO_LONG, /* claims more bytes than were asked */
+    STORE_CROWDED,  /* takes no more reads just now */
     STORE_TROUBLES,
 };
 
@@ -37,15 +39,16 @@ struct store_page {
     uint32_t version; /* now */
     uint32_t floor;   /* the oldest version a read that begins now may see */
     uint8_t state;
-    uint32_t pins;         /* ranges that hold it pinned */
-    uint32_t failures;     /* reads of it that went wrong since it was healed */
-    uint32_t failures_new; /* of those, asked for since `marked_ns` */
-    uint64_t marked_ns;    /* when the last healing began */
-    uint64_t healed_ns;    /* when the last healing ended */
-    bool in_doubt;         /* asked for since it was last brought whole */
-    bool flipped;          /* what was brought of it since it was asked for from its start has a flipped bit */
-    bool late;             /* in doubt for so long that the engine may give up */
-    uint64_t doubt_ns;     /* since when */
+    uint32_t pins;          /* ranges that hold it pinned */
+    uint32_t failures;      /* reads of it that went wrong since it was healed */
+    uint32_t failures_ever; /* the same, since the beginning */
+    uint32_t failures_new;  /* of those, asked for since `marked_ns` */
+    uint64_t marked_ns;     /* when the last healing began */
+    uint64_t healed_ns;     /* when the last healing ended */
+    bool in_doubt;          /* asked for since it was last brought whole */
+    bool flipped;           /* what was brought of it since it was asked for from its start has a flipped bit */
+    bool late;              /* in doubt for so long that the engine may give up */
+    uint64_t doubt_ns;      /* since when */
 };
 
 struct store_read {
@@ -64,6 +67,7 @@ struct store_short {
 
 struct sim_store {
     struct mnw_store *handle;
+    struct mnw__store_ops ops, crowded_ops; /* the handle's own; and those that may refuse a read */
     uint64_t seed, size_bytes, page_bytes, page_count;
     struct store_page *pages;
     bool has_check;

@@ -5,6 +5,7 @@
 #include "engine/fault.h"
 #include "engine/pool.h"
 #include "fake.h"
+#include "freed.h"
 #include "sys/backing.h"
 
 #include <errno.h>
@@ -49,7 +50,7 @@ static void draw_kernel(void) {
     fake_config.chance[FAKE_EVENT_LOST] = maybe(4, 40);
     fake_config.chance[FAKE_BATCH_SHORT] = maybe(2, 500);
     fake_config.chance[FAKE_EXHAUSTED] = maybe(5, 40);
-    fake_config.chance[FAKE_PAGE_LOST] = maybe(6, 10);
+    fake_config.chance[FAKE_PAGE_LOST] = maybe(6, world.is_mortal ? 10 : 40);
     fake_config.chance[FAKE_SLOW] = maybe(3, 60);
     fake_config.chance[FAKE_SPURIOUS] = maybe(3, 200);
     fake_config.chance[FAKE_COLLAPSE] = maybe(3, 300);
@@ -63,6 +64,8 @@ static void draw_store(struct sim_store *store) {
     store->size_bytes = draw(1, one_in(3) ? 24 : 64) * world.page_bytes;
     if (world.page_bytes > 4096)
         store->size_bytes = draw(1, 24) * world.page_bytes;
+    if (world.is_crowded)
+        store->size_bytes = draw(2, 10) * world.page_bytes;
     if (one_in(2))
         store->size_bytes -= draw(0, world.page_bytes - 1);
     store->has_check = one_in(2);
@@ -78,9 +81,10 @@ static void draw_store(struct sim_store *store) {
     store->chance[STORE_TOKEN] = maybe(3, 100);
     store->chance[STORE_AT_ONCE] = one_in(2) ? (unsigned)draw(1, 1024) : 0;
     store->chance[STORE_TOO_LONG] = maybe(6, 60);
+    store->chance[STORE_CROWDED] = world.has_trouble && !world.is_mortal && one_in(4) ? (unsigned)draw(1, 400) : 0;
     for (int trouble = 0; world.is_prompt && trouble < STORE_TROUBLES; trouble++)
         if (trouble != STORE_SHORT && trouble != STORE_AT_ONCE && trouble != STORE_ERROR && trouble != STORE_END &&
-            trouble != STORE_FLIP)
+            trouble != STORE_FLIP && trouble != STORE_CROWDED)
             store->chance[trouble] = 0;
 }
 
@@ -100,11 +104,22 @@ static void draw_world(void) {
     if (!world.extent_bytes)
         world.extent_bytes = (uint64_t)32768 << draw(0, 2);
     world.caches = (unsigned)(one_in(2) ? 1 : draw(1, CACHES_MAX));
-    world.consumers = (unsigned)draw(1, CONSUMERS_MAX);
+    world.consumers = (unsigned)draw(1, CONSUMERS_USUAL);
     world.operators = one_in(4) ? 2 : 1;
     world.views = world.caches * (unsigned)draw(1, 3);
     world.reads_each = (unsigned)draw(1, 12);
     world.operations_each = one_in(5) ? 0 : (unsigned)draw(1, 40);
+    world.is_crowded = !world.is_mortal && one_in(6);
+    if (world.is_crowded) {
+        world.caches = 1;
+        world.views = (unsigned)draw(1, 2);
+        world.consumers = (unsigned)draw(8, CONSUMERS_MAX);
+    }
+    world.is_churned = !world.is_mortal && !world.is_crowded && one_in(6);
+    if (world.is_churned) {
+        world.caches = (unsigned)draw(2, CACHES_MAX);
+        world.views = world.caches;
+    }
     for (unsigned i = 0; i < world.caches; i++) {
         draw_store(&world.cache[i].store);
         world.cache[i].extent_pages = world.extent_bytes / world.page_bytes;
@@ -252,6 +267,8 @@ static void check_refusals(const struct sim_cache *cache) {
     for (uint64_t page = 0; page < cache->store.page_count; page++) {
         /* Without the kernel's poison a page that ever failed may stay SIGBUS in its view. */
         bool stays = !fake_config.has_poison && cache->told[page];
+        /* A store that takes no reads for as long as the deadline fails the page without being asked for it. */
+        stays |= cache->store.chance[STORE_CROWDED] && cache->told[page] == -ETIMEDOUT;
         if (cache->refused[page] && !cache->lacked[page] && !stays && !world.last_stats.events_dropped)
             sim_fail("SIGBUS on page %llu: the store did not fail it, and its event does not say that memory lacked, "
                      "but %d",
@@ -259,7 +276,7 @@ static void check_refusals(const struct sim_cache *cache) {
     }
 }
 
-static void close_cache(struct sim_cache *cache) {
+void close_cache(struct sim_cache *cache) {
     uint64_t limit_ns = fiber_now() + 100000000000;
     int error;
     while ((error = mnw_cache_close(cache->handle)) == -EBUSY && fiber_now() < limit_ns)
@@ -340,9 +357,11 @@ static void describe(void) {
     fprintf(stderr, "  world: %s, extents of %llu, budget %llu, %u caches, %u views, %u consumers, %s%s%s\n",
             kinds[world.backing], (unsigned long long)world.extent_bytes, (unsigned long long)world.budget,
             world.caches, world.views, world.consumers, world.has_trouble ? "troubled" : "calm",
-            world.is_prompt   ? ", prompt"
-            : world.is_mortal ? ", mortal"
-                              : "",
+            world.is_prompt    ? ", prompt"
+            : world.is_mortal  ? ", mortal"
+            : world.is_crowded ? ", crowded"
+            : world.is_churned ? ", churned"
+                               : "",
             fake_config.has_poison ? "" : ", no poison");
     fprintf(stderr, "  troubles of the kernel:");
     for (int i = 0; i < FAKE_TROUBLES; i++)
@@ -419,6 +438,7 @@ static void set_up_views(void) {
 }
 
 static void live_long(void) {
+    fake_may_lose = may_lose;
     open_pool();
     for (unsigned i = 0; i < world.caches; i++)
         open_cache(&world.cache[i]);
@@ -430,8 +450,12 @@ static void live_long(void) {
         fibers[count++] = fiber_start("consumer", (int)random_below(fiber_random(), fake_config.nodes), consume, NULL);
     for (unsigned i = 0; i < world.operators; i++)
         fibers[count++] = fiber_start("operator", 0, operate, NULL);
+    bool ended = false;
+    int watchman = fiber_start("watchman", 0, keep_watch, &ended);
     for (unsigned i = 0; i < count; i++)
         fiber_join(fibers[i]);
+    ended = true;
+    fiber_join(watchman);
 }
 
 static void end_world(void *argument) {
@@ -444,6 +468,10 @@ static void live(void *argument) {
     sim_on_failure(describe);
     draw_world();
     set_up_views();
+    if (world.is_churned) {
+        live_churned();
+        return;
+    }
     if (world.is_mortal)
         live_and_die();
     else
@@ -453,13 +481,16 @@ static void live(void *argument) {
 
 void workload_run(uint64_t seed, bool trace) {
     memset(&world, 0, sizeof(world));
+    freed_keep();
     static const unsigned odds[] = {20, 100, 300, 700, 1024};
     fiber_begin(seed, odds[random_mix(seed) % 5], trace);
     fake_begin();
     fake_on_map = check_map;
     fake_on_unbar = check_unbar;
     fake_on_punch = check_punch;
+    fake_may_lose = NULL;
     fiber_start("world", 0, live, NULL);
     fiber_loop();
     fake_end();
+    freed_check();
 }

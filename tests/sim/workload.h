@@ -10,7 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { CACHES_MAX = 3, VIEWS_MAX = 9, CONSUMERS_MAX = 6, PINS_MAX = 8, PREFETCHES_MAX = 4096 };
+enum { CACHES_MAX = 3, VIEWS_MAX = 9, CONSUMERS_USUAL = 6, CONSUMERS_MAX = 14, PINS_MAX = 8, PREFETCHES_MAX = 4096 };
 
 struct sim_cache {
     struct mnw_cache *handle;
@@ -64,8 +64,10 @@ struct world {
     unsigned reads_each, operations_each;
     bool may_lack_memory; /* pages may be refused for want of it */
     bool has_trouble;
-    bool is_mortal; /* processes die */
-    bool is_prompt; /* nothing in this world takes long: a fault that only the watchdog ends is a lost wake-up */
+    bool is_mortal;  /* processes die */
+    bool is_churned; /* caches are closed and opened all the time */
+    bool is_crowded; /* many consumers of few pages in one view */
+    bool is_prompt;  /* nothing in this world takes long: a fault that only the watchdog ends is a lost wake-up */
     /* the run */
     struct mnw_pool *pool;
     struct sim_cache cache[CACHES_MAX];
@@ -93,6 +95,16 @@ void workload_run(uint64_t seed, bool trace);
 /* workload.c */
 void open_pool(void);
 void open_cache(struct sim_cache *cache);
+void close_cache(struct sim_cache *cache);
+
+/* workload_churn.c */
+void live_churned(void);
+
+/* workload_watch.c */
+/* A fiber's; `argument` is a bool that says when to end. Not in mortal worlds. */
+void keep_watch(void *argument);
+/* A page whose word is PRESENT may be lost, as nobody writes to it any more. */
+bool may_lose(const void *alias, uint64_t page);
 
 /* workload_death.c */
 void live_and_die(void);

@@ -5,6 +5,7 @@
  */
 #include "workload.h"
 
+#include "engine/cache.h"
 #include "engine/job.h"
 #include "engine/view.h"
 #include "fake.h"
@@ -224,6 +225,22 @@ static void cancel_prefetch(void) {
     prefetch->cancelled |= !error;
 }
 
+static uint64_t pages_ever_failed(const struct sim_store *store) {
+    uint64_t count = 0;
+    for (uint64_t page = 0; page < store->page_count; page++)
+        count += store->pages[page].failures_ever > store->retries;
+    return count;
+}
+
+/* The only operator is here: no pin, no invalidation and, if all have ended, no prefetch has a job. */
+static void check_jobs(const struct sim_cache *cache) {
+    for (uint64_t i = 0; i < world.prefetch_count; i++)
+        if (world.prefetch[i].cache == cache && !world.prefetch[i].ended)
+            return;
+    if (atomic_load(&cache->handle->jobs_active))
+        sim_fail("the events of all prefetches of a cache are here, and one of them still runs");
+}
+
 static void take_prefetch(const struct mnw_event *event) {
     if (event->cookie >= world.prefetch_count)
         sim_fail("a prefetch event with cookie %llu, which was never given", (unsigned long long)event->cookie);
@@ -240,6 +257,12 @@ static void take_prefetch(const struct mnw_event *event) {
         sim_fail("a prefetch was cancelled, and its event says %d", event->result);
     if (event->result == -EIO && !event->pages_failed)
         sim_fail("a prefetch failed, and no page did");
+    if (world.is_prompt && !world.is_mortal && event->pages_failed > pages_ever_failed(&prefetch->cache->store))
+        sim_fail("a prefetch says that %llu pages failed; the store has failed %llu",
+                 (unsigned long long)event->pages_failed,
+                 (unsigned long long)pages_ever_failed(&prefetch->cache->store));
+    if (world.operators == 1 && !world.is_mortal)
+        check_jobs(prefetch->cache);
 }
 
 static struct sim_cache *cache_named(const struct mnw_cache *handle) {
