@@ -17,7 +17,7 @@
 #include <xxhash.h>
 
 /* A bit per page of the store is what unions and runs take: a real caller has checked that it is its own store. */
-#define PAGES_MAX ((uint64_t)1 << 22)
+#define PAGES_MAX ((uint64_t)1 << 18)
 
 static void demand(int condition, const char *what) {
     if (!condition) {
