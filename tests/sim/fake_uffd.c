@@ -218,7 +218,7 @@ static struct fake_waiter *free_waiter(struct fake_uffd *uffd) {
 
 void fake_uffd_wait(struct fake_uffd *uffd, uintptr_t address, unsigned flags, uint64_t began) {
     struct fake_waiter *waiter = free_waiter(uffd);
-    *waiter = (struct fake_waiter){fiber_self(), address, flags, true, false, ++order};
+    *waiter = (struct fake_waiter){fiber_self(), address, flags, true, false, false, ++order};
     sim_trace("uffd #%d: fault at %#lx%s%s", uffd->id, (unsigned long)address,
               flags & MNW__UFFD_FAULT_MINOR ? " minor" : "", flags & MNW__UFFD_FAULT_WRITE ? " write" : "");
     fake_fd_changed(-1);
