@@ -16,6 +16,9 @@
 
 #include <string.h>
 
+/* So long nothing is taken away from views that wrote for the last owner, and are not attached again yet. */
+#define COPIES_NS 30000000000ull
+
 struct walk;
 
 /* One of the things that may have data for an extent, and the last run of it that was found; empty at first. */
@@ -225,7 +228,7 @@ static enum mnw__proof_kind kind_of(const struct mnw_cache *cache) {
     case MNW_BACKING_HUGETLB_1G:
         break;
     }
-    return MNW__PROOF_IN_PLACE;
+    return mnw__cache_is_copied(cache) ? MNW__PROOF_IN_PLACE : MNW__PROOF_EXTENTS;
 }
 
 static void set_sources(struct walk *walk) {
@@ -243,7 +246,14 @@ static void set_sources(struct walk *walk) {
     walk->extents.offset = (uintptr_t)pages->extents - (uintptr_t)memory;
 }
 
-int mnw__adopt(struct mnw_cache *cache) {
+/* What nobody knows of may have been written to. */
+static bool may_be_copied(const struct mnw_cache *cache, bool is_known) {
+    return cache->backing.kind > MNW_BACKING_GRADED && (!is_known || mnw__words_tell_copies(cache));
+}
+
+int mnw__adopt(struct mnw_cache *cache, bool is_known) {
+    if (may_be_copied(cache, is_known))
+        cache->copied_until_ns = mnw__clock_ns() + COPIES_NS;
     struct walk walk = {.cache = cache, .kind = kind_of(cache)};
     set_sources(&walk);
     int error = mnw__probe_open(&walk.probe, &cache->backing);

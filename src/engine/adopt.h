@@ -10,6 +10,7 @@
 
 #include "minnow/minnow.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct mnw_cache;
@@ -20,11 +21,14 @@ struct mnw_cache;
  */
 int mnw__words_open(struct mnw_cache *cache, const struct mnw_cache_options *options);
 void mnw__words_close(struct mnw_cache *cache);
+/* The words remember whether there are views that wrote; see mnw__cache_is_copied(). Without kept words: nothing. */
+void mnw__words_note_copies(struct mnw_cache *cache, bool exist);
+bool mnw__words_tell_copies(const struct mnw_cache *cache);
 uint64_t mnw__words_bytes(const struct mnw_cache *cache);
 
-/* Proves the words against the backing, page by page; takes away what memory is not proven; gives extents to the
- * policy. */
-int mnw__adopt(struct mnw_cache *cache);
+/* `is_known`: the words are the last owner's. Proves the words against the backing, page by page; takes away what
+ * memory is not proven; gives extents to the policy. */
+int mnw__adopt(struct mnw_cache *cache, bool is_known);
 
 /*
  * Calls `each` for every page that is SCARRED: views of other processes that were attached before, to us or to whoever

@@ -35,6 +35,14 @@ struct header {
     char name[NAME_MAX_BYTES];
 };
 
+/* What changes while a cache is open; behind the header, in its page. */
+struct notes {
+    _Atomic uint32_t copies; /* there are views whose writers' copies would be lost with their pages */
+};
+
+#define NOTES_AT 1024
+_Static_assert(sizeof(struct header) <= NOTES_AT, "the notes lie behind the header");
+
 struct layout {
     uint64_t words, extents, length;
 };
@@ -53,7 +61,7 @@ uint64_t mnw__words_bytes(const struct mnw_cache *cache) {
 
 static struct layout lay_out(const struct mnw_cache *cache) {
     uint64_t unit = mnw__memory_page_bytes();
-    struct layout layout = {.words = mnw__align_up(sizeof(struct header), unit)};
+    struct layout layout = {.words = mnw__align_up(NOTES_AT + sizeof(struct notes), unit)};
     layout.extents = layout.words + mnw__align_up(words_bytes(cache), unit);
     layout.length = layout.extents + mnw__align_up(extents_bytes(cache), unit);
     return layout;
@@ -93,6 +101,19 @@ static const char *compare(const struct header *is, const struct header *should)
     if (memcmp(&is->file, &should->file, sizeof(is->file)))
         return "words of another backing than the one that came with them";
     return memcmp(is, should, sizeof(*is)) ? "words of another kind of pool, or of other pages and extents" : NULL;
+}
+
+static struct notes *notes_of(const struct mnw_cache *cache) {
+    return (struct notes *)(void *)((char *)cache->kept.memory + NOTES_AT);
+}
+
+void mnw__words_note_copies(struct mnw_cache *cache, bool exist) {
+    if (cache->kept.memory)
+        atomic_store(&notes_of(cache)->copies, exist);
+}
+
+bool mnw__words_tell_copies(const struct mnw_cache *cache) {
+    return cache->kept.memory && atomic_load(&notes_of(cache)->copies);
 }
 
 static void use_shared(struct mnw_cache *cache, const struct layout *layout) {

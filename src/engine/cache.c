@@ -58,6 +58,24 @@ bool mnw__cache_is_promotable(const struct mnw_cache *cache, uint64_t extent) {
     return word.present == 1u << cache->pages.extent_shift && !word.unfit;
 }
 
+/* ---- copies ---- */
+
+void mnw__cache_add_copied(struct mnw_cache *cache) {
+    mnw__words_note_copies(cache, true);
+    atomic_fetch_add(&cache->copied, 1);
+}
+
+void mnw__cache_drop_copied(struct mnw_cache *cache) {
+    if (atomic_fetch_sub(&cache->copied, 1) == 1 && mnw__clock_ns() >= cache->copied_until_ns)
+        mnw__words_note_copies(cache, false);
+    if (atomic_load(&cache->copied)) /* another came meanwhile */
+        mnw__words_note_copies(cache, true);
+}
+
+bool mnw__cache_is_copied(const struct mnw_cache *cache) {
+    return atomic_load(&cache->copied) || (cache->copied_until_ns && mnw__clock_ns() < cache->copied_until_ns);
+}
+
 /* ---- metadata ---- */
 
 static size_t nodes_bytes(const struct mnw_cache *cache) {
@@ -164,7 +182,7 @@ static void give_charge_back(struct mnw_pool *pool, uint64_t bytes) {
 
 /* What it holds already becomes the pool's; where that is over the budget, something has to go. */
 static int join_pool(struct mnw_cache *cache) {
-    bool may_evict = cache->pool->backing <= MNW_BACKING_GRADED;
+    bool may_evict = !mnw__cache_is_copied(cache);
     uint64_t held = atomic_load(&cache->charged);
     link_cache(cache);
     int error = held ? mnw__pool_take_over(cache->pool, held, may_evict) : 0;
@@ -217,7 +235,7 @@ int mnw__cache_open(struct mnw_cache **out, struct mnw_pool *pool, struct mnw_st
     }
     mnw__mutex_init(&cache->policy_lock);
     mnw__mutex_init(&cache->views_lock);
-    error = options->kept ? mnw__adopt(cache) : 0;
+    error = options->kept ? mnw__adopt(cache, options->kept->words_fd >= 0) : 0;
     if (!error)
         error = join_pool(cache);
     if (error) {

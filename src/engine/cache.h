@@ -30,6 +30,8 @@ struct mnw_cache {
     struct mnw__policy_node *nodes;
     struct mnw__shared kept; /* where the words lie, if they are to outlive us */
     bool inherits_scars;     /* fixed at open: pages had failed before we took it over */
+    /* Fixed at open: until then, views that wrote for the last owner may still be attached again. 0: none did. */
+    uint64_t copied_until_ns;
 
     uint32_t read_retries;
     uint64_t retry_delay_ns;
@@ -74,6 +76,12 @@ void mnw__cache_sync_policy(struct mnw_cache *cache, uint64_t extent, bool put_b
 
 /* May the extent be mapped as one huge page? Every page of it PRESENT, and not refused before. While entered. */
 bool mnw__cache_is_promotable(const struct mnw_cache *cache, uint64_t extent);
+
+/* One more, or one less, of `copied`. The words remember it for whoever takes the cache over. */
+void mnw__cache_add_copied(struct mnw_cache *cache);
+void mnw__cache_drop_copied(struct mnw_cache *cache);
+/* Would taking memory away destroy what a writer wrote? */
+bool mnw__cache_is_copied(const struct mnw_cache *cache);
 
 /* Metadata reserved for a cache, in bytes. */
 uint64_t mnw__cache_metadata_bytes(const struct mnw_cache *cache);

@@ -139,7 +139,7 @@ int mnw__reclaim_range(struct mnw_cache *cache, uint64_t page, uint64_t count, u
     if (is_pinned(cache, first, last))
         return -EBUSY;
     atomic_fetch_add(&cache->evicting, 1);
-    if (atomic_load(&cache->copied)) { /* looked at after `evicting`: who sets it waits for that */
+    if (mnw__cache_is_copied(cache)) { /* looked at after `evicting`: who sets it waits for that */
         atomic_fetch_sub_explicit(&cache->evicting, 1, memory_order_release);
         return -EBUSY;
     }

@@ -15,7 +15,7 @@
  */
 static bool has_room(const struct mnw_pool *pool) {
     uint64_t kept = mnw__pool_budget_min(pool); /* an extent for each fault thread is never pinned */
-    return atomic_load(&pool->pinned) + pool->extent_bytes + kept <= atomic_load(&pool->budget);
+    return mnw__pool_bound_bytes(pool) + pool->extent_bytes + kept <= atomic_load(&pool->budget);
 }
 
 static int unpin_locked(struct mnw_cache *cache, uint64_t extent) {

@@ -38,6 +38,14 @@ static uint64_t keep_free(const struct mnw_pool *pool, uint64_t share, uint64_t 
     return budget / pool->extent_bytes < MANY_EXTENTS ? bytes : mnw__max(bytes, least * pool->extent_bytes);
 }
 
+uint64_t mnw__pool_bound_bytes(const struct mnw_pool *pool) {
+    uint64_t bytes = atomic_load(&pool->pinned);
+    for (const struct mnw_cache *cache = pool->caches; cache; cache = cache->next)
+        if (mnw__cache_is_copied(cache))
+            bytes += cache->backing.size_bytes;
+    return bytes;
+}
+
 uint64_t mnw__pool_low_bytes(const struct mnw_pool *pool) {
     return keep_free(pool, LOW_SHARE, 2);
 }
@@ -127,15 +135,16 @@ static int change_budget(struct mnw_pool *pool, uint64_t budget_bytes, uint64_t 
     /* Pins look at the budget and add to what is pinned under the same lock: none slips through. */
     mnw__mutex_lock(&pool->lock);
     uint64_t before = atomic_exchange(&pool->budget, budget_bytes);
-    bool shrinks = budget_bytes < before, fits = atomic_load(&pool->pinned) + least <= budget_bytes;
+    bool shrinks = budget_bytes < before, fits = mnw__pool_bound_bytes(pool) + least <= budget_bytes;
     mnw__mutex_unlock(&pool->lock);
     int error = 0;
     if (shrinks)
         error = fits ? shrink_to_budget(pool) : -EBUSY;
     if (error) {
         atomic_store(&pool->budget, before);
-        return mnw__fail(error, "budget: pins and reads in flight hold more than %llu bytes; it stays %llu",
-                         (unsigned long long)budget_bytes, (unsigned long long)before);
+        return mnw__fail(
+            error, "budget: pins, caches with writers and reads in flight hold more than %llu bytes; it stays %llu",
+            (unsigned long long)budget_bytes, (unsigned long long)before);
     }
     mnw__pool_progress(pool);
     return 0;

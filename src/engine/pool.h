@@ -80,6 +80,11 @@ int mnw__pool_take_over(struct mnw_pool *pool, uint64_t bytes, bool may_evict);
 void mnw__pool_uncharge(struct mnw_pool *pool, uint64_t bytes);
 /* Memory or a read slot was given back: whoever starves looks again. */
 void mnw__pool_progress(struct mnw_pool *pool);
+/*
+ * Bytes that no eviction gives back: pins, and caches whose writers' copies would be lost, as if they were whole. What
+ * a pinned cache of that kind has counts twice. Under the pool's lock.
+ */
+uint64_t mnw__pool_bound_bytes(const struct mnw_pool *pool);
 /* Bytes that the reclaimer keeps free: it starts below low and stops at high. */
 uint64_t mnw__pool_low_bytes(const struct mnw_pool *pool);
 uint64_t mnw__pool_high_bytes(const struct mnw_pool *pool);

@@ -218,7 +218,7 @@ static struct mnw_cache *choose_cache(struct mnw_pool *pool, unsigned *count) {
     mnw__mutex_lock(&pool->lock);
     for (struct mnw_cache *cache = pool->caches; cache; cache = cache->next) {
         int64_t held = (int64_t)(atomic_load_explicit(&cache->charged, memory_order_relaxed) / pool->page_bytes);
-        if (!held || atomic_load(&cache->copied))
+        if (!held || mnw__cache_is_copied(cache))
             continue;
         ++*count;
         total += held;

@@ -217,11 +217,11 @@ static int keep_all(struct mnw_view *view) {
     mnw__mutex_lock(&pool->lock);
     uint64_t kept = 0, budget = atomic_load(&pool->budget);
     for (const struct mnw_cache *other = pool->caches; other; other = other->next)
-        if (other == cache || atomic_load(&other->copied))
+        if (other == cache || mnw__cache_is_copied(other))
             kept += other->backing.size_bytes;
     bool fits = kept + atomic_load(&pool->pinned) + mnw__pool_budget_min(pool) <= budget;
     if (fits)
-        atomic_fetch_add(&cache->copied, 1);
+        mnw__cache_add_copied(cache);
     mnw__mutex_unlock(&pool->lock);
     if (!fits)
         return mnw__fail(
@@ -238,7 +238,7 @@ static int keep_all(struct mnw_view *view) {
 
 static void keep_no_more(struct mnw_view *view) {
     if (view->remote->keeps_all)
-        atomic_fetch_sub(&view->cache->copied, 1);
+        mnw__cache_drop_copied(view->cache);
 }
 
 /* ---- one userfaultfd, one view ---- */

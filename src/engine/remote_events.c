@@ -136,7 +136,7 @@ static void inherit(struct mnw_view *child, struct mnw_view *parent) {
     child->thread = parent->thread;
     to->keeps_all = from->keeps_all;
     if (to->keeps_all)
-        atomic_fetch_add(&child->cache->copied, 1);
+        mnw__cache_add_copied(child->cache);
 }
 
 /*

@@ -86,7 +86,7 @@ static void sweep_cache(struct mnw_cache *cache) {
     struct mnw__probe probe;
     uint64_t start, end;
     /* On hugetlb a punch destroys writers' copies. */
-    if (atomic_load(&cache->copied) || !has_excess(cache) || mnw__probe_open(&probe, &cache->backing))
+    if (mnw__cache_is_copied(cache) || !has_excess(cache) || mnw__probe_open(&probe, &cache->backing))
         return;
     for (uint64_t at = 0; mnw__probe_next(&probe, at, UINT64_MAX, &start, &end) > 0; at = end) {
         if (atomic_load_explicit(&cache->pool->stopping, memory_order_acquire))

@@ -56,7 +56,7 @@ void mnw__extent_prove(struct mnw__pages *pages, uint64_t extent, enum mnw__proo
         if (by_pages)
             forget(proof, index);
     }
-    bool in_place = kind == MNW__PROOF_IN_PLACE && with && state != MNW__EXTENT_EVICTING;
+    bool in_place = kind == MNW__PROOF_IN_PLACE && with;
     proof->charged = !by_pages && (proof->present || in_place);
     proof->punch = with > (by_pages ? proof->present : proof->charged ? with : 0);
     mnw__extent_rebuild(pages, extent, proof->present, proof->charged);

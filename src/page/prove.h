@@ -23,7 +23,7 @@ enum mnw__proof_kind {
     MNW__PROOF_EXTENTS, /* by whole extents */
     /*
      * The same, but taking memory away would destroy copies that consumers have made of it: where there is memory the
-     * extent keeps it, charged, and its pages are filled in place.
+     * extent keeps it, charged, and its pages are filled in place. (None was being evicted, for the same reason.)
      */
     MNW__PROOF_IN_PLACE,
 };

@@ -126,6 +126,9 @@ void fake_lose_page(void) {
         for (uint64_t page = 0; page < file->page_count; page++) {
             if (!file->cached[page])
                 continue;
+            /* On hugetlb a consumer's copies would go with it, as on the real kernel: no defence exists. */
+            if (fake_is_hugetlb(file) && fake_views_copy(file, page))
+                continue;
             if (!fake_views_map(file, page) && !(fake_may_lose && fake_may_lose(file->bytes, page)))
                 continue;
             if (!random_below(fiber_random(), ++candidates)) {

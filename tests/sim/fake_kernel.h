@@ -71,6 +71,8 @@ void fake_entry_clear(struct fake_view *view, size_t index, bool markers);
 /* A page has left the file. */
 void fake_views_drop(struct fake_file *file, uint64_t page);
 bool fake_views_map(struct fake_file *file, uint64_t page);
+/* Has a view a private copy of it? */
+bool fake_views_copy(struct fake_file *file, uint64_t page);
 void fake_views_unregister(int id);
 
 /* ---- descriptors --------------------------------------------------------------------------------------- */

@@ -73,14 +73,22 @@ void fake_views_drop(struct fake_file *file, uint64_t page) {
     }
 }
 
-bool fake_views_map(struct fake_file *file, uint64_t page) {
+static bool has_entry(struct fake_file *file, uint64_t page, enum fake_pte pte) {
     for (int i = 0; i < FAKE_VIEWS; i++) {
         struct fake_view *view = &views.views[i];
         if (view->exists && view->file == file && page >= view->first && page - view->first < view->pages &&
-            view->entries[page - view->first].pte == PTE_MAPPED)
+            view->entries[page - view->first].pte == pte)
             return true;
     }
     return false;
+}
+
+bool fake_views_map(struct fake_file *file, uint64_t page) {
+    return has_entry(file, page, PTE_MAPPED);
+}
+
+bool fake_views_copy(struct fake_file *file, uint64_t page) {
+    return has_entry(file, page, PTE_COPY);
 }
 
 void fake_views_unregister(int id) {

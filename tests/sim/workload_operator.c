@@ -62,7 +62,7 @@ static void close_local_view(struct sim_view *view) {
 bool open_view(struct sim_view *view) {
     struct sim_store *store = &view->cache->store;
     struct mnw_view_options options = {.size = sizeof(options)};
-    bool writable = world.backing <= MNW_BACKING_GRADED && draw(3) == 0;
+    bool writable = (world.backing <= MNW_BACKING_GRADED || world.is_mortal) && draw(3) == 0;
     uint64_t first = draw(2) ? 0 : draw(store->page_count), count = store->page_count - first;
     if (draw(3) == 0)
         count = 1 + draw(count);
@@ -347,9 +347,10 @@ static void change_store(void) {
         error = 0; /* forgotten it is */
     if (error && error != -EBUSY && !(error == -ENOMEM && punches_fail))
         sim_fail("invalidate: %d (%s)", error, mnw_error());
+    bool has_writers = world.is_mortal && world.backing >= MNW_BACKING_HUGETLB_2M; /* whose copies would be lost */
     bool unanswered = sim_store_has_overdue(store, first > cache->extent_pages ? first - cache->extent_pages : 0,
                                             count + 2 * cache->extent_pages);
-    if (error && !pinned_before && !has_pin(cache, first, count) && !unanswered && !punches_fail &&
+    if (error && !pinned_before && !has_pin(cache, first, count) && !unanswered && !punches_fail && !has_writers &&
         world.operators == 1)
         sim_fail("invalidate: EBUSY (%s), though nothing is pinned and nothing unanswered", mnw_error());
     for (uint64_t i = 0; !error && i < count; i++) {

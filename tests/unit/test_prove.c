@@ -157,10 +157,10 @@ static void in_place_memory_stays(void **state) {
     assert_int_equal(state_of(0), MNW__PAGE_ABSENT);
     assert_int_equal(mnw__extent_load(&pages, 0).state, MNW__EXTENT_RESIDENT);
     at_rest();
-    assert_true(mnw__extent_claim_eviction(&pages, 0)); /* but what was to go, goes */
-    proof.memory[0] = 0xff;
+    proof.memory[0] = 0;
     mnw__extent_prove(&pages, 0, MNW__PROOF_IN_PLACE, &proof);
-    assert_true(proof.punch && !proof.charged);
+    assert_true(!proof.punch && !proof.charged);
+    assert_int_equal(mnw__extent_load(&pages, 0).state, MNW__EXTENT_ABSENT);
     at_rest();
 }
 
