@@ -61,7 +61,7 @@ class Manual(unittest.TestCase):
             self.assertIn(page.stem, calls(), page)
 
     def test_other_pages(self):
-        for name in ("minnow.1", "minnow-verify.1", "minnow-doctor.1", "minnow-stat.1", "minnow-top.1", "minnow.7"):
+        for name in ("minnow.1", "minnow-verify.1", "minnow-doctor.1", "minnow-serve.1", "minnow-stat.1", "minnow-top.1", "minnow.7"):
             self.assertTrue((MAN / name).exists(), name)
 
     def test_all_are_installed(self):
@@ -89,6 +89,17 @@ class Manual(unittest.TestCase):
             text = read(MAN / f"minnow-{command}.1")
             for option in options:
                 self.assertIn(f"-{option}", text.replace("\\-", "-"), option)
+
+    def test_serve_options_and_keys_are_documented(self):
+        text = read(MAN / "minnow-serve.1").replace("\\-", "-")
+        options = re.findall(r'^\s*\{"([a-z-]+)", .*POPT', read(ROOT / "tools/minnow/serve.c"), re.M)
+        keys = set()
+        for array in re.findall(r"keys\[\] = \{(.*?)\};", read(ROOT / "src/daemon/config.c"), re.S):
+            keys |= set(re.findall(r'"(\w+)"', array))
+        self.assertGreater(len(options), 5)
+        self.assertGreater(len(keys), 30)
+        for word in [*(f"-{option}" for option in options), *keys]:
+            self.assertRegex(text, rf"(^|[ ,]){re.escape(word)}\b", word)
 
     def test_readme_shows_the_tested_example(self):
         example = read(ROOT / "docs/examples/read.c")
