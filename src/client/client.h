@@ -127,6 +127,7 @@ struct mnw_client {
     uint32_t generation; /* of the process that may use it */
     bool stopping;
     enum mnw__link link;
+    bool was_up;            /* at least once: before, a refusal is final */
     uint64_t down_since_ns; /* 0: up */
     struct mnw__request *requests, **requests_end;
     struct mnw__image *images;

@@ -76,6 +76,7 @@ static void greeted(struct mnw_client *client, struct mnw__request *hello) {
         return;
     }
     client->link = MNW__LINK_UP;
+    client->was_up = true;
     client->down_since_ns = 0;
     client->retry_pause_ns = 0;
     restore(client);
@@ -174,15 +175,6 @@ static bool send_one(struct mnw_client *client, struct mnw__request *request) {
     return true;
 }
 
-static void send_waiting(struct mnw_client *client) {
-    client->send_blocked = false;
-    for (struct mnw__request *request = client->requests; request && !client->send_blocked; request = request->next)
-        if (request->state == MNW__REQUEST_WAITING && may_send(client, request) && !send_one(client, request)) {
-            break_link(client);
-            return;
-        }
-}
-
 /* ---- receiving ---- */
 
 static struct mnw_client_view *find_view(struct mnw_client *client, uint32_t id) {
@@ -229,8 +221,15 @@ static void take_event(struct mnw_client *client) {
         if (view && view->state != MNW__CLIENT_VIEW_GOING)
             mnw__view_lose(view, in->event_detached.reason < 0 ? in->event_detached.reason : -ESTALE);
         break;
+    case MNW__WIRE_EVENT_ENDED: /* the socket closes next */
+        if (!client->was_up) {
+            client->hello.result = in->header.status;
+            memcpy(client->hello.message, in->failure.message, sizeof(client->hello.message));
+            mnw__condition_wake_all(&client->changed);
+        }
+        break;
     default:
-        break; /* EVENT_ENDED: the socket closes next */
+        break;
     }
 }
 
@@ -277,6 +276,18 @@ static void receive_all(struct mnw_client *client) {
         if (!good && client->link != MNW__LINK_DOWN)
             break_link(client);
     }
+}
+
+static void send_waiting(struct mnw_client *client) {
+    client->send_blocked = false;
+    for (struct mnw__request *request = client->requests; request && !client->send_blocked; request = request->next)
+        if (request->state == MNW__REQUEST_WAITING && may_send(client, request) && !send_one(client, request)) {
+            /* Why the daemon closed it may still be there to be read. */
+            receive_all(client);
+            if (client->link != MNW__LINK_DOWN)
+                break_link(client);
+            return;
+        }
 }
 
 /* ---- the clock ---- */

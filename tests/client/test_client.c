@@ -130,6 +130,9 @@ static int child_has_nothing(struct bed *bed) {
 static void a_child_has_nothing_but_may_connect(void **state) {
     (void)state;
     struct bed bed;
+#ifdef __SANITIZE_THREAD__
+    skip(); /* it lets no child of many threads start one */
+#endif
     open_bed(&bed, 0);
     assert_int_equal(child_of(&bed, child_has_nothing), 0);
     assert_int_equal(fake_wrong(bed.data, 0, SIZE), 0);

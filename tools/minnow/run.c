@@ -33,7 +33,7 @@ struct wish {
 
 struct run {
     char *socket;
-    int record, replay, follow_fork, verbose;
+    int record, replay, follow_fork, user_faults_only, verbose;
     struct wish wishes[MAPS_MAX];
     unsigned count;
 };
@@ -117,8 +117,8 @@ static int write_orders(const struct run *run, char orders[ORDERS_MAX]) {
         const struct wish *wish = &run->wishes[i];
         fprintf(out, "%s=%s\t%s\n", wish->path ? "map" : "memfd", wish->image, wish->path ? wish->path : wish->memfd);
     }
-    fprintf(out, "%s%s%s%s", run->record ? "record\n" : "", run->replay ? "replay\n" : "",
-            run->follow_fork ? "follow-fork\n" : "", run->verbose ? "verbose\n" : "");
+    fprintf(out, "%s%s%s%s%s", run->user_faults_only ? "user-faults-only\n" : "", run->record ? "record\n" : "",
+            run->replay ? "replay\n" : "", run->follow_fork ? "follow-fork\n" : "", run->verbose ? "verbose\n" : "");
     int failed = fflush(out) || ftell(out) >= ORDERS_MAX - 1;
     failed |= fclose(out);
     return failed ? usage_error("run: the paths and names are too long, %d bytes in all", ORDERS_MAX) : 0;
@@ -202,6 +202,7 @@ int command_run(int argc, const char **argv) {
         {"record", 0, POPT_ARG_NONE, &run.record, 0, "note which pages are touched first", NULL},
         {"replay", 0, POPT_ARG_NONE, &run.replay, 0, "fetch ahead what was noted before", NULL},
         {"follow-fork", 0, POPT_ARG_NONE, &run.follow_fork, 0, "forked children have the views too", NULL},
+        {"user-faults-only", 0, POPT_ARG_NONE, &run.user_faults_only, 0, "accept EFAULT for untouched pages", NULL},
         {"verbose", 'v', POPT_ARG_NONE, &run.verbose, 0, "say which mappings become views", NULL},
         POPT_AUTOHELP POPT_TABLEEND};
     poptContext context = poptGetContext("minnow run", argc, argv, table, POPT_CONTEXT_POSIXMEHARDER);

@@ -25,7 +25,7 @@ bool is_inside(void) {
 
 static struct mnw_client *get(int *error) {
     const struct config *config = config_get();
-    struct mnw_client_options options = {.size = sizeof(options)};
+    struct mnw_client_options options = {.size = sizeof(options), .user_faults_only = config->user_faults_only};
     *error = 0;
     if (!atomic_load(&constructed)) {
         complain("an image is mapped while the program is still being loaded; that is too early");

@@ -88,6 +88,8 @@ static void read_line(char *line) {
         config.flags |= MNW_CLIENT_REPLAY;
     else if (!strcmp(line, "follow-fork"))
         config.flags |= MNW_CLIENT_FOLLOW_FORK;
+    else if (!strcmp(line, "user-faults-only"))
+        config.user_faults_only = true;
     else if (!strcmp(line, "verbose"))
         config.verbose = true;
     else if (value && !strcmp(line, "socket"))

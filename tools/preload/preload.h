@@ -42,6 +42,7 @@ struct config {
     const char *socket;
     unsigned flags; /* MNW_CLIENT_* */
     bool verbose;
+    bool user_faults_only;
     struct source sources[PRELOAD_SOURCES_MAX];
     unsigned source_count;
 };
