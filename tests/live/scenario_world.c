@@ -10,11 +10,13 @@
 #include "base/error.h"
 #include "sys/backing.h"
 
+#include <errno.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #define POOL "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
@@ -70,6 +72,31 @@ enum world_outcome world_read(uintptr_t address, void *bytes, size_t length, uin
 
 enum world_outcome world_write(uintptr_t address, const void *bytes, size_t length, uintptr_t *stopped) {
     return move((volatile unsigned char *)address, bytes, length, stopped);
+}
+
+/* ---- mappings of a consumer's own ---- */
+
+uintptr_t world_map(int fd, uint64_t offset, size_t length, size_t page_bytes) {
+    size_t unit = page_bytes > ((size_t)2 << 20) ? page_bytes : (size_t)2 << 20;
+    char *room = mmap(NULL, 2 * length + 2 * unit, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char *place = room + (unit - (uintptr_t)room % unit);
+    if (room == MAP_FAILED ||
+        mmap(place, length, PROT_READ, MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED, fd, (off_t)offset) == MAP_FAILED) {
+        fprintf(stderr, "a consumer cannot map a cache: %s\n", strerror(errno));
+        exit(1);
+    }
+    return (uintptr_t)place;
+}
+
+void world_unmap(uintptr_t address, size_t length) {
+    munmap((void *)address, length);
+}
+
+void world_move(uintptr_t from, size_t length, uintptr_t to) {
+    if (mremap((void *)from, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)to) == MAP_FAILED) {
+        fprintf(stderr, "a consumer cannot move its mapping: %s\n", strerror(errno));
+        exit(1);
+    }
 }
 
 /* ---- huge pages -------------------------------------------------------------------------------------------- */

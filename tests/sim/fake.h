@@ -7,7 +7,7 @@
  * Views have addresses that nothing may dereference: consumers read through fake_read(). Aliases are real
  * memory, inaccessible where the file has a hole, so that a manager that touches a hole is caught.
  *
- * Modelled: several processes, that may die. Not modelled: fork, mremap, swap, views that are shared and writable.
+ * Modelled: several processes, that may die. Not modelled: fork, swap, views that are shared and writable.
  */
 #ifndef MNW_SIM_FAKE_H
 #define MNW_SIM_FAKE_H
@@ -82,6 +82,9 @@ extern void (*fake_on_punch)(const void *alias, uint64_t page);
  * call this from fiber_on_death(): its descriptors are closed, its mappings go, its waiting threads are forgotten.
  */
 void fake_process_died(int process);
+/* What a consumer does to its mapping: whole pages of one view. Blocks until whoever watches it has read of it. */
+void fake_munmap(uintptr_t address, size_t length);
+void fake_mremap(uintptr_t from, size_t length, uintptr_t to);
 /* mprotect(PROT_NONE) of a whole view: touching it is SIGSEGV. */
 void fake_view_veil(uintptr_t address);
 /* Moves whenever the page of an alias's address leaves its file; what a device still writes then goes nowhere. */

@@ -66,7 +66,7 @@ static int fill_range(const char *name, int fd, uintptr_t start, size_t length, 
     *done = 0;
     if (!entry->uffd->initialised)
         return -EINVAL;
-    if (entry->uffd->event_count) { /* the address space is changing, and nobody has read of it */
+    if (entry->uffd->event_count || entry->uffd->changing) { /* the address space is changing, and nobody has read of it */
         *done = -EAGAIN;
         return -EAGAIN;
     }
@@ -179,7 +179,7 @@ int mnw__uffd_writeprotect(int fd, uintptr_t start, size_t length, bool protect,
     struct fake_fd *entry = fake_fd_get(fd, FD_UFFD);
     if (!entry)
         sim_fail("UFFDIO_WRITEPROTECT on descriptor %d, which is no userfaultfd", fd);
-    if (entry->uffd->initialised && entry->uffd->event_count)
+    if (entry->uffd->initialised && (entry->uffd->event_count || entry->uffd->changing))
         return -EAGAIN;
     bool dontwake = flags & MNW__UFFD_DONTWAKE;
     if (!entry->uffd->initialised || !length || start % SMALL_PAGE || length % SMALL_PAGE || (protect && dontwake))

@@ -62,6 +62,8 @@ struct fake_view {
     struct fake_entry *entries;
 };
 
+/* An unused one, for the caller to fill in. */
+struct fake_view *fake_view_new(void);
 /* The view that maps the address, or NULL. */
 struct fake_view *fake_view_at(uintptr_t address);
 /* The entry of an address in a view. */
@@ -89,6 +91,7 @@ struct fake_waiter {
 
 struct fake_uffd {
     int id, references; /* descriptors that are this userfaultfd */
+    int changing;       /* mappings it watches are being changed */
     bool initialised;
     uint64_t features;
     struct fake_waiter waiters[FAKE_WAITERS];
@@ -126,6 +129,8 @@ unsigned fake_pollers_open(void);
 
 /* ---- userfaultfd --------------------------------------------------------------------------------------- */
 
+/* The last reference: closed. */
+void fake_uffd_release(struct fake_uffd *uffd);
 /* NULL for -1. */
 struct fake_uffd *fake_uffd_of_id(int id);
 /* Blocks the calling fiber in a fault until it is woken, or signalled. */

@@ -116,10 +116,13 @@ void mnw__uffd_close(int fd) {
     struct fake_uffd *uffd = entry->uffd;
     sim_trace("uffd %d: closed", fd);
     fake_fd_free(fd);
-    if (--uffd->references) {
-        fake_call("uffd_close done");
+    fake_uffd_release(uffd);
+    fake_call("uffd_close done");
+}
+
+void fake_uffd_release(struct fake_uffd *uffd) {
+    if (--uffd->references)
         return;
-    }
     fake_views_unregister(uffd->id);
     existing[uffd->id] = NULL;
     for (int i = 0; i < FAKE_WAITERS; i++)
@@ -127,7 +130,6 @@ void mnw__uffd_close(int fd) {
             wake_waiter(&uffd->waiters[i]);
     fiber_wake(&uffd->event_count);
     free(uffd);
-    fake_call("uffd_close done");
 }
 
 /* ---- registering --------------------------------------------------------------------------------------- */
@@ -396,7 +398,7 @@ int mnw__uffd_tame(int fd) {
 int mnw__uffd_is_one_mapping(int fd, uintptr_t start, size_t length) {
     fake_call("UFFDIO_COPY of nothing");
     struct fake_uffd *uffd = uffd_of(fd, "UFFDIO_COPY of nothing");
-    if (!uffd || uffd->event_count)
+    if (!uffd || uffd->event_count || uffd->changing)
         return uffd ? -EAGAIN : -EINVAL;
     struct fake_view *view = fake_view_at(start);
     if (!view || start + length > view->address + view->length)

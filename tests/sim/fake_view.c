@@ -117,7 +117,7 @@ static uintptr_t place_for(size_t length) {
     return address;
 }
 
-static struct fake_view *free_view(void) {
+struct fake_view *fake_view_new(void) {
     for (int i = 0; i < FAKE_VIEWS; i++)
         if (!views.views[i].exists)
             return &views.views[i];
@@ -133,7 +133,7 @@ int mnw__view_map(struct mnw__backing *backing, uint64_t offset, size_t length, 
         sim_fail("a view of [%llu, +%zu) is larger than its file", (unsigned long long)offset, length);
     if (fake_strikes(FAKE_OPEN))
         return mnw__fail(-ENOMEM, "no address space for a view of %zu bytes", length);
-    struct fake_view *view = free_view();
+    struct fake_view *view = fake_view_new();
     *view = (struct fake_view){.exists = true, .writable = writable, .file = file, .length = length};
     view->process = fiber_process();
     view->page_bytes = file->page_bytes;

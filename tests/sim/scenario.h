@@ -24,6 +24,10 @@ enum world_outcome { WORLD_OK, WORLD_SIGBUS, WORLD_SIGSEGV };
 /* Loads and stores of a consumer. `*stopped` is the address that raised the signal. */
 enum world_outcome world_read(uintptr_t address, void *bytes, size_t length, uintptr_t *stopped);
 enum world_outcome world_write(uintptr_t address, const void *bytes, size_t length, uintptr_t *stopped);
+/* A consumer's own mapping of a cache's descriptor, like every remote one; where it has room for it twice. */
+uintptr_t world_map(int fd, uint64_t offset, size_t length, size_t page_bytes);
+void world_unmap(uintptr_t address, size_t length);
+void world_move(uintptr_t from, size_t length, uintptr_t to);
 /* Can this backing be had here? If not, says why. */
 bool world_has(enum mnw_backing kind, const char **why);
 /* Runs one script from beginning to end; everything it made must be gone after it. */
@@ -94,5 +98,6 @@ extern const struct scenario scenarios_thrash[];  /* the public API: many reader
 extern const struct scenario scenarios_jobs[];    /* the public API: ranges with bad pages */
 extern const struct scenario scenarios_store[];   /* the public API: the store */
 extern const struct scenario scenarios_replay[];  /* working sets */
+extern const struct scenario scenarios_remote[];  /* views of other processes */
 
 #endif

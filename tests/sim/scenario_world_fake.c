@@ -3,6 +3,7 @@
 #include "fake.h"
 #include "fiber.h"
 #include "scenario.h"
+#include "sys/backing.h"
 
 #include <stdlib.h>
 
@@ -17,6 +18,29 @@ enum world_outcome world_read(uintptr_t address, void *bytes, size_t length, uin
 
 enum world_outcome world_write(uintptr_t address, const void *bytes, size_t length, uintptr_t *stopped) {
     return (enum world_outcome)fake_write(address, bytes, length, stopped);
+}
+
+/* Nothing else lies there: views are handed out from the lower end of the fake's addresses on. */
+#define CONSUMERS_OWN 0x208000000000u
+
+uintptr_t world_map(int fd, uint64_t offset, size_t length, size_t page_bytes) {
+    struct mnw__backing backing = {.readonly_fd = fd};
+    static uintptr_t next = CONSUMERS_OWN;
+    uintptr_t address, place = next;
+    (void)page_bytes;
+    if (mnw__view_map(&backing, offset, length, false, &address))
+        sim_fail("a consumer cannot map a cache");
+    next += ((uintptr_t)2 * length + 0xffffff) & ~(uintptr_t)0xffffff;
+    fake_mremap(address, length, place);
+    return place;
+}
+
+void world_unmap(uintptr_t address, size_t length) {
+    fake_munmap(address, length);
+}
+
+void world_move(uintptr_t from, size_t length, uintptr_t to) {
+    fake_mremap(from, length, to);
 }
 
 bool world_has(enum mnw_backing kind, const char **why) {

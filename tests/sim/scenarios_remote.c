@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Scenarios on views whose mapping and userfaultfd are a consumer's own. (The consumer is this process: what the
+ * kernel does to its address space is the same; processes of their own are in tests/live/remote_*.c.)
+ */
+#include "base/bits.h"
+#include "high.h"
+#include "sys/uffd.h"
+
+#include <stdlib.h>
+
+enum { RACES = 40 };
+
+struct remote {
+    struct mnw_view *view;
+    uintptr_t address;
+    size_t length;
+    int uffd;
+};
+
+static int attach(struct high *high, struct remote *remote, size_t first) {
+    struct mnw_attach_options options = {.size = sizeof(options),
+                                         .offset_bytes = high_offset(high, first),
+                                         .length_bytes = remote->length,
+                                         .address = remote->address,
+                                         .uffd = remote->uffd};
+    return mnw_view_attach(&remote->view, high->cache, &options);
+}
+
+/* Pages [first, first + pages) of the cache. */
+static void open_remote(struct high *high, struct remote *remote, size_t first, size_t pages) {
+    bool huge = high->kind >= MNW_BACKING_HUGETLB_2M;
+    uint64_t features = huge ? MNW__UFFD_MINOR_HUGETLBFS | MNW__UFFD_MISSING_HUGETLBFS
+                             : MNW__UFFD_MINOR_SHMEM | MNW__UFFD_MISSING_SHMEM;
+    remote->length = pages * high->page;
+    remote->address = world_map(mnw_cache_fd(high->cache), high_offset(high, first), remote->length, high->page);
+    remote->uffd = mnw__uffd_open(features | MNW__UFFD_POISON | MNW__UFFD_EVENT_REMAP | MNW__UFFD_EVENT_UNMAP);
+    int error = attach(high, remote, first);
+    if (error) {
+        say("attach: %s", mnw_error());
+        exit(1);
+    }
+}
+
+static void close_remote(struct remote *remote, uintptr_t address, size_t length) {
+    if (mnw_view_close(remote->view))
+        exit(1);
+    mnw__uffd_close(remote->uffd); /* first, or the munmap would wait for it to be read */
+    if (length)
+        world_unmap(address, length);
+}
+
+/* One byte of the page that should be at the address. */
+static void expect_page(struct high *high, uintptr_t address, size_t page, enum world_outcome wanted) {
+    unsigned char byte = 0;
+    uintptr_t stopped = 0;
+    enum world_outcome outcome = world_read(address + high->page / 2, &byte, 1, &stopped);
+    expect(outcome == wanted && (wanted != WORLD_OK || byte == high_byte(page, high->version)), "page %zu: %s", page,
+           outcome_name(outcome));
+    if (wanted != WORLD_OK)
+        expect(stopped == address + high->page / 2, "at the very byte");
+}
+
+/* ---- reading, failing, healing ---- */
+
+static void read_and_heal(enum mnw_backing kind) {
+    struct high high;
+    struct remote remote;
+    high_open(&high, kind, &(struct high_options){.extents = 4});
+    open_remote(&high, &remote, 0, high.pages);
+    high.page_of[1].error = -5;
+    high.page_of[1].error_times = -1;
+    for (size_t page = 0; page < high.pages && page < 8; page++)
+        expect_page(&high, remote.address + page * high.page, page, page == 1 ? WORLD_SIGBUS : WORLD_OK);
+    expect_result("invalidate, still bad", mnw_invalidate(high.cache, high_offset(&high, 1), high.page), -5);
+    expect_page(&high, remote.address + high.page, 1, WORLD_SIGBUS);
+    high.page_of[1].error = 0;
+    expect_result("invalidate", mnw_invalidate(high.cache, high_offset(&high, 1), high.page), 0);
+    expect_page(&high, remote.address + high.page, 1, WORLD_OK);
+    close_remote(&remote, remote.address, remote.length);
+    high_close(&high);
+}
+
+/* ---- torn and moved ---- */
+
+static void tear_and_move(enum mnw_backing kind) {
+    struct high high;
+    struct remote remote;
+    struct mnw_view_range ranges[4];
+    high_open(&high, kind, &(struct high_options){.extents = kind >= MNW_BACKING_HUGETLB_2M ? 6 : 2});
+    size_t page = high.page, last = high.pages - 1;
+    open_remote(&high, &remote, 0, high.pages);
+    expect_page(&high, remote.address, 0, WORLD_OK);
+    world_unmap(remote.address + page, page);
+    expect_page(&high, remote.address + page, 1, WORLD_SIGSEGV);
+    expect_page(&high, remote.address + 2 * page, 2, WORLD_OK);
+    expect(mnw_view_ranges(remote.view, ranges, 4) == 2, "two ranges");
+    /* The last page moves far behind, touched or not. */
+    uintptr_t behind = remote.address + remote.length + mnw__align_up(remote.length / 2, page);
+    world_move(remote.address + last * page, page, behind);
+    expect_page(&high, behind, last, WORLD_OK);
+    expect_page(&high, remote.address + last * page, last, WORLD_SIGSEGV);
+    expect(mnw_view_ranges(remote.view, ranges, 4) == 3, "three ranges");
+    world_move(behind, page, remote.address + last * page);
+    expect_page(&high, remote.address + last * page, last, WORLD_OK);
+    expect(mnw_view_ranges(remote.view, ranges, 4) == 2, "two ranges");
+    if (mnw_view_close(remote.view))
+        exit(1);
+    mnw__uffd_close(remote.uffd);
+    world_unmap(remote.address, page);
+    world_unmap(remote.address + 2 * page, (last - 2) * page);
+    world_unmap(remote.address + last * page, page);
+    high_close(&high);
+}
+
+/* ---- a place that changes hands ---- */
+
+struct release {
+    struct mnw__thread thread;
+    struct high *high;
+    size_t page;
+};
+
+static void release(void *argument) {
+    struct release *this = argument;
+    high_release(this->high, this->page);
+}
+
+/*
+ * A reader of one view waits for page 0, which another view waits for as well; the store answers just as the one view's
+ * place is given to a third, of other pages that are being read. What was meant for the first must not be mapped
+ * into the third, whose reader would see a page that is not there yet.
+ */
+static bool change_hands(struct high *high) {
+    struct remote first, third;
+    struct reader waits, early;
+    struct release answer = {.high = high, .page = 0};
+    const size_t half = high->pages / 2, count = half < 4 ? half : 4;
+    open_remote(high, &first, 0, count);
+    open_remote(high, &third, half, count);
+    uintptr_t aside = first.address + first.length;
+    high_hold(high, 0);
+    high_hold(high, half);
+    reader_start(&waits, high_at(high->view, high, 0), 1);
+    high_wait_asked(high, 0, 1);
+    reader_start(&early, high_at(high->view, high, half), 1);
+    high_wait_asked(high, half, 1);
+    if (mnw__thread_start(&answer.thread, "answer", -1, release, &answer))
+        exit(1);
+    world_move(first.address, first.length, aside);
+    world_move(third.address, third.length, first.address);
+    mnw__thread_join(&answer.thread);
+    reader_join(&waits);
+    reader_free(&waits);
+    /* Now in the place of the first. */
+    struct reader reader;
+    reader_start(&reader, first.address, 1);
+    bool sleeps = reader_sleeps(&reader);
+    high_release(high, half);
+    reader_join(&reader);
+    reader_join(&early);
+    bool good = sleeps && reader.outcome == WORLD_OK && reader.bytes[0] == high_byte(half, high->version);
+    reader_free(&reader);
+    reader_free(&early);
+    close_remote(&first, aside, first.length);
+    close_remote(&third, first.address, third.length);
+    return good;
+}
+
+static void races(enum mnw_backing kind) {
+    unsigned good = 0;
+    for (unsigned i = 0; i < RACES; i++) {
+        struct high high;
+        high_open(&high, kind, &(struct high_options){.extents = kind >= MNW_BACKING_HUGETLB_2M ? 4 : 2});
+        good += change_hands(&high);
+        high_close(&high);
+    }
+    expect(good == RACES, "in %d races nothing was mapped by addresses that are no more", RACES);
+}
+
+const struct scenario scenarios_remote[] = {
+    {"remote-read-and-heal", ON_ALL, read_and_heal},
+    {"remote-tear-and-move", ON_SHMEM | ON_HUGETLB, tear_and_move},
+    {"remote-place-changes-hands", ON_SHMEM | ON_HUGETLB, races},
+    {0},
+};
