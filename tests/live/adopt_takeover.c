@@ -32,6 +32,8 @@ struct life {
     uint64_t budget_bytes, extent_bytes;
     uint64_t touch_bytes; /* read from the start; 0: all */
     const char *name;
+    bool prefetches; /* all of it, instead of reading it */
+    int64_t took_us; /* to open the cache */
     /* owned while it lives */
     struct mnw_pool *pool;
     struct mnw_store *store;
@@ -53,7 +55,9 @@ static int live(struct life *life, const struct mnw_kept *kept) {
     struct mnw_cache_options cache = {.size = sizeof(cache), .kept = kept, .keep = 1, .name = life->name};
     adopt_must(mnw_store_open(&life->store, life->uri, NULL), "the store");
     adopt_must(mnw_pool_open(&life->pool, &options), "the pool");
+    int64_t began_us = now_us();
     int error = mnw_cache_open(&life->cache, life->pool, life->store, &cache);
+    life->took_us = now_us() - began_us;
     if (error) {
         mnw_pool_close(life->pool);
         mnw_store_close(life->store);
@@ -80,6 +84,15 @@ static void read_through(struct life *life, uint64_t bytes) {
     adopt_must(mnw_view_close(view), "closing the view");
 }
 
+static void prefetch_all(struct life *life) {
+    struct mnw_event event;
+    uint64_t size_bytes = mnw_store_size(life->store);
+    adopt_must(mnw_prefetch(life->cache, 0, size_bytes, 0), "a prefetch");
+    while (adopt_must(mnw_pool_next_event(life->pool, &event), "an event") == 0)
+        usleep(1000);
+    adopt_must(event.result, "a prefetch that ended");
+}
+
 /* A process that keeps a cache, reads some of it, hands over its descriptors, and is killed. */
 static struct mnw_kept leave(const struct life *wanted) {
     int pair[2];
@@ -91,7 +104,9 @@ static struct mnw_kept leave(const struct life *wanted) {
         struct life life = *wanted;
         close(pair[0]);
         adopt_must(live(&life, NULL), "a cache to keep");
-        if (life.touch_bytes != 1)
+        if (life.prefetches)
+            prefetch_all(&life);
+        else
             read_through(&life, life.touch_bytes);
         struct mnw_kept ours = {.size = sizeof(ours)};
         adopt_must(mnw_cache_kept(life.cache, &ours), "what is kept");
@@ -508,6 +523,34 @@ static void large_and_empty(void **state) {
     unlink(path);
 }
 
+/* Every page resident; MNW_ADOPT_MIB says how many MiB, MNW_ADOPT_BACKING 0..3 of what. */
+static void large_and_resident(void **state) {
+    (void)state;
+    const char *mib = getenv("MNW_ADOPT_MIB"), *kind = getenv("MNW_ADOPT_BACKING");
+    uint64_t size_bytes = (mib ? strtoull(mib, NULL, 10) : 64) * MIB;
+    char path[] = "/tmp/minnow-adopt-XXXXXX", uri[96];
+    int fd = mkostemp(path, O_CLOEXEC);
+    assert_true(fd >= 0);
+    assert_int_equal(ftruncate(fd, (off_t)size_bytes), 0);
+    sprintf(uri, "file://%s", path);
+    struct life life =
+        life_of(kind ? (enum mnw_backing)atoi(kind) : MNW_BACKING_SHMEM, size_bytes + size_bytes / 8 + 8 * MIB, uri);
+    life.prefetches = true;
+    struct mnw_kept kept = leave(&life);
+    assert_int_equal(adopt_memory(kept.backing_fd), size_bytes);
+    int64_t began_us = now_us();
+    assert_int_equal(live(&life, &kept), 0);
+    int64_t all_us = now_us() - began_us;
+    assert_int_equal(stats_of(&life).resident_bytes, size_bytes);
+    print_message("taking over %llu MiB, all resident: %lld us for the cache, %lld us with pool and store\n",
+                  (unsigned long long)(size_bytes >> 20), (long long)life.took_us, (long long)all_us);
+    assert_true(life.took_us < 500000);
+    end(&life);
+    adopt_close(&kept);
+    close(fd);
+    unlink(path);
+}
+
 int main(int argc, char **argv) {
     (void)argc;
     int status = machine_guard(argv);
@@ -531,6 +574,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(smaller_budget),
         cmocka_unit_test(cache_without_keep),
         cmocka_unit_test(large_and_empty),
+        cmocka_unit_test(large_and_resident),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
