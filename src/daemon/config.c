@@ -439,6 +439,17 @@ int mnw__config_default_pool(struct mnw__config *config, enum mnw_backing backin
     return pool->name ? 0 : mnw__fail(-ENOMEM, "reading the command line: out of memory");
 }
 
+/* A file's path as a URI: what has a meaning there is written by its number. */
+static char *uri_of(const char *path) {
+    char *uri = malloc(3 * strlen(path) + sizeof("file://")), *end = uri;
+    if (!uri)
+        return NULL;
+    end += sprintf(end, "file://");
+    for (; *path; path++)
+        end += sprintf(end, strchr("%?#", *path) ? "%%%02X" : "%c", (unsigned char)*path);
+    return uri;
+}
+
 /* Through JSON, so that one piece of code decides what an image may be. */
 int mnw__config_add_image(struct mnw__config *config, const char *text) {
     const char *equals = strchr(text, '=');
@@ -448,8 +459,7 @@ int mnw__config_add_image(struct mnw__config *config, const char *text) {
     bool given = strstr(equals + 1, "://");
     if (!given && !(path = realpath(equals + 1, NULL)))
         return mnw__fail(-errno, "--image: %s: %s", equals + 1, strerror(errno));
-    if (asprintf(&uri, "%s%s", given ? "" : "file://", given ? equals + 1 : path) < 0)
-        uri = NULL;
+    uri = given ? strdup(equals + 1) : uri_of(path);
     struct mnw__place place = {.file = "--image", .object = json_object()};
     bool made = uri && !json_object_set_new(place.object, "name", json_stringn(text, (size_t)(equals - text))) &&
                 !json_object_set_new(place.object, "uri", json_string(uri)) &&

@@ -144,6 +144,15 @@ class Running(unittest.TestCase):
             peer.unmap(view.uffd, view.address, view.length)
             session.close()
 
+    def test_image_with_an_odd_name(self):
+        odd = os.path.join(self.folder.name, "we%20ird?=# image")
+        os.rename(self.image, odd)
+        self.image = odd
+        with Peer(self.start().path) as session:
+            view = View(session, "a")
+            self.assertEqual(view.read(0, PAGE), peer.page_bytes(0))
+            view.close()
+
     def test_two_at_one_place(self):
         daemon = self.start()
         done = subprocess.run([COMMAND, "serve", "--alone", "--socket", daemon.path, "--budget", "8M", "--image",
