@@ -24,7 +24,7 @@ static const char usage[] = "Usage: minnow verify FILE [options]\n"
                             "  top      show it live\n"
                             "  run      run a program whose file mappings are views of images\n"
                             "\n"
-                            "`minnow verify --help` lists the options. See also minnow(1).\n";
+                            "`minnow verify --help` and so on list the options. See also minnow(1).\n";
 
 /* popt wants an array of const strings, which char ** does not convert to. */
 static int run(int (*command)(int argc, const char **argv), int argc, char **argv) {
@@ -59,5 +59,6 @@ int main(int argc, char **argv) {
     for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
         if (!strcmp(name, commands[i].name))
             return run(commands[i].run, argc - 1, argv + 1);
-    return usage_error("unknown command '%s'; there are verify, doctor, stat, top and run (minnow --help)", name);
+    return usage_error("unknown command '%s'; there are verify, doctor, serve, stat, top and run (minnow --help)",
+                       name);
 }
