@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -106,6 +107,34 @@ static void test_many_threads(void **state) {
     }
 }
 
+static _Atomic uint64_t arrived;
+
+/* Two threads meet before each page, and note it in the same moment. */
+static void *note_together(void *argument) {
+    (void)argument;
+    for (uint64_t i = 0; i < 60000; i++) {
+        atomic_fetch_add(&arrived, 1);
+        for (unsigned spins = 0; atomic_load(&arrived) < 2 * (i + 1); spins++)
+            if (spins % 1000 == 999)
+                sched_yield();
+        mnw__recorder_note(&shared, i);
+    }
+    return NULL;
+}
+
+static void test_one_page_by_two(void **state) {
+    (void)state;
+    pthread_t thread;
+    void *memory;
+    begin(&shared, &memory, 0, 60001);
+    atomic_store(&arrived, 0);
+    assert_int_equal(pthread_create(&thread, NULL, note_together, NULL), 0);
+    note_together(NULL);
+    pthread_join(thread, NULL);
+    assert_int_equal(atomic_load(&shared.count), 60000);
+    free(memory);
+}
+
 /* ---- the file ---- */
 
 static void test_documented_bytes(void **state) {
@@ -195,6 +224,19 @@ static void test_broken(void **state) {
             fail_msg("%s: %s", cases[i].what, mnw__fail_message());
         free(copy);
     }
+    /* 2^33 pages of 1 GiB are few enough, and yet too many bytes to count. */
+    unsigned char *copy = malloc(size);
+    assert_non_null(copy);
+    memcpy(copy, bytes, size);
+    memset(copy + 12, 0, 12);
+    copy[15] = 0x40;
+    copy[23] = 0x80;
+    seal(copy, size);
+    assert_int_equal(mnw__working_set_decode(&set, copy, size), -EBADMSG);
+    copy[23] = 0x40;
+    seal(copy, size);
+    assert_int_equal(mnw__working_set_decode(&set, copy, size), 0);
+    free(copy);
     for (size_t cut = 0; cut < size; cut++)
         assert_int_equal(mnw__working_set_decode(&set, bytes, cut), -EBADMSG);
     for (size_t bit = 0; bit < size * 8; bit++) {
@@ -334,6 +376,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_first_touch_order),
         cmocka_unit_test(test_many_threads),
+        cmocka_unit_test(test_one_page_by_two),
         cmocka_unit_test(test_documented_bytes),
         cmocka_unit_test(test_empty),
         cmocka_unit_test(test_broken),
