@@ -54,6 +54,14 @@ class Tools(unittest.TestCase):
         self.refused("memory backend")
         self.assertEqual(qmp.ask("query-status")["status"], "running")
 
+    def test_memory_in_a_file_that_is_not_the_one_at_its_path_is_not_saved(self):
+        qmp = self.idle_machine(*self.shared())
+        os.rename(f"{self.folder}/memory", f"{self.folder}/memory-of-the-guest")
+        with open(f"{self.folder}/memory", "wb") as file:
+            file.truncate(64 << 20)
+        self.refused("is not what the guest's memory is mapped from")
+        self.assertEqual(qmp.ask("query-status")["status"], "running")
+
     def test_a_save_that_fails_lets_the_guest_go_on(self):
         qmp = self.idle_machine(*self.shared())
         os.makedirs(os.path.join(self.folder, "saved", "state"))  # a folder is where the state should go

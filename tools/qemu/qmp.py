@@ -3,6 +3,7 @@
 import json
 import shlex
 import socket
+import struct
 
 
 class QmpError(Exception):
@@ -41,6 +42,10 @@ class Qmp:
                 raise QmpError(f"{command}: {answer['error']['desc']}")
             else:
                 return answer["return"]
+
+    def peer(self):
+        """The process at the other end, which is QEMU when the socket has a path."""
+        return struct.unpack("3i", self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
 
     def restore(self, state):
         """Loads what minnow-save wrote into a QEMU started with `-incoming defer`, and lets the guest run."""
