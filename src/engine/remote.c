@@ -384,7 +384,9 @@ int mnw__view_attach(struct mnw_view **out, struct mnw_cache *cache, const struc
         return error;
     }
     /* Who waits already has faulted for an owner that is gone, which may have read of it. */
+    mnw__view_hold(view);
     mnw__view_wake_all(view);
+    mnw__view_let_go(view);
     *out = view;
     return 0;
 }
