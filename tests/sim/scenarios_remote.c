@@ -133,7 +133,8 @@ static void release(void *argument) {
  */
 static bool change_hands(struct high *high) {
     struct remote first, third;
-    struct reader waits, early;
+    struct reader waits, joins, early;
+    struct mnw_view *second;
     struct release answer = {.high = high, .page = 0};
     const size_t half = high->pages / 2, count = half < 4 ? half : 4;
     open_remote(high, &first, 0, count);
@@ -143,6 +144,10 @@ static bool change_hands(struct high *high) {
     high_hold(high, half);
     reader_start(&waits, high_at(high->view, high, 0), 1);
     high_wait_asked(high, 0, 1);
+    /* Joined, so that the page is mapped into every view that has it. */
+    high_open_view(high, &second, 0, high->pages, 0);
+    reader_start(&joins, high_at(second, high, 0), 1);
+    high_wait_faults(high, 2);
     reader_start(&early, high_at(high->view, high, half), 1);
     high_wait_asked(high, half, 1);
     if (mnw__thread_start(&answer.thread, "answer", -1, release, &answer))
@@ -152,6 +157,10 @@ static bool change_hands(struct high *high) {
     mnw__thread_join(&answer.thread);
     reader_join(&waits);
     reader_free(&waits);
+    reader_join(&joins);
+    reader_free(&joins);
+    if (mnw_view_close(second))
+        exit(1);
     /* Now in the place of the first. */
     struct reader reader;
     reader_start(&reader, first.address, 1);
