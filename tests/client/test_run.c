@@ -133,6 +133,17 @@ static void what_was_recorded_is_saved_at_the_end(void **state) {
 }
 
 /* Without the command the guest would see the file: the checks do check. */
+/* The orders name everything by its whole path: a program may go elsewhere before it maps. */
+static void relative_paths_are_good_anywhere(void **state) {
+    (void)state;
+    char script[400];
+    snprintf(script, sizeof(script),
+             "cd '%s' && '%s' run --socket socket --map image=raw=image -- sh -c 'cd / && \"%s\" read \"%s\"'",
+             fake.folder, command, guest, file);
+    assert_int_equal(system(script), 0);
+    assert_int_equal(fake_seen(&fake, MNW__WIRE_ATTACH), 3);
+}
+
 static void the_guest_sees_the_difference(void **state) {
     (void)state;
     pid_t pid = fork();
@@ -228,6 +239,7 @@ int main(int argc, char **argv) {
         TEST(every_view_is_detached),
         TEST(orders_reach_the_daemon),
         TEST(what_was_recorded_is_saved_at_the_end),
+        TEST(relative_paths_are_good_anywhere),
         TEST(the_guest_sees_the_difference),
         TEST(the_daemon_is_killed_meanwhile),
         TEST(a_lost_daemon_is_sigbus_and_no_zeros),

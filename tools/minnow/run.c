@@ -81,6 +81,18 @@ static void free_strings(char **strings) {
 
 /* ---- before the program runs ---- */
 
+/* The program may be in another folder when it maps. A name with '@' is no file. */
+static int settle_socket(struct run *run) {
+    if (!run->socket || run->socket[0] == '/' || run->socket[0] == '@')
+        return 0;
+    char *whole = realpath(run->socket, NULL);
+    if (!whole)
+        return usage_error("--socket %s: %s; is `minnow serve` running?", run->socket, strerror(errno));
+    free(run->socket);
+    run->socket = whole;
+    return 0;
+}
+
 static void recognise(void *context, const struct mnw_image *image) {
     struct run *run = context;
     for (unsigned i = 0; i < run->count; i++)
@@ -186,7 +198,9 @@ static int run_it(struct run *run, const char **command) {
         return usage_error("run: no program given; minnow run [options] -- COMMAND");
     if (!run->count)
         return usage_error("run: no image given; --map PATH=IMAGE or --memfd NAME=IMAGE");
-    int status = ask_daemon(run);
+    int status = settle_socket(run);
+    if (!status)
+        status = ask_daemon(run);
     if (!status)
         status = set_environment(run);
     return status ? status : become(command);
