@@ -272,7 +272,10 @@ int mnw__notify_send(const char *path, const char *text, const int *fds, unsigne
     struct msghdr message = {.msg_name = &address, .msg_namelen = length, .msg_iov = &piece, .msg_iovlen = 1};
     error = send_message(fd, &message, &control, fds, fd_count);
     close(fd);
-    return error;
+    if (!error)
+        return 0;
+    return mnw__fail(error, "telling the holder at %s: %s%s", path, strerror(-error),
+                     error == -EACCES ? "; the user that the daemon becomes must be able to reach that folder" : "");
 }
 
 int mnw__notify_barrier(const char *path, int timeout_ms) {

@@ -220,6 +220,7 @@ class Daemon:
 
     def __init__(self, command, images, arguments=(), config=None, budget="64M", environment=None, wait=True):
         self.folder = tempfile.TemporaryDirectory(prefix="minnow-daemon-")
+        os.chmod(self.folder.name, 0o755)  # its worker may become another user
         self.path = os.path.join(self.folder.name, "socket")
         self.log = open(os.path.join(self.folder.name, "log"), "w+", encoding="utf-8")
         call = [command, "serve", "--socket", self.path]

@@ -42,7 +42,6 @@ class Peers(unittest.TestCase):
                   "images": [{"name": "disk", "uri": f"file://{image}"}, {"name": "other", "uri": f"file://{other}"},
                              {"name": "secret", "uri": f"file://{other}", "access": {"users": [12345]}}]}
         cls.daemon = peer.Daemon(COMMAND, {}, config=json.dumps(config))
-        os.chmod(cls.daemon.folder.name, 0o755)
         cls.worker = cls.daemon.worker()
         here = os.path.dirname(os.path.abspath(__file__))
         cls.reader = subprocess.Popen(

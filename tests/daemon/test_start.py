@@ -215,7 +215,6 @@ class Running(unittest.TestCase):
                   "images": [{"name": "a", "uri": f"file://{image}"}]}
         daemon = peer.Daemon(COMMAND, {}, config=json.dumps(config), wait=False)
         self.addCleanup(daemon.close)
-        os.chmod(daemon.folder.name, 0o755)
         daemon.wait_ready()
         with Peer(daemon.path) as session:
             view = View(session, "a")
