@@ -3,9 +3,14 @@
 
 #include "machine.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
+
+static int64_t fail_bad_page(struct bed_source *source, const struct mnw_read *read) {
+    return bed_read_has(source, read, atomic_load(&source->bad_page)) ? -EIO : (int64_t)read->length;
+}
 
 void torn_open(struct torn *world, enum mnw_backing backing, unsigned flags, uint64_t features) {
     bool huge = backing == MNW_BACKING_HUGETLB_2M;
@@ -25,6 +30,7 @@ void torn_open(struct torn *world, enum mnw_backing backing, unsigned flags, uin
     world->unit = huge ? TORN_HUGE : 16 * BED_PAGE;
     world->length = (TORN_UNITS + 2) * world->unit;
     bed_source_open(&world->source, world->length);
+    world->source.answer = fail_bad_page;
     world->source.page_bytes = huge ? TORN_HUGE : BED_PAGE;
     struct mnw_pool_options options = {.backing = backing,
                                        .budget_bytes = huge                            ? 6 * TORN_HUGE

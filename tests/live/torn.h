@@ -22,7 +22,7 @@ struct torn {
     enum mnw_backing backing;
 };
 
-/* A store of two units more than the peers map, and less memory than it needs. */
+/* A store of two units more than the peers map, less memory than it needs; `source.bad_page` cannot be read. */
 void torn_open(struct torn *world, enum mnw_backing backing, unsigned flags, uint64_t features);
 void torn_close(struct torn *world);
 
