@@ -11,6 +11,7 @@
 #include "engine/cache.h"
 #include "engine/pool.h"
 #include "engine/remote.h"
+#include "engine/view.h"
 #include "fake.h"
 #include "sys/backing.h"
 #include "sys/data.h"
@@ -343,6 +344,14 @@ static void take_over_view(struct sim_view *view) {
             sim_fail("a view cannot be attached again: %s", mnw_error());
 }
 
+/* The consumer's mapping may bar what had failed: who attaches it must reckon with that. */
+static void check_presumed(const struct sim_view *view) {
+    for (uint64_t page = view->first; view->handle && page < view->first + view->pages; page++)
+        if (view->cache->left[page] == LEFT_FAILED && !(view->handle->poisoned[page / 64] >> (page % 64) & 1))
+            sim_fail("page %llu had failed, and the view that is attached again knows nothing of it",
+                     (unsigned long long)page);
+}
+
 static void manage(void *argument) {
     (void)argument;
     bool first = world.deaths == 0;
@@ -352,9 +361,10 @@ static void manage(void *argument) {
         take_over_cache(&world.cache[i]);
     fake_set_budget(world.budget);
     for (unsigned i = 0; i < world.views; i++) {
-        if (world.view[i].open)
+        if (world.view[i].open) {
             take_over_view(&world.view[i]);
-        else if (first || one_in(2))
+            check_presumed(&world.view[i]);
+        } else if (first || one_in(2))
             open_view(&world.view[i]);
     }
     world.operators_running = world.operators;
