@@ -50,7 +50,8 @@ static void refused_at(struct lie *lie, int expected, const char *word, int line
     assert_ptr_equal(view, lie);
     struct bed_holdings after = bed_holdings();
     assert_int_equal(after.descriptors, before.descriptors);
-    assert_int_equal(after.mappings, before.mappings);
+    if (!MACHINE_SANITIZED) /* a sanitizer maps memory of its own */
+        assert_int_equal(after.mappings, before.mappings);
     struct mnw_event event;
     assert_int_equal(mnw_pool_next_event(lie->world->bed.pool, &event), 0);
 }
