@@ -58,7 +58,7 @@ class Rig(bed.GuestTest):
         return guest.restore(bed.saved().state)
 
     def lazy_answer(self, backing, options=()):
-        daemon = self.serve(backing=backing, budget_mib=machine.MEMORY_MIB)
+        daemon = self.serve(backing=backing, budget_mib=machine.MEMORY_MIB + 32)
         guest, seconds = self.restored(daemon, "lazy", *options)
         self.resident = daemon.image()["resident_bytes"]
         return seconds
@@ -184,7 +184,7 @@ def main():
     try:
         bed.saved()
         if "answer" in wanted:
-            with bed.HugePages(2 * options.memory if "hugetlb-2M" in backings else 0):
+            with bed.HugePages(2 * options.memory + 32 if "hugetlb-2M" in backings else 0):
                 report["answer"] = rig.first_answers(options.runs, backings)
         if "working-set" in wanted:
             report["working_set"] = rig.working_sets(options.runs, options.delay)
