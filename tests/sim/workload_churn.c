@@ -26,8 +26,8 @@ static void read_on(void *argument) {
             fake_read(view->address + (page - view->first) * store->page_bytes, bytes, BYTES, &stopped);
         if (outcome == FAKE_SIGSEGV && !view->closing && view->open)
             sim_fail("SIGSEGV on page %llu of an open view", (unsigned long long)page);
-        /* Once it closes, another view may lie at its address. */
-        if (outcome == FAKE_OK && !view->closing &&
+        /* Once it closes or is closed, another view may lie at its address. */
+        if (outcome == FAKE_OK && view->open && !view->closing &&
             !sim_store_may_hold(store, page * store->page_bytes, bytes, BYTES, 0))
             sim_fail("law 1: page %llu reads %#x, not the store's", (unsigned long long)page, bytes[0]);
         fiber_sleep(random_below(fiber_random(), 300000), "a reader rests");
