@@ -56,8 +56,10 @@ int mnw_invalidate(struct mnw_cache *cache, uint64_t offset, uint64_t length) {
         return error;
     error = mnw__reclaim_range(cache, page, count, &stuck);
     if (error && stuck == UINT64_MAX)
-        return mnw__fail(error, "mnw_invalidate: part of the range is pinned, or of a hugetlb cache with writable "
-                                "views of other processes, whose copies would be lost; unpin it, or close them, first");
+        return atomic_load(&cache->copied)
+                   ? mnw__fail(error, "mnw_invalidate: the copies that writable views of other processes made of these "
+                                      "huge pages would be lost; close those views first")
+                   : mnw__fail(error, "mnw_invalidate: part of the range is pinned; unpin it first");
     if (error == -EIO)
         return mnw__fail(
             error,
