@@ -283,6 +283,7 @@ void close_cache(struct sim_cache *cache) {
         fiber_sleep(10000000, "a cache to close");
     if (error)
         sim_fail("a cache cannot be closed: %d (%s)", error, mnw_error());
+    cache->handle = NULL; /* freed: nobody looks at it any more */
     if (cache->kept.size) {
         fake_fd_close(cache->kept.backing_fd);
         fake_fd_close(cache->kept.words_fd);

@@ -75,7 +75,6 @@ static void live_one_life(struct sim_cache *cache, struct sim_view *view, unsign
         fiber_join(readers[i]);
     sim_store_stop(&cache->store);
     close_cache(cache);
-    cache->handle = NULL;
 }
 
 static void churn(void *argument) {
