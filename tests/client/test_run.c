@@ -216,8 +216,11 @@ int main(int argc, char **argv) {
         return code;
     if (argc != 3)
         return 2;
-    command = argv[1];
-    guest = argv[2];
+    /* Some tests leave this folder. */
+    command = realpath(argv[1], NULL);
+    guest = realpath(argv[2], NULL);
+    if (!command || !guest)
+        return 2;
 #define TEST(name) cmocka_unit_test_setup_teardown(name, open_run, close_run)
     const struct CMUnitTest tests[] = {
         TEST(guest_read),
