@@ -6,8 +6,9 @@
 
 #include "fake.h"
 
-#include <stdlib.h>
 #include <string.h>
+
+enum { PAGE_BYTES_MAX = 64 << 10 };
 
 enum pattern { SEQUENTIAL, BACKWARD, STRIDED, UNIFORM, HOT, PATTERNS };
 
@@ -134,11 +135,11 @@ static void read_pattern(unsigned char *bytes) {
 }
 
 void consume(void *argument) {
+    /* On its stack, which goes with it when its process dies. */
+    unsigned char bytes[PAGE_BYTES_MAX];
     (void)argument;
-    unsigned char *bytes = malloc(world.page_bytes);
-    if (!bytes)
-        sim_fail("no memory for a consumer");
+    if (world.page_bytes > sizeof(bytes))
+        sim_fail("pages of %llu bytes are too large for a consumer", (unsigned long long)world.page_bytes);
     for (unsigned i = 0; i < world.reads_each; i++)
         read_pattern(bytes);
-    free(bytes);
 }
