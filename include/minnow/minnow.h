@@ -403,11 +403,11 @@ enum {
 MNW_PUBLIC int64_t mnw_view_save_working_set(struct mnw_view *view, const char *path, unsigned flags);
 
 /*
- * Starts to bring in the pages of a saved working set, in the order in which they lie in the store; reads the file, then
- * returns. Returns an id as mnw_prefetch() does, and counts as one prefetch: it has one MNW_EVENT_PREFETCH, with
- * `cookie`, and mnw_prefetch_cancel() stops it. The set may have been recorded with pages of another size. Of a set that
- * does not fit in the pool's budget, what was touched first is brought. -ESTALE: a set of another store, or of an older
- * state of it; -EBADMSG: the file is broken; -ENOTSUP: it is of a newer version; -EAGAIN as mnw_prefetch().
+ * Starts to bring in the pages of a saved working set, in the order in which they lie in the store; reads the file,
+ * then returns. Returns an id as mnw_prefetch() does, and counts as one prefetch: it has one MNW_EVENT_PREFETCH, with
+ * `cookie`, and mnw_prefetch_cancel() stops it. The set may have been recorded with pages of another size. Of a set
+ * that does not fit in the pool's budget, what was touched first is brought. -ESTALE: a set of another store, or of an
+ * older state of it; -EBADMSG: the file is broken; -ENOTSUP: it is of a newer version; -EAGAIN as mnw_prefetch().
  */
 MNW_PUBLIC int64_t mnw_cache_replay(struct mnw_cache *cache, const char *path, uint64_t cookie);
 
@@ -490,7 +490,7 @@ struct mnw_stats {
     uint64_t pages_lost;       /* present by our word, gone from the backing; filled again */
     uint64_t redeliveries;     /* waiters woken to fault again */
     uint64_t events_dropped;
-    uint64_t pages_foreign;  /* put into the backing by processes that map it and are not attached; taken out */
+    uint64_t pages_foreign; /* put into the backing by processes that map it and are not attached; taken out */
 };
 
 struct mnw_node_latency {
@@ -552,10 +552,10 @@ struct mnw_image {
     int is_open;
 };
 /* Calls `each` for every image; what it is given lives for the call only. Returns how many there are. */
-MNW_PUBLIC int mnw_client_images(struct mnw_client *client,
-                                 void (*each)(void *context, const struct mnw_image *image), void *context);
+MNW_PUBLIC int mnw_client_images(struct mnw_client *client, void (*each)(void *context, const struct mnw_image *image),
+                                 void *context);
 
-enum { /* for mnw_client_map(), besides MNW_VIEW_WRITE */
+enum {                                   /* for mnw_client_map(), besides MNW_VIEW_WRITE */
        MNW_CLIENT_RECORD = 1 << 8,       /* note which pages are touched first, and keep that with the image */
        MNW_CLIENT_REPLAY = 1 << 9,       /* fetch ahead what was noted before */
        MNW_CLIENT_FOLLOW_FORK = 1 << 10, /* children of this process have the view too; takes CAP_SYS_PTRACE */

@@ -35,7 +35,8 @@ void mnw__reclaim_keep(struct mnw_cache *cache, uint64_t extent);
 
 /*
  * Forgets [page, page + count), by whole extents: waits for fills in flight, heals failed pages. -EBUSY:
- * pinned, or a read unanswered past its deadline (`*stuck` is its page). -EIO: all is forgotten, but a failed page (from
+ * pinned, or a read unanswered past its deadline (`*stuck` is its page). -EIO: all is forgotten, but a failed page
+ * (from
  * `*stuck` on) could not be read again where that comes first, and stays SIGBUS.
  */
 int mnw__reclaim_range(struct mnw_cache *cache, uint64_t page, uint64_t count, uint64_t *stuck);

@@ -66,7 +66,8 @@ static int fill_range(const char *name, int fd, uintptr_t start, size_t length, 
     *done = 0;
     if (!entry->uffd->initialised)
         return -EINVAL;
-    if (entry->uffd->event_count || entry->uffd->changing) { /* the address space is changing, and nobody has read of it */
+    if (entry->uffd->event_count ||
+        entry->uffd->changing) { /* the address space is changing, and nobody has read of it */
         *done = -EAGAIN;
         return -EAGAIN;
     }
