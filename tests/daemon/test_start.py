@@ -161,6 +161,18 @@ class Running(unittest.TestCase):
         self.assertIn("another daemon listens there", done.stderr)
         Peer(daemon.path).close()
 
+    def wait_until_nobody_listens(self, path):
+        """A process that was killed has its sockets until the last of its threads is gone."""
+        until = time.monotonic() + 20
+        while True:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+                try:
+                    probe.connect(path)
+                except ConnectionRefusedError:
+                    return
+            self.assertLess(time.monotonic(), until)
+            time.sleep(0.01)
+
     def test_after_one_that_was_killed_with_its_holder(self):
         """The socket file that stays behind is replaced."""
         daemon = self.start()
@@ -168,8 +180,7 @@ class Running(unittest.TestCase):
         daemon.process.kill()
         daemon.process.wait()
         os.kill(worker, signal.SIGKILL)
-        while os.path.exists(f"/proc/{worker}") and open(f"/proc/{worker}/stat").read().split()[2] != "Z":
-            time.sleep(0.01)
+        self.wait_until_nobody_listens(daemon.path)
         process = subprocess.Popen([COMMAND, "serve", "--alone", "--socket", daemon.path, "--budget", "8M", "--image",
                                     f"a={self.image}", *SANDBOX])
         try:
