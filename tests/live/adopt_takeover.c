@@ -230,7 +230,7 @@ static uint32_t *map_words(const struct mnw_kept *kept, size_t *length) {
 }
 
 static void words_are_garbage(enum mnw_backing backing) {
-    char path[64], uri[96];
+    char path[64], uri[96] = "";
     uint64_t random = 88172645463325252ull;
     struct life life = life_of(backing, 16 * MIB, uri);
     adopt_file(path, uri, 8 * MIB);
