@@ -58,7 +58,7 @@ static bool is_abandoned(const struct sockaddr_un *address, socklen_t length, in
 /* The file is born accessible to its owner alone: nobody gets in before `mode` is set. */
 static int bind_at(int fd, const char *path, int type) {
     struct sockaddr_un address;
-    socklen_t length;
+    socklen_t length = 0;
     int error = fill_address(&address, path, &length);
     if (error)
         return error;
@@ -102,7 +102,7 @@ int mnw__socket_accept(int listener) {
 
 int mnw__socket_connect(const char *path) {
     struct sockaddr_un address;
-    socklen_t length;
+    socklen_t length = 0;
     int error = fill_address(&address, path, &length);
     if (error)
         return error;
@@ -260,7 +260,7 @@ int mnw__notify_listen(const char *path, uid_t owner) {
 
 int mnw__notify_send(const char *path, const char *text, const int *fds, unsigned fd_count) {
     struct sockaddr_un address;
-    socklen_t length;
+    socklen_t length = 0;
     union control control;
     int error = fill_address(&address, path, &length);
     if (error)
