@@ -125,16 +125,6 @@ static int punch(struct walk *walk, uint64_t extent, const struct mnw__proof *pr
     return mnw__backing_punch(&cache->backing, offset, (size_t)(end - offset));
 }
 
-static bool is_untouched(const struct mnw_cache *cache, uint64_t extent) {
-    const struct mnw__pages *pages = &cache->pages;
-    if (atomic_load_explicit(&pages->extents[extent], memory_order_relaxed))
-        return false;
-    for (uint64_t page = mnw__extent_first(pages, extent); page < mnw__extent_end(pages, extent); page++)
-        if (mnw__page_load(pages, page))
-            return false;
-    return true;
-}
-
 static uint64_t charge_of(const struct walk *walk, const struct mnw__proof *proof) {
     if (walk->kind == MNW__PROOF_PAGES)
         return proof->present * (uint64_t)walk->cache->backing.page_bytes;
@@ -181,7 +171,7 @@ static int prove_known(struct walk *walk) {
         if (extent >= cache->pages.extent_count)
             break;
         /* A page of the words' file holds the words of many extents: most may be zeros. */
-        if (!slow || !is_untouched(cache, extent))
+        if (!slow || !mnw__extent_is_untouched(&cache->pages, extent))
             error = prove(walk, extent);
         if (error)
             return error;
@@ -200,7 +190,7 @@ static int prove_strays(struct walk *walk) {
         extent = next;
         if (extent >= cache->pages.extent_count)
             break;
-        if (is_untouched(cache, extent))
+        if (mnw__extent_is_untouched(&cache->pages, extent))
             error = prove(walk, extent);
         if (error)
             return error;

@@ -92,17 +92,6 @@ static int reopen(struct mnw_cache *cache, uint64_t extent) {
     return error;
 }
 
-/* Nothing in it, nobody in it: most of a sparse store. */
-static bool is_untouched(const struct mnw_cache *cache, uint64_t extent) {
-    uint64_t end = mnw__extent_end(&cache->pages, extent);
-    if (atomic_load_explicit(&cache->pages.extents[extent], memory_order_acquire))
-        return false;
-    for (uint64_t page = mnw__extent_first(&cache->pages, extent); page < end; page++)
-        if (mnw__page_load(&cache->pages, page))
-            return false;
-    return true;
-}
-
 /* What is barred in no view any more need not be remembered. */
 static void unscar(struct mnw_cache *cache, uint64_t extent) {
     uint64_t end = mnw__extent_end(&cache->pages, extent);
@@ -114,7 +103,7 @@ static void unscar(struct mnw_cache *cache, uint64_t extent) {
 /* -EIO: it is forgotten, and yet a page of it is still SIGBUS. */
 static int forget_extent(struct mnw_cache *cache, uint64_t extent) {
     uint64_t bytes;
-    if (is_untouched(cache, extent) && !has_poison(cache, extent))
+    if (mnw__extent_is_untouched(&cache->pages, extent) && !has_poison(cache, extent))
         return 0;
     int error = drain(cache, extent);
     if (error)

@@ -235,3 +235,13 @@ void mnw__extent_rebuild(struct mnw__pages *pages, uint64_t extent, unsigned pre
     mnw__point("rebuild");
     atomic_store_explicit(&pages->extents[extent], next, memory_order_release);
 }
+
+bool mnw__extent_is_untouched(const struct mnw__pages *pages, uint64_t extent) {
+    uint64_t end = mnw__extent_end(pages, extent);
+    if (atomic_load_explicit(&pages->extents[extent], memory_order_acquire))
+        return false;
+    for (uint64_t page = mnw__extent_first(pages, extent); page < end; page++)
+        if (mnw__page_load(pages, page))
+            return false;
+    return true;
+}

@@ -116,6 +116,8 @@ void mnw__page_unscar(struct mnw__pages *pages, uint64_t page);
 /* ---- extent words ---- */
 
 struct mnw__extent mnw__extent_load(const struct mnw__pages *pages, uint64_t extent);
+/* Nothing in it, nobody in it: most of a sparse store. */
+bool mnw__extent_is_untouched(const struct mnw__pages *pages, uint64_t extent);
 
 enum mnw__enter {
     MNW__ENTER_BUSY = 0,  /* EVICTING: nothing held; the evictor will wake the extent's waiters */
