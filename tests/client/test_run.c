@@ -155,8 +155,8 @@ static void the_guest_sees_the_difference(void **state) {
     assert_int_equal(end_of(pid), 1);
 }
 
-static void the_daemon_is_killed_meanwhile(void **state) {
-    (void)state;
+/* A guest that reads slowly, and has begun. */
+static pid_t start_reading(void) {
     int pipes[2];
     char star;
     assert_int_equal(pipe(pipes), 0);
@@ -164,6 +164,12 @@ static void the_daemon_is_killed_meanwhile(void **state) {
     close(pipes[1]);
     assert_int_equal(read(pipes[0], &star, 1), 1);
     close(pipes[0]);
+    return pid;
+}
+
+static void the_daemon_is_killed_meanwhile(void **state) {
+    (void)state;
+    pid_t pid = start_reading();
     for (unsigned i = 0; i < 10; i++) {
         nap(30);
         fake_kill(&fake);
@@ -175,13 +181,7 @@ static void the_daemon_is_killed_meanwhile(void **state) {
 
 static void a_lost_daemon_is_sigbus_and_no_zeros(void **state) {
     (void)state;
-    int pipes[2];
-    char star;
-    assert_int_equal(pipe(pipes), 0);
-    pid_t pid = start((const char *const[]){"--map", map, "--", guest, "slowly", file, NULL}, pipes[1]);
-    close(pipes[1]);
-    assert_int_equal(read(pipes[0], &star, 1), 1);
-    close(pipes[0]);
+    pid_t pid = start_reading();
     fake_kill(&fake);
     fake_new_backing(&fake);
     fake_start(&fake);
