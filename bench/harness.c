@@ -6,86 +6,153 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/utsname.h>
-#include <unistd.h>
+#include <xxhash.h>
 
-static const char *target_sign(enum bench_target target) {
-    switch (target) {
-    case BENCH_AT_MOST:
-        return "<=";
-    case BENCH_AT_LEAST:
-        return ">=";
-    case BENCH_INFORMATION:
-        break;
+/* ---- names ---- */
+
+/* "benchmark/name", or the benchmark alone. */
+static void full_name(const struct bench *bench, const char *name, char *text) {
+    if (name && strcmp(name, bench->benchmark))
+        snprintf(text, BENCH_NAME_MAX, "%s/%s", bench->benchmark, name);
+    else
+        snprintf(text, BENCH_NAME_MAX, "%s", bench->benchmark);
+}
+
+static const char *sign(enum bench_target target) {
+    return target == BENCH_AT_MOST ? "<=" : target == BENCH_AT_LEAST ? ">=" : "";
+}
+
+/* ---- verdicts ---- */
+
+static bool holds(enum bench_target target, double value, double limit) {
+    if (target == BENCH_AT_MOST)
+        return value <= limit;
+    return target != BENCH_AT_LEAST || value >= limit;
+}
+
+static bool all_hold(const struct bench_result *result, double value, const double *ratios) {
+    bool all = holds(result->target, value, result->limit);
+    for (unsigned i = 0; i < 2; i++)
+        if (result->against[i].name)
+            all &= holds(result->against[i].target, ratios[i], result->against[i].limit);
+    return all;
+}
+
+static bool has_target(const struct bench_result *result) {
+    return result->target || result->against[0].target || result->against[1].target;
+}
+
+static const char *judge(struct bench *bench, const struct bench_result *result, double value, const double *ratios) {
+    double judged = result->against[0].name ? ratios[0] : value;
+    if (!isfinite(judged) || judged < result->sane_low || judged > result->sane_high) {
+        bench->broken++;
+        return "insane";
     }
-    return "";
+    if (!has_target(result))
+        return "information";
+    if (all_hold(result, value, ratios))
+        return "held";
+    bench->missed++;
+    return "missed";
 }
 
-static bool holds(const struct bench_row *row) {
-    switch (row->target) {
-    case BENCH_AT_MOST:
-        return row->value <= row->limit;
-    case BENCH_AT_LEAST:
-        return row->value >= row->limit;
-    case BENCH_INFORMATION:
-        break;
-    }
-    return true;
+/* ---- JSON ---- */
+
+static json_t *number(double value) {
+    return isfinite(value) ? json_real(value) : json_null();
 }
 
-static bool sane(const struct bench_row *row) {
-    return isfinite(row->value) && row->value >= row->sane_low && row->value <= row->sane_high;
+static json_t *numbers(const double *values, unsigned count) {
+    json_t *array = json_array();
+    for (unsigned i = 0; i < count; i++)
+        json_array_append_new(array, number(values[i]));
+    return array;
 }
 
-static void cpu_name(char *name, size_t size) {
-    char line[256];
-    FILE *file = fopen("/proc/cpuinfo", "re");
-    snprintf(name, size, "unknown");
-    while (file && fgets(line, sizeof(line), file)) {
-        char *colon = strchr(line, ':');
-        if (colon && !strncmp(line, "model name", 10)) {
-            colon[strcspn(colon, "\n")] = 0;
-            snprintf(name, size, "%s", colon + 2);
-            break;
-        }
-    }
-    if (file)
-        fclose(file);
-}
-
-static json_t *machine(void) {
-    struct utsname name;
-    char cpu[200];
-    cpu_name(cpu, sizeof(cpu));
-    uname(&name);
-    return json_pack("{s:s, s:s, s:i, s:i}", "kernel", name.release, "cpu", cpu, "cpus",
-                     (int)sysconf(_SC_NPROCESSORS_ONLN), "page_bytes", (int)sysconf(_SC_PAGESIZE));
-}
-
-void bench_begin(struct bench *bench) {
-    bench->rows = json_array();
-    if (bench->json)
+static void set_target(json_t *object, enum bench_target target, double limit) {
+    if (target == BENCH_INFORMATION)
         return;
-    struct utsname name;
-    char cpu[200];
-    cpu_name(cpu, sizeof(cpu));
-    uname(&name);
-    printf("kernel %s, %ld x %s, medians of %u%s\n\n", name.release, sysconf(_SC_NPROCESSORS_ONLN), cpu, bench->repeat,
-           bench->smoke ? ", smoke: numbers are checked for sense, not against targets" : "");
-    printf("%-24s %-24s %12s %-18s %s\n", "row", "variant", "value", "unit", "target");
+    json_object_set_new(object, "target", json_string(sign(target)));
+    json_object_set_new(object, "limit", json_real(limit));
 }
 
-static void add(struct bench *bench, const char *name, const char *variant, const char *verdict, json_t *more) {
-    json_t *row = json_pack("{s:s, s:s, s:s}", "name", name, "variant", variant, "verdict", verdict);
-    json_object_update(row, more);
-    json_decref(more);
-    json_array_append_new(bench->rows, row);
+static void set_against(json_t *object, const struct bench_against *against, unsigned count) {
+    struct summary ratio = summarize(against->ratios, count);
+    json_object_set_new(object, "baseline", number(against->baseline));
+    json_object_set_new(object, "against", json_string(against->name));
+    json_object_set_new(object, "ratio", number(ratio.median));
+    json_object_set_new(object, "ratio_low", number(ratio.low));
+    json_object_set_new(object, "ratio_high", number(ratio.high));
+    json_object_set_new(object, "ratios", numbers(against->ratios, count));
+    set_target(object, against->target, against->limit);
+}
+
+/* Fine at both ends: what readers wait for is in the last thousandth. */
+static json_t *distribution(const struct samples *latencies) {
+    static const double fractions[] = {0.001, 0.01, 0.05, 0.1,   0.2,  0.3,   0.4,   0.5,    0.6,    0.7,
+                                       0.8,   0.9,  0.95, 0.975, 0.99, 0.995, 0.999, 0.9995, 0.9999, 1};
+    json_t *points = json_array();
+    sort_values(latencies->values, latencies->count);
+    for (size_t i = 0; i < sizeof(fractions) / sizeof(fractions[0]); i++) {
+        /* Beyond the last of them there is nothing to tell. */
+        if (fractions[i] < 1 && (1 - fractions[i]) * (double)latencies->count < 1)
+            continue;
+        json_array_append_new(
+            points, json_pack("[f, f]", fractions[i], quantile_of(latencies->values, latencies->count, fractions[i])));
+    }
+    return points;
+}
+
+static json_t *describe(const struct bench *bench, const struct bench_result *result, const struct summary *summary,
+                        double value, const char *verdict) {
+    char name[BENCH_NAME_MAX];
+    full_name(bench, result->name, name);
+    json_t *object = json_pack(
+        "{s:s, s:s, s:o, s:s, s:i, s:o, s:o, s:o, s:n, s:n, s:s}", "name", name, "benchmark", bench->benchmark, "value",
+        number(value), "unit", result->unit, "n", result->count ? (int)result->count : 1, "min", number(summary->least),
+        "median", number(summary->median), "max", number(summary->greatest), "baseline", "ratio", "verdict", verdict);
+    json_object_set_new(object, "low", number(summary->low));
+    json_object_set_new(object, "high", number(summary->high));
+    json_object_set_new(object, "samples", numbers(result->samples, result->count));
+    set_target(object, result->target, result->limit);
+    if (result->against[0].name)
+        set_against(object, &result->against[0], result->count);
+    if (result->against[1].name) {
+        json_t *also = json_object();
+        set_against(also, &result->against[1], result->count);
+        json_object_set_new(object, "also", also);
+    }
+    if (result->by) {
+        json_object_set_new(object, "by", json_string(result->by));
+        json_object_set_new(object, "at", json_real(result->at));
+    }
+    if (result->series)
+        json_object_set_new(object, "series", json_string(result->series));
+    if (result->latencies && result->latencies->count)
+        json_object_set_new(object, "distribution", distribution(result->latencies));
+    if (result->detail)
+        json_object_set_new(object, "detail", result->detail);
+    return object;
+}
+
+/* ---- words ---- */
+
+static void print_targets(const struct bench_result *result, const double *ratios) {
+    if (result->target)
+        printf(" (%s %g)", sign(result->target), result->limit);
+    for (unsigned i = 0; i < 2; i++) {
+        const struct bench_against *against = &result->against[i];
+        if (against->name)
+            printf("%s %.3g x %s", i ? "," : "", ratios[i], against->name);
+        if (against->name && against->target)
+            printf(" (%s %g)", sign(against->target), against->limit);
+    }
 }
 
 static void print_detail(json_t *detail) {
     const char *key;
     json_t *value;
-    printf("%24s", "");
+    printf("   ");
     json_object_foreach(detail, key, value) {
         if (json_is_string(value))
             printf(" %s %s", key, json_string_value(value));
@@ -95,89 +162,70 @@ static void print_detail(json_t *detail) {
     printf("\n");
 }
 
-void bench_report(struct bench *bench, const struct bench_row *row) {
-    const char *verdict = "held";
-    if (!sane(row)) {
-        bench->broken++;
-        verdict = "insane";
-    } else if (row->target == BENCH_INFORMATION) {
-        verdict = "information";
-    } else if (!holds(row)) {
-        bench->missed++;
-        verdict = "missed";
+static void print_result(const struct bench *bench, const struct bench_result *result, const struct summary *summary,
+                         double value, const double *ratios, const char *verdict) {
+    char name[BENCH_NAME_MAX], baseline[32] = "-", ratio[32] = "-";
+    full_name(bench, result->name, name);
+    if (result->against[0].name) {
+        snprintf(baseline, sizeof(baseline), "%.5g", result->against[0].baseline);
+        snprintf(ratio, sizeof(ratio), "%.3f", ratios[0]);
     }
-    if (!bench->json) {
-        char target[32] = "";
-        if (row->target != BENCH_INFORMATION)
-            snprintf(target, sizeof(target), "%s %g ", target_sign(row->target), row->limit);
-        printf("%-24s %-24s %12.6g %-18s %s%s\n", row->name, row->variant, row->value, row->unit, target,
-               row->target == BENCH_INFORMATION && sane(row) ? "" : verdict);
-        if (row->detail)
-            print_detail(row->detail);
-        fflush(stdout);
-    }
-    json_t *more = json_pack("{s:s}", "unit", row->unit);
-    json_object_set_new(more, "value", isfinite(row->value) ? json_real(row->value) : json_null());
-    if (row->target != BENCH_INFORMATION) {
-        json_object_set_new(more, "target", json_string(target_sign(row->target)));
-        json_object_set_new(more, "limit", json_real(row->limit));
-    }
-    if (row->detail)
-        json_object_set_new(more, "detail", row->detail);
-    add(bench, row->name, row->variant, verdict, more);
+    printf("%-36s %11.5g %-9s %4u %11.5g %11.5g %11.5g %11s %8s  %s", name, value, result->unit,
+           result->count ? result->count : 1, summary->least, summary->median, summary->greatest, baseline, ratio,
+           strcmp(verdict, "information") ? verdict : "");
+    print_targets(result, ratios);
+    printf("\n");
+    if (result->detail)
+        print_detail(result->detail);
+    fflush(stdout);
 }
 
-__attribute__((format(printf, 5, 0))) static void tell(struct bench *bench, const char *name, const char *variant,
-                                                       const char *verdict, const char *why, va_list arguments) {
-    char text[512];
+/* ---- reporting ---- */
+
+void bench_report(struct bench *bench, const struct bench_result *result) {
+    double once = result->value, ratios[2] = {NAN, NAN};
+    struct summary summary = result->count ? summarize(result->samples, result->count) : summarize(&once, 1);
+    double value = result->count ? summary.median : once;
+    for (unsigned i = 0; i < 2; i++)
+        if (result->against[i].name)
+            ratios[i] = summarize(result->against[i].ratios, result->count).median;
+    const char *verdict = judge(bench, result, value, ratios);
+    if (!bench->json)
+        print_result(bench, result, &summary, value, ratios, verdict);
+    json_array_append_new(bench->results, describe(bench, result, &summary, value, verdict));
+}
+
+__attribute__((format(printf, 4, 0))) static void tell(struct bench *bench, const char *name, const char *verdict,
+                                                       const char *why, va_list arguments) {
+    char text[512], full[BENCH_NAME_MAX];
+    full_name(bench, name, full);
     vsnprintf(text, sizeof(text), why, arguments);
     if (!bench->json)
-        printf("%-24s %-24s %12s %s\n", name, variant, verdict, text);
-    add(bench, name, variant, verdict, json_pack("{s:s}", "why", text));
+        printf("%-36s %11s  %s\n", full, verdict, text);
+    fflush(stdout);
+    json_array_append_new(bench->results, json_pack("{s:s, s:s, s:s, s:s}", "name", full, "benchmark", bench->benchmark,
+                                                    "verdict", verdict, "why", text));
 }
 
-void bench_skip(struct bench *bench, const char *name, const char *variant, const char *why, ...) {
+void bench_skip(struct bench *bench, const char *name, const char *why, ...) {
     va_list arguments;
     va_start(arguments, why);
-    tell(bench, name, variant, "skipped", why, arguments);
+    tell(bench, name, "skipped", why, arguments);
     va_end(arguments);
     bench->skipped++;
 }
 
-void bench_break(struct bench *bench, const char *name, const char *variant, const char *why, ...) {
+void bench_break(struct bench *bench, const char *name, const char *why, ...) {
     va_list arguments;
     va_start(arguments, why);
-    tell(bench, name, variant, "broken", why, arguments);
+    tell(bench, name, "broken", why, arguments);
     va_end(arguments);
     bench->broken++;
 }
 
-enum bench_status bench_end(struct bench *bench) {
-    if (bench->json) {
-        json_t *all = json_pack("{s:o, s:b, s:i, s:o}", "machine", machine(), "smoke", bench->smoke, "repeat",
-                                (int)bench->repeat, "rows", bench->rows);
-        json_dumpf(all, stdout, JSON_INDENT(2));
-        printf("\n");
-        json_decref(all);
-    } else {
-        printf("\n%u targets missed, %u rows broken, %u skipped\n", bench->missed, bench->broken, bench->skipped);
-        json_decref(bench->rows);
-    }
-    if (bench->broken)
-        return BENCH_BROKEN;
-    if (bench->missed && !bench->smoke)
-        return BENCH_MISSED;
-    return bench->skipped ? BENCH_SKIPPED : BENCH_HELD;
-}
-
-static int compare(const void *left, const void *right) {
-    double a = *(const double *)left, b = *(const double *)right;
-    return (a > b) - (a < b);
-}
-
-double bench_median(double *values, unsigned count) {
-    if (!count)
-        return NAN;
-    qsort(values, count, sizeof(values[0]), compare);
-    return count % 2 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
+void bench_checksum(struct bench *bench, const char *name, uint64_t sum) {
+    char full[BENCH_NAME_MAX];
+    full_name(bench, name, full);
+    bench->checksum = XXH64(full, strlen(full), bench->checksum);
+    bench->checksum = XXH64(&sum, sizeof(sum), bench->checksum);
 }

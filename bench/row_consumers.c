@@ -5,8 +5,8 @@
  * Each touches pages that are resident, in an order that nobody foresees, over and over in a mapping of its own; all
  * are served by one fault thread. Two alone and all together are measured in turn.
  */
-#include "harness.h"
 #include "measure.h"
+#include "registry.h"
 #include "rig.h"
 
 #include <errno.h>
@@ -185,25 +185,26 @@ static bool run_some(struct consumer *consumers, unsigned count, struct board *b
     return true;
 }
 
-static void report(struct bench *bench, double *ratios, double *leasts, double *few, double *many) {
-    unsigned n = bench->repeat;
-    bench_report(bench, &(struct bench_row){
-                            .name = "consumers",
-                            .variant = "64 processes, of 2",
-                            .value = bench_median(ratios, n),
-                            .unit = "of the faults",
-                            .target = BENCH_AT_LEAST,
-                            .limit = 0.8,
+static void report(struct bench *bench, const double *ratios, const double *leasts, const double *few,
+                   const double *many) {
+    bench_report(bench, &(struct bench_result){
+                            .name = "64-processes",
+                            .unit = "faults/s",
+                            .samples = many,
+                            .count = bench->repeat,
+                            .against = {{.name = "2 processes",
+                                         .baseline = summarize(few, bench->repeat).median,
+                                         .ratios = ratios,
+                                         .target = BENCH_AT_LEAST,
+                                         .limit = 0.8}},
                             .sane_low = 0.05,
                             .sane_high = 20,
-                            .detail = json_pack("{s:f, s:f}", "faults_per_second_2", bench_median(few, n),
-                                                "faults_per_second_64", bench_median(many, n)),
                         });
-    bench_report(bench, &(struct bench_row){
-                            .name = "consumers",
-                            .variant = "the least of 64",
-                            .value = bench_median(leasts, n),
-                            .unit = "of a fair share",
+    bench_report(bench, &(struct bench_result){
+                            .name = "least-of-64",
+                            .unit = "share",
+                            .samples = leasts,
+                            .count = bench->repeat,
                             .target = BENCH_AT_LEAST,
                             .limit = 1.0 / 3,
                             .sane_low = 0,
@@ -251,7 +252,7 @@ void row_consumers(struct bench *bench) {
     struct scratch scratch;
     struct board *board = mmap(NULL, sizeof(*board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (board == MAP_FAILED || scratch_warm(&scratch, bench->directory, LENGTH)) {
-        bench_break(bench, "consumers", "all", "no scratch file in %s", bench->directory);
+        bench_break(bench, NULL, "no scratch file in %s", bench->directory);
         return;
     }
     bool good = true;
@@ -263,7 +264,7 @@ void row_consumers(struct bench *bench) {
         for (unsigned i = 0; i < CONSUMERS; i++)
             stop(&consumers[i]);
     if (!good)
-        bench_break(bench, "consumers", "all", "a consumer could not be started, attached or run: %s", mnw_error());
+        bench_break(bench, NULL, "a consumer could not be started, attached or run: %s", mnw_error());
     scratch_close(&scratch);
     munmap(board, sizeof(*board));
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The CPU that an idle process with open views uses, after it has had work. */
-#include "harness.h"
 #include "measure.h"
+#include "registry.h"
 #include "rig.h"
 
 #include <sys/resource.h>
@@ -25,7 +25,7 @@ static bool open_views(struct rig *rig, struct mnw_view **views) {
     return true;
 }
 
-static void measure(struct bench *bench, const char *variant, uint64_t settle_ns) {
+static void measure(struct bench *bench, uint64_t settle_ns) {
     uint64_t duration_ns = bench->smoke ? 500000000 : 8000000000;
     sleep_ns(settle_ns);
     long switches = context_switches();
@@ -34,11 +34,10 @@ static void measure(struct bench *bench, const char *variant, uint64_t settle_ns
     cpu_ns = process_cpu_ns() - cpu_ns;
     double seconds = (double)(clock_ns() - begin_ns) / 1e9;
     switches = context_switches() - switches;
-    bench_report(bench, &(struct bench_row){
-                            .name = "idle-cpu",
-                            .variant = variant,
+    bench_report(bench, &(struct bench_result){
+                            .name = "8-views",
                             .value = (double)cpu_ns / 1e9 / seconds,
-                            .unit = "of one CPU",
+                            .unit = "CPUs",
                             .target = BENCH_AT_MOST,
                             .limit = 0.0001,
                             .sane_high = 4,
@@ -52,16 +51,16 @@ void row_idle(struct bench *bench) {
     struct rig rig;
     struct mnw_view *views[VIEWS] = {0};
     if (scratch_warm(&scratch, bench->directory, 32 * MIB)) {
-        bench_break(bench, "idle-cpu", "all", "no scratch file in %s", bench->directory);
+        bench_break(bench, NULL, "no scratch file in %s", bench->directory);
         return;
     }
     if (rig_open(&rig, &scratch, MNW_BACKING_SHMEM, 8 * MIB)) {
-        bench_break(bench, "idle-cpu", "all", "could not be opened");
+        bench_break(bench, NULL, "could not be opened");
     } else {
         if (open_views(&rig, views))
-            measure(bench, "8 views, after work", bench->smoke ? 0 : 2000000000);
+            measure(bench, bench->smoke ? 0 : 2000000000);
         else
-            bench_break(bench, "idle-cpu", "all", "a view could not be opened: %s", mnw_error());
+            bench_break(bench, NULL, "a view could not be opened: %s", mnw_error());
         for (unsigned i = 0; i < VIEWS; i++)
             if (views[i])
                 mnw_view_close(views[i]);

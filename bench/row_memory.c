@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Metadata and the budget: what a cache costs, and whether it stays within what it was given. */
-#include "harness.h"
 #include "measure.h"
+#include "registry.h"
 #include "rig.h"
 
 #include <pthread.h>
@@ -27,7 +27,6 @@ static void read_whole(const struct rig *rig) {
  */
 static void measure_metadata(struct bench *bench, const struct backing_name *backing, const char *variant,
                              uint64_t extent_bytes, const struct scratch *scratch, const struct memory *before) {
-    static const char name[] = "metadata-bytes-per-page";
     uint64_t budget = scratch->size_bytes / 4;
     struct mnw_pool_options options = {
         .size = sizeof(options), .backing = backing->backing, .budget_bytes = budget, .extent_bytes = extent_bytes};
@@ -35,11 +34,11 @@ static void measure_metadata(struct bench *bench, const struct backing_name *bac
     struct memory after;
     struct mnw_stats stats;
     if (!rig_provide(backing, budget)) {
-        bench_skip(bench, name, variant, "this machine could not give the huge pages");
+        bench_skip(bench, variant, "this machine could not give the huge pages");
         return;
     }
     if (rig_open_pool(&rig, scratch, &options)) {
-        bench_break(bench, name, variant, "could not be opened");
+        bench_break(bench, variant, "could not be opened");
         return;
     }
     read_whole(&rig);
@@ -48,9 +47,8 @@ static void measure_metadata(struct bench *bench, const struct backing_name *bac
     rig_close(&rig);
     double pages = (double)scratch->size_bytes / BASE_PAGE;
     double growth = (double)after.anonymous - (double)before->anonymous;
-    bench_report(bench, &(struct bench_row){
-                            .name = name,
-                            .variant = variant,
+    bench_report(bench, &(struct bench_result){
+                            .name = variant,
                             .value = growth / pages,
                             .unit = "bytes",
                             .target = BENCH_AT_MOST,
@@ -69,16 +67,16 @@ void row_metadata(struct bench *bench) {
     struct memory before;
     /* Before all of them: stacks and heap that one leaves to the next are the library's too. */
     if (!memory_now(&before)) {
-        bench_break(bench, "metadata-bytes-per-page", "all", "no smaps_rollup in /proc");
+        bench_break(bench, NULL, "no smaps_rollup in /proc");
         return;
     }
     if (scratch_sparse(&scratch, bench->directory, (bench->smoke ? 64 : 2048) * MIB)) {
-        bench_break(bench, "metadata-bytes-per-page", "all", "no scratch file in %s", bench->directory);
+        bench_break(bench, NULL, "no scratch file in %s", bench->directory);
         return;
     }
     for (unsigned i = 0; i < 3; i++)
         measure_metadata(bench, &backing_names[i], backing_names[i].name, 0, &scratch, &before);
-    measure_metadata(bench, &backing_names[0], "shmem, least extents", EXTENT_LEAST, &scratch, &before);
+    measure_metadata(bench, &backing_names[0], "shmem-least-extents", EXTENT_LEAST, &scratch, &before);
     scratch_close(&scratch);
 }
 
@@ -140,11 +138,10 @@ static void report_excess(struct bench *bench, const struct backing_name *backin
     /* Far from the budget, or with few samples or no eviction, nothing was put to the test. */
     bool tested = most > 0.5 * (double)budget && load->samples > 20 && stats.evictions > 0;
     bench_report(
-        bench, &(struct bench_row){
-                   .name = "budget-excess",
-                   .variant = backing->name,
+        bench, &(struct bench_result){
+                   .name = backing->name,
                    .value = (most - (double)budget) / (double)extent,
-                   .unit = "extents/thread",
+                   .unit = "extents",
                    .target = BENCH_AT_MOST,
                    .limit = 1,
                    .sane_low = tested ? -1e6 : 1e9,
@@ -159,16 +156,16 @@ static void measure_budget(struct bench *bench, const struct backing_name *backi
     uint64_t budget = scratch->size_bytes / 4;
     struct rig rig;
     if (!rig_provide(backing, budget)) {
-        bench_skip(bench, "budget-excess", backing->name, "this machine could not give the huge pages");
+        bench_skip(bench, backing->name, "this machine could not give the huge pages");
         return;
     }
     if (rig_open(&rig, scratch, backing->backing, budget)) {
-        bench_break(bench, "budget-excess", backing->name, "could not be opened");
+        bench_break(bench, backing->name, "could not be opened");
         return;
     }
     struct load load = {.rig = &rig, .backing_fd = find_backing(scratch->size_bytes)};
     if (load.backing_fd < 0) {
-        bench_break(bench, "budget-excess", backing->name, "no backing file found in /proc/self/fd");
+        bench_break(bench, backing->name, "no backing file found in /proc/self/fd");
     } else {
         run_load(&load, bench->smoke ? 200000000 : 3000000000);
         report_excess(bench, backing, &load, budget);
@@ -179,7 +176,7 @@ static void measure_budget(struct bench *bench, const struct backing_name *backi
 void row_budget(struct bench *bench) {
     struct scratch scratch;
     if (scratch_warm(&scratch, bench->directory, (bench->smoke ? 64 : 512) * MIB)) {
-        bench_break(bench, "budget-excess", "all", "no scratch file in %s", bench->directory);
+        bench_break(bench, NULL, "no scratch file in %s", bench->directory);
         return;
     }
     for (unsigned i = 0; i < 3; i++)

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* Opening a store of 1 TiB: from the first call to the first byte, and the memory of the process then. */
-#include "harness.h"
 #include "measure.h"
+#include "registry.h"
 #include "rig.h"
+
+#include <stdio.h>
 
 #define BUDGET (256 * MIB)
 
@@ -39,30 +41,30 @@ static bool open_often(const struct bench *bench, const struct scratch *scratch,
 static void measure(struct bench *bench, const struct backing_name *backing, const struct scratch *scratch) {
     static struct opened opened;
     if (!rig_provide(backing, BUDGET)) {
-        bench_skip(bench, "open-1tib", backing->name, "this machine could not give the huge pages");
+        bench_skip(bench, backing->name, "this machine could not give the huge pages");
         return;
     }
     if (!open_often(bench, scratch, backing->backing, &opened)) {
-        bench_break(bench, "open-1tib", backing->name, "could not be opened");
+        bench_break(bench, backing->name, "could not be opened");
         return;
     }
-    double ms = bench_median(opened.ms, bench->repeat); /* sorts them */
-    bench_report(bench, &(struct bench_row){
-                            .name = "open-1tib",
-                            .variant = backing->name,
-                            .value = ms,
-                            .unit = "ms to first byte",
+    char name[32];
+    bench_report(bench, &(struct bench_result){
+                            .name = backing->name,
+                            .unit = "ms",
+                            .samples = opened.ms,
+                            .count = bench->repeat,
                             .target = BENCH_AT_MOST,
                             .limit = 50,
                             .sane_low = 0.001,
                             .sane_high = 60000,
-                            .detail = json_pack("{s:f}", "longest", opened.ms[bench->repeat - 1]),
                         });
-    bench_report(bench, &(struct bench_row){
-                            .name = "open-1tib",
-                            .variant = backing->name,
-                            .value = bench_median(opened.rss_mib, bench->repeat),
-                            .unit = "MiB of RSS",
+    snprintf(name, sizeof(name), "rss-%s", backing->name);
+    bench_report(bench, &(struct bench_result){
+                            .name = name,
+                            .unit = "MiB",
+                            .samples = opened.rss_mib,
+                            .count = bench->repeat,
                             .target = BENCH_AT_MOST,
                             .limit = 300,
                             .sane_low = 0.1,
@@ -74,7 +76,7 @@ static void measure(struct bench *bench, const struct backing_name *backing, con
 void row_open(struct bench *bench) {
     struct scratch scratch;
     if (scratch_sparse(&scratch, bench->directory, MIB << 20)) {
-        bench_skip(bench, "open-1tib", "all", "%s is on a file system without files of 1 TiB", bench->directory);
+        bench_skip(bench, NULL, "%s is on a file system without files of 1 TiB", bench->directory);
         return;
     }
     for (unsigned i = 0; i < 3; i++)

@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * minnow-bench: what faults cost on this machine, bare and through minnow. See minnow-bench(1).
+ * Exit status: see enum bench_status. Settings of the machine that it changes (huge pages) are put back, however
+ * it ends.
+ */
+#include "compare.h"
+#include "fingerprint.h"
+#include "machine.h"
+#include "measure.h"
+#include "registry.h"
+
+#include <inttypes.h>
+#include <popt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define REPEAT_DEFAULT 15
+#define REPEAT_SMOKE   3
+#define SEED_DEFAULT   1
+#define NAMES_MAX      64
+
+static int usage(const char *what, const char *why) {
+    fprintf(stderr, "minnow-bench: %s: %s (see minnow-bench --help)\n", what, why);
+    return BENCH_USAGE;
+}
+
+static int help(FILE *to, int status) {
+    fprintf(to, "usage: minnow-bench list [--json]\n"
+                "       minnow-bench run NAME... [--json] [--repeat N] [--compare FILE] [--seed N] [--smoke]\n"
+                "                                [--directory DIRECTORY]\n"
+                "A NAME is of a benchmark, of a group, or \"all\". The manual: minnow-bench(1)\n");
+    return status;
+}
+
+/* ---- list ---- */
+
+static void list_words(void) {
+    for (unsigned g = 0; g < benchmark_group_count; g++) {
+        printf("%s%s: %s\n", g ? "\n" : "", benchmark_groups[g].name, benchmark_groups[g].summary);
+        for (unsigned i = 0; i < benchmark_count; i++)
+            if (!strcmp(benchmarks[i].group, benchmark_groups[g].name))
+                printf("    %-20s %s\n", benchmarks[i].name, benchmarks[i].summary);
+    }
+}
+
+static void list_json(void) {
+    json_t *all = json_array();
+    for (unsigned i = 0; i < benchmark_count; i++)
+        json_array_append_new(all, json_pack("{s:s, s:s, s:s}", "name", benchmarks[i].name, "group",
+                                             benchmarks[i].group, "summary", benchmarks[i].summary));
+    json_dumpf(all, stdout, JSON_INDENT(2));
+    printf("\n");
+    json_decref(all);
+}
+
+static int list(int argc, const char **argv) {
+    int json = 0;
+    struct poptOption options[] = {{"json", 0, POPT_ARG_NONE, &json, 0, "one JSON array", NULL},
+                                   POPT_AUTOHELP POPT_TABLEEND};
+    poptContext context = poptGetContext("minnow-bench list", argc, argv, options, 0);
+    int left = poptGetNextOpt(context), result = BENCH_HELD;
+    if (left < -1)
+        result = usage(poptBadOption(context, 0), poptStrerror(left));
+    else if (poptPeekArg(context))
+        result = usage(poptPeekArg(context), "list takes no argument");
+    else if (json)
+        list_json();
+    else
+        list_words();
+    poptFreeContext(context);
+    return result;
+}
+
+/* ---- run ---- */
+
+static bool is_known(const char *name) {
+    for (unsigned i = 0; i < benchmark_count; i++)
+        if (benchmark_answers_to(&benchmarks[i], name))
+            return true;
+    return false;
+}
+
+static bool is_wanted(const struct benchmark *benchmark, const char *const *names) {
+    for (; *names; names++)
+        if (benchmark_answers_to(benchmark, *names))
+            return true;
+    return false;
+}
+
+static void print_head(const struct bench *bench, const json_t *fingerprint) {
+    fingerprint_print(fingerprint);
+    printf("medians of %u rounds, seed %" PRIu64 "%s\n\n", bench->repeat, bench->seed,
+           bench->smoke ? "; smoke: numbers are checked for sense, not against targets" : "");
+    printf("%-36s %11s %-9s %4s %11s %11s %11s %11s %8s\n", "name", "value", "unit", "n", "min", "median", "max",
+           "baseline", "ratio");
+}
+
+static enum bench_status status_of(const struct bench *bench, const struct comparison *comparison) {
+    if (bench->broken)
+        return BENCH_BROKEN;
+    if ((bench->missed && !bench->smoke) || (comparison && comparison->worse))
+        return BENCH_MISSED;
+    return bench->skipped ? BENCH_SKIPPED : BENCH_HELD;
+}
+
+static json_t *measure_all(struct bench *bench, const char *const *names) {
+    json_t *fingerprint = fingerprint_take(), *which = json_array();
+    char checksum[20];
+    uint64_t begin_ns = clock_ns();
+    if (!bench->json)
+        print_head(bench, fingerprint);
+    for (unsigned i = 0; i < benchmark_count; i++) {
+        if (!is_wanted(&benchmarks[i], names))
+            continue;
+        bench->benchmark = benchmarks[i].name;
+        json_array_append_new(which, json_string(bench->benchmark));
+        benchmarks[i].run(bench);
+    }
+    snprintf(checksum, sizeof(checksum), "%016" PRIx64, bench->checksum);
+    json_object_set_new(fingerprint, "seed", json_integer((json_int_t)bench->seed));
+    json_object_set_new(fingerprint, "checksum", json_string(checksum));
+    return json_pack("{s:s, s:o, s:b, s:i, s:I, s:f, s:o, s:o}", "program", "minnow-bench", "fingerprint", fingerprint,
+                     "smoke", bench->smoke, "repeat", (int)bench->repeat, "seed", (json_int_t)bench->seed, "seconds",
+                     (double)(clock_ns() - begin_ns) / 1e9, "benchmarks", which, "results", bench->results);
+}
+
+static int run_and_tell(struct bench *bench, const char *const *names, const char *compare_path) {
+    struct comparison comparison;
+    json_t *before = compare_path ? compare_load(compare_path) : NULL;
+    if (compare_path && !before)
+        return BENCH_USAGE;
+    bench->results = json_array();
+    json_t *run = measure_all(bench, names);
+    if (before) {
+        comparison = compare_runs(before, run);
+        json_object_set_new(run, "compare", compare_json(&comparison));
+    }
+    if (bench->json) {
+        json_dumpf(run, stdout, JSON_INDENT(1) | JSON_REAL_PRECISION(8));
+        printf("\n");
+    } else {
+        printf("\n%u targets missed, %u results broken, %u skipped; %.1f s, checksum %016" PRIx64 "\n", bench->missed,
+               bench->broken, bench->skipped, json_number_value(json_object_get(run, "seconds")), bench->checksum);
+        if (before)
+            compare_print(&comparison);
+    }
+    int status = status_of(bench, before ? &comparison : NULL);
+    if (before)
+        compare_free(&comparison);
+    json_decref(before);
+    json_decref(run);
+    return status;
+}
+
+static const char *take_names(poptContext context, const char **names) {
+    unsigned count = 0;
+    const char *name;
+    while ((name = poptGetArg(context))) {
+        if (!is_known(name) || count == NAMES_MAX)
+            return name;
+        names[count++] = name;
+    }
+    return NULL;
+}
+
+static int run(int argc, const char **argv) {
+    struct bench bench = {.directory = "/var/tmp"};
+    int json = 0, smoke = 0, repeat = -1;
+    long long seed = SEED_DEFAULT;
+    char *directory = NULL, *compare = NULL;
+    const char *names[NAMES_MAX + 1] = {NULL}, *unknown = NULL;
+    struct poptOption options[] = {
+        {"json", 0, POPT_ARG_NONE, &json, 0, "one JSON object instead of a table", NULL},
+        {"repeat", 0, POPT_ARG_INT, &repeat, 0, "rounds behind each median, 1 to 1000 (default 15)", "N"},
+        {"compare", 0, POPT_ARG_STRING, &compare, 0, "tell what changed since this run, saved with --json", "FILE"},
+        {"seed", 0, POPT_ARG_LONGLONG, &seed, 0, "of all random orders (default 1)", "N"},
+        {"smoke", 0, POPT_ARG_NONE, &smoke, 0, "seconds instead of minutes; checks for sense, not for targets", NULL},
+        {"directory", 0, POPT_ARG_STRING, &directory, 0, "where scratch files go (default /var/tmp)", "DIRECTORY"},
+        POPT_AUTOHELP POPT_TABLEEND};
+    poptContext context = poptGetContext("minnow-bench run", argc, argv, options, 0);
+    poptSetOtherOptionHelp(context, "NAME...");
+    int left = poptGetNextOpt(context), result;
+    bench.json = json;
+    bench.smoke = smoke;
+    bench.seed = (uint64_t)seed;
+    bench.repeat = repeat > 0 ? (unsigned)repeat : smoke ? REPEAT_SMOKE : REPEAT_DEFAULT;
+    if (directory)
+        bench.directory = directory;
+    if (left < -1)
+        result = usage(poptBadOption(context, 0), poptStrerror(left));
+    else if (repeat == 0 || repeat < -1 || repeat > BENCH_REPEAT_MAX)
+        result = usage("--repeat", "from 1 to 1000");
+    else if ((unknown = take_names(context, names)))
+        result = usage(unknown, "there is no such benchmark; minnow-bench list");
+    else if (!names[0])
+        result = usage("run", "which? minnow-bench list");
+    else
+        result = run_and_tell(&bench, names, compare);
+    poptFreeContext(context);
+    free(directory);
+    free(compare);
+    return result;
+}
+
+/* ---- the command ---- */
+
+static int command(int argc, const char **argv) {
+    const char *name = argc > 1 ? argv[1] : "";
+    if (!strcmp(name, "--help") || !strcmp(name, "-?"))
+        return help(stdout, BENCH_HELD);
+    if (!strcmp(name, "list"))
+        return list(argc - 1, argv + 1);
+    if (!strcmp(name, "run"))
+        return run(argc - 1, argv + 1);
+    if (name[0])
+        fprintf(stderr, "minnow-bench: %s: there is no such command\n", name);
+    return help(stderr, BENCH_USAGE);
+}
+
+int main(int argc, char **argv) {
+    int status = machine_guard(argv);
+    if (status >= 0)
+        return status;
+    /* popt wants an array of const strings, which char ** does not convert to. */
+    const char **arguments = calloc((size_t)argc + 1, sizeof(*arguments));
+    if (!arguments)
+        return BENCH_BROKEN;
+    for (int i = 0; i < argc; i++)
+        arguments[i] = argv[i];
+    cpu_count(); /* remembers the CPUs before anything is pinned */
+    status = command(argc, arguments);
+    free(arguments);
+    return status;
+}

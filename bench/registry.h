@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: MIT */
+/* Every benchmark there is, by name, and the groups that they belong to. Owns nothing. */
+#ifndef MNW_BENCH_REGISTRY_H
+#define MNW_BENCH_REGISTRY_H
+
+#include "harness.h"
+
+struct benchmark {
+    const char *name, *group, *summary;
+    void (*run)(struct bench *bench);
+};
+extern const struct benchmark benchmarks[];
+extern const unsigned benchmark_count;
+
+struct benchmark_group {
+    const char *name, *summary;
+};
+extern const struct benchmark_group benchmark_groups[];
+extern const unsigned benchmark_group_count;
+
+/* Is it named so, of a group of that name, or is the name "all"? */
+bool benchmark_answers_to(const struct benchmark *benchmark, const char *name);
+
+/* engine-targets: what the engine must reach for programs that embed it. */
+void row_metadata(struct bench *bench);
+void row_budget(struct bench *bench);
+void row_idle(struct bench *bench);
+void row_open(struct bench *bench);
+void row_resident_fault(struct bench *bench);
+void row_fill(struct bench *bench);
+void row_consumers(struct bench *bench);
+
+#endif

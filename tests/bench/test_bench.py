@@ -1,0 +1,127 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""What minnow-bench prints, refuses and compares; the numbers themselves are not tested here. PROGRAM."""
+import copy
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+import unittest
+
+PROGRAM = pathlib.Path(sys.argv.pop(1)).resolve()
+CHEAP = "engine-open"  # has values, no ratios
+RATIO = "engine-fault"
+KEYS = {"name", "benchmark", "value", "unit", "n", "min", "median", "max", "baseline", "ratio", "verdict"}
+
+
+def bench(*arguments):
+    return subprocess.run([PROGRAM, *arguments], capture_output=True, text=True, timeout=300, check=False)
+
+
+def measured(run):
+    return [result for result in run["results"] if "value" in result]
+
+
+class Bench(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        done = bench("run", CHEAP, RATIO, "--smoke", "--json")
+        assert done.returncode in (0, 77), done.stderr + done.stdout
+        cls.saved = json.loads(done.stdout)
+
+    def compare(self, before, *more):
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+            json.dump(before, file)
+            file.flush()
+            return bench("run", CHEAP, RATIO, "--smoke", "--compare", file.name, *more)
+
+    def test_list(self):
+        words, names = bench("list"), json.loads(bench("list", "--json").stdout)
+        self.assertEqual(words.returncode, 0)
+        self.assertGreater(len(names), 5)
+        self.assertEqual(len({entry["name"] for entry in names}), len(names))
+        for entry in names:
+            self.assertIn(entry["name"], words.stdout)
+
+    def test_refused(self):
+        for arguments in ([], ["fly"], ["run"], ["run", "nothing-of-that-name"], ["run", CHEAP, "--repeat", "0"],
+                          ["run", CHEAP, "--repeat", "x"], ["run", CHEAP, "--sideways"], ["list", CHEAP],
+                          ["run", CHEAP, "--compare", "/nonexistent"], ["run", CHEAP, "--compare", "/etc/hostname"]):
+            done = bench(*arguments)
+            self.assertEqual(done.returncode, 3, arguments)
+            self.assertEqual(done.stdout, "", arguments)
+            self.assertTrue(done.stderr, arguments)
+
+    def test_keys(self):
+        self.assertEqual(set(self.saved["benchmarks"]), {RATIO, CHEAP})
+        for result in measured(self.saved):
+            self.assertLessEqual(KEYS, set(result), result["name"])
+            self.assertLessEqual(result["min"], result["median"])
+            self.assertLessEqual(result["median"], result["max"])
+            if result["samples"]:
+                self.assertEqual(len(result["samples"]), result["n"])
+        ratios = [result for result in measured(self.saved) if result["ratio"] is not None]
+        self.assertTrue(ratios)
+        for result in ratios:
+            self.assertEqual(result["n"], len(result["ratios"]))
+            self.assertGreater(result["baseline"], 0)
+
+    def test_latencies_ascend(self):
+        found = [result["distribution"] for result in measured(self.saved) if "distribution" in result]
+        self.assertTrue(found)
+        for points in found:
+            self.assertEqual(points, sorted(points))
+            self.assertEqual(points[-1][0], 1)
+
+    def test_fingerprint(self):
+        mark = self.saved["fingerprint"]
+        for key in ("kernel", "cpu", "cpus", "nodes", "hugepages", "transparent_hugepages", "versions", "seed", "checksum"):
+            self.assertIn(key, mark)
+        self.assertEqual(mark["seed"], 1)
+
+    def test_same_work_same_checksum(self):
+        runs = [json.loads(bench("run", RATIO, "--smoke", "--json", "--seed", seed).stdout) for seed in "223"]
+        marks = [run["fingerprint"]["checksum"] for run in runs]
+        self.assertEqual(marks[0], marks[1])
+        self.assertNotEqual(marks[0], marks[2])
+
+    def test_compare_tells_what_is_worse_and_better(self):
+        before = copy.deepcopy(self.saved)
+        for result in measured(before):
+            if result["name"].startswith(CHEAP + "/rss"):
+                continue
+            factor = 0.001 if result["name"] == f"{CHEAP}/shmem" else 1000
+            for key in ("value", "low", "high", "median", "ratio", "ratio_low", "ratio_high"):
+                if result.get(key) is not None:
+                    result[key] *= factor
+        done = self.compare(before, "--json")
+        changes = {change["name"]: change for change in json.loads(done.stdout)["compare"]["changes"]}
+        self.assertEqual(changes[f"{CHEAP}/shmem"]["verdict"], "worse")
+        self.assertEqual(changes[f"{CHEAP}/graded"]["verdict"], "better")
+        self.assertEqual(changes[f"{RATIO}/same-cpu"]["of"], "ratio")
+        self.assertEqual(changes[f"{RATIO}/same-cpu"]["verdict"], "better")
+        self.assertEqual(done.returncode, 1)
+
+    def test_compare_keeps_to_the_noise(self):
+        before = copy.deepcopy(self.saved)
+        for result in measured(before):
+            for low, high in (("low", "high"), ("ratio_low", "ratio_high")):
+                if result.get(low) is not None:
+                    result[low], result[high] = result[low] / 1000, result[high] * 1000
+        done = self.compare(before)
+        self.assertIn("0 better, 0 worse", done.stdout)
+        self.assertIn(done.returncode, (0, 77))
+
+    def test_compare_tells_of_another_machine(self):
+        before = copy.deepcopy(self.saved)
+        before["fingerprint"]["kernel"] = "2.6.9-imaginary"
+        before["fingerprint"]["checksum"] = "0123456789abcdef"
+        done = self.compare(before)
+        self.assertIn("not the same kernel", done.stdout)
+        self.assertIn("2.6.9-imaginary", done.stdout)
+        self.assertIn("not the same checksum", done.stdout)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
