@@ -14,7 +14,7 @@ QEMU = "qemu-system-x86_64"
 HERE = os.path.dirname(os.path.realpath(__file__))
 TOOLS = os.path.join(HERE, "../../tools/qemu")
 DATA_MIB = 160
-MINNOW = AGENT = FOLDER = None  # set by run.py
+MINNOW = AGENT = FOLDER = None  # set by restores.py
 HUGE_PAGES = "/proc/sys/vm/nr_hugepages"
 
 

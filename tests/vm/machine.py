@@ -39,6 +39,17 @@ def memory(path, share, *more):
 INCOMING = ["-incoming", "defer"]
 
 
+def end_process(process):
+    """Ends a QEMU; one that hangs is killed."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
 class Console:
     """The listening end of a guest's serial line, made before the guest is: QEMU connects to it."""
 
@@ -218,18 +229,12 @@ class Machine:
         return private, found["Rss"] + found["Private_Hugetlb"] + found["Shared_Hugetlb"]
 
     def end(self):
-        """Ends the QEMU; its exit status. A QEMU that hangs is killed."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(10)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+        """Ends the QEMU; its exit status."""
+        end_process(self.process)
         self._monitor.close()
         self.console.close()
         self.log.close()
         return self.process.returncode
 
 
-__all__ = ["Machine", "Hang", "Qmp", "QmpError", "hardware", "memory", "INCOMING", "MEMORY_MIB"]
+__all__ = ["Machine", "Hang", "end_process", "Qmp", "QmpError", "hardware", "memory", "INCOMING", "MEMORY_MIB"]

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""run.py MINNOW AGENT FOLDER [unittest arguments]: the tests with real guests. FOLDER keeps the unpacked kernel from one
+"""restores.py MINNOW AGENT FOLDER [unittest arguments]: guests saved and restored. FOLDER keeps what is made for one
 run to the next. Exits 77, and says why, where no guest can run."""
 import os
 import sys

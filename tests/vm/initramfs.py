@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: MIT
+"""The file systems that guests boot into: busybox, modules of their kernel, and what is to run there."""
+import lzma
+import os
+import re
+import stat
+import subprocess
+
+APPLETS = ["sh", "awk", "cat", "chmod", "cp", "diff", "dmesg", "echo", "free", "grep", "insmod", "kill", "ls", "mkdir", "mktemp", "mount",
+           "rm", "sed", "sleep", "stty", "timeout", "dd", "md5sum", "wc"]
+VIRTIO = ["virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci"]
+
+
+# Of folders: what nothing in a guest needs, and what is large in Python's.
+LEFT_OUT = ["__pycache__", ".git", "test", "idlelib", "tkinter", "ensurepip", "lib2to3", "site-packages", "dist-packages"]
+
+
+class NotRunnable(RuntimeError):
+    """A program that cannot be taken along, and why."""
+
+
+def shared_objects(path):
+    """What a program needs to be started, as the host's loader finds it; nothing for what is linked statically."""
+    with open(path, "rb") as file:
+        if file.read(4) != b"\x7fELF":
+            return []
+    done = subprocess.run(["ldd", path], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True, check=False, env={**os.environ, "LC_ALL": "C"})
+    if "not a dynamic executable" in done.stdout + done.stderr or "statically linked" in done.stdout:
+        return []
+    lost = re.findall(r"^\s*(\S+) => not found", done.stdout, re.M)
+    if done.returncode or lost:
+        raise NotRunnable(f"ldd {path}: {', '.join(lost) + ' not found' if lost else done.stderr.strip()}")
+    return re.findall(r"(?:=> |^\s*)(/\S+) \(0x", done.stdout, re.M)
+
+
+class Initramfs:
+    """Files by their places in the guest."""
+
+    def __init__(self, kernel, busybox):
+        self.entries = {}
+        for name in ("dev", "proc", "root", "sys", "tmp"):
+            self.folder("/" + name)
+        self.copy("/bin/busybox", busybox)
+        for name in APPLETS:
+            self._add("/bin/" + name, stat.S_IFLNK | 0o777, b"busybox")
+        self.kernel = kernel
+
+    def _add(self, place, mode, data=b""):
+        parent = os.path.dirname(place)
+        if parent != "/":
+            self.folder(parent)
+        self.entries[place] = (mode, data)
+
+    def folder(self, place, permissions=0o755):
+        if place not in self.entries:
+            self._add(place, stat.S_IFDIR | permissions)
+
+    def write(self, place, content, permissions=0o755):
+        self._add(place, stat.S_IFREG | permissions, content)
+
+    def copy(self, place, source):
+        with open(source, "rb") as file:
+            self.write(place, file.read(), stat.S_IMODE(os.stat(source).st_mode))
+
+    def bring(self, path):
+        """A file of the host at the same place, with the shared objects it needs; or a folder with all that is in it."""
+        place = os.path.abspath(path)
+        if os.path.isdir(place):
+            self.folder(place)
+            for name in sorted(os.listdir(place)):
+                if name not in LEFT_OUT:
+                    self.bring(os.path.join(place, name))
+        elif place not in self.entries:
+            self.copy(place, place)
+            for name in shared_objects(place):
+                # The loader walks through the folders of its run path, also those that ".." leaves again.
+                self.folder(os.path.dirname(os.path.normpath(name)))
+                self.copy(os.path.normpath(name), name)
+
+    def modules(self, names):
+        """The commands that load these modules, in this order; one that is not there is built in."""
+        wanted = [name for name in names if name in self.kernel.modules]
+        for name in wanted:
+            source = self.kernel.modules[name]
+            if source.endswith(".xz"):
+                with lzma.open(source) as file:
+                    self.write(f"/modules/{name}.ko", file.read())
+            else:
+                self.copy(f"/modules/{name}.ko", source)
+        return "".join(f"insmod /modules/{name}.ko || echo '@error insmod {name}'\n" for name in wanted)
+
+    def save(self, path):
+        """Writes the format "newc", which the kernel unpacks. Folders come before what is in them."""
+        with open(path + ".partial", "wb") as out:
+            for number, (place, (mode, data)) in enumerate(sorted(self.entries.items()), 1):
+                _entry(out, number, place[1:], mode, data)
+            _entry(out, 0, "TRAILER!!!", 0, b"")
+        os.rename(path + ".partial", path)
+
+
+def _entry(out, number, name, mode, data):
+    encoded = name.encode() + b"\0"
+    fields = [number, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(encoded), 0]
+    out.write(b"070701" + b"".join(b"%08X" % field for field in fields) + encoded)
+    out.write(b"\0" * (-(6 + 13 * 8 + len(encoded)) % 4))
+    out.write(data + b"\0" * (-len(data) % 4))

@@ -1,0 +1,115 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Runs tests of a build folder inside guests, as meson knows them, and ends with 1 when one failed.
+
+A test that skips itself there does so for a reason, which is shown; one that hangs the guest costs that guest, and
+the tests behind it run in the next one.
+"""
+import argparse
+import glob
+import json
+import os
+import subprocess
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+import debian  # noqa: E402 (its folder was just named)
+import jobs  # noqa: E402
+
+SLOWER = 4  # how much more time a test may take than it may on the machine itself
+SKIPPED = 77
+ASK_PYTHON = "import sys, sysconfig; print(sys.executable); print(sysconfig.get_path('stdlib'))"
+
+
+def known_tests(build):
+    """What meson would run: a list of dictionaries."""
+    done = subprocess.run(["meson", "introspect", "--tests", build], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          text=True, check=True)
+    return json.loads(done.stdout)
+
+
+class Test:
+    """One test of the build folder, as a job for a guest."""
+
+    def __init__(self, about, build):
+        self.name = about["name"]
+        self.output = b""
+        self.word = None  # "ok", "skip" or "FAIL", once it has ended
+        self.error = None
+        # Meson runs tests in the build folder.
+        self.job = jobs.Job(about["cmd"], SLOWER * (about["timeout"] or 30), build, about["env"])
+        words = [os.path.join(build, word) for word in about["cmd"][1:]]
+        self.files = [word for word in words if os.path.exists(word)]
+        for folder in about["env"].get("LD_LIBRARY_PATH", "").split(":"):
+            self.files += glob.glob(folder + "/*.so*") if folder else []
+        if os.path.basename(about["cmd"][0]).startswith("python"):
+            self._bring_python()
+
+    def _bring_python(self):
+        """The interpreter's own modules, and those of the tests."""
+        answer = subprocess.run([self.job.command[0], "-c", ASK_PYTHON], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                text=True, check=True).stdout.split()
+        self.job.command[0] = answer[0]
+        self.files += [answer[1], *glob.glob(os.path.join(os.path.dirname(self.files[0]), "../*/*.py"))]
+
+    def tell(self):
+        """Prints how the test ended, and why if it did not pass."""
+        text = self.output.decode(errors="replace")
+        self.word, why = "FAIL", self.error or f"status {self.job.status}\n{text}"
+        if self.job.status == 0:
+            self.word, why = "ok", ""
+        elif self.job.status == SKIPPED:
+            said = [line.strip() for line in text.splitlines() if line.strip()]
+            self.word, why = "skip", next((line for line in said if "skip" in line.lower()), said[-1] if said else "no reason")
+        print(f"{self.word:4} {self.name:24} {self.job.seconds or 0:6.1f} s  {why}", flush=True)
+
+
+def run(shape, tests):
+    """Runs the tests in as many guests as it takes, and tells of each when it has ended."""
+    by_job = {id(test.job): test for test in tests}
+
+    def show(job, _, data):
+        if job:
+            by_job[id(job)].output += data
+
+    def ended(job):
+        by_job[id(job)].tell()
+
+    left = list(tests)
+    while left:
+        files = [file for test in left for file in test.files]
+        try:
+            jobs.Guest(shape, [test.job for test in left], show, files, ended).run()
+        except (jobs.Hang, jobs.GuestError) as error:
+            lost = next(test for test in left if test.job.status is None)
+            lost.error = f"{error}\n---- what the test wrote:\n{lost.output[-3000:].decode(errors='replace')}"
+            lost.tell()
+        left = [test for test in left if not test.word]
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="tests/vm/suite.py", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--kernel", choices=debian.SUITES, default="6.1")
+    parser.add_argument("--nodes", type=int, default=2, help="NUMA nodes (2)")
+    parser.add_argument("--node-memory", type=int, default=1536, metavar="MIB", help="MiB per node (1536)")
+    parser.add_argument("--suite", default="live", help="the tests of this suite (live)")
+    parser.add_argument("build", help="a build folder")
+    parser.add_argument("names", nargs="*", metavar="TEST", help="these tests alone")
+    chosen = parser.parse_args()
+    if why := jobs.lacking():
+        print(why)
+        return SKIPPED
+    found = [about for about in known_tests(chosen.build) if any(suite.endswith(":" + chosen.suite) for suite in about["suite"])]
+    unknown = set(chosen.names) - {about["name"] for about in found}
+    if unknown or not found:
+        parser.error(f"suite {chosen.suite} of {chosen.build} has no test {', '.join(sorted(unknown))}")
+    tests = [Test(about, os.path.abspath(chosen.build)) for about in found if not chosen.names or about["name"] in chosen.names]
+    print(f"Linux {debian.kernel(chosen.kernel).release}, {chosen.nodes} nodes", flush=True)
+    run(jobs.Shape(chosen.kernel, chosen.nodes, node_mib=chosen.node_memory), tests)
+    words = [test.word for test in tests]
+    print(f"{words.count('ok')} passed, {words.count('FAIL')} failed, {words.count('skip')} skipped")
+    return 1 if "FAIL" in words else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
