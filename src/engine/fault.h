@@ -11,6 +11,7 @@
 
 #include "base/histogram.h"
 #include "engine/fill.h"
+#include "engine/follow.h"
 #include "engine/view.h"
 #include "sys/thread.h"
 
@@ -53,6 +54,7 @@ struct mnw__fault_thread {
     unsigned fill_count;
     _Atomic uint64_t free_fills[MNW__FILL_SLOTS_MAX / 64];
     _Atomic uint64_t attention[MNW__FILL_SLOTS_MAX / 64];
+    struct mnw__follow follow;    /* lock */
     struct mnw__latency *latency; /* of this thread's node */
 };
 

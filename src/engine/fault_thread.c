@@ -30,6 +30,8 @@ struct batch {
     uint64_t pages[MNW__UFFD_BATCH];
     bool is_mapped[MNW__UFFD_BATCH];
     int count;
+    uint32_t faulter; /* of the last fault */
+    bool reads_ahead;
 };
 
 /*
@@ -78,6 +80,8 @@ static void serve_event(struct mnw__fault_thread *thread, struct mnw_view *view,
     }
     if (plan.count)
         mnw__fault_read_ahead(thread, view->cache, &plan);
+    batch->faulter = event->thread_id;
+    batch->reads_ahead |= plan.count > 0;
     batch->pages[batch->count] = page;
     batch->is_mapped[batch->count++] = outcome == MNW__OUTCOME_MAPPED;
     batch->mapped += outcome == MNW__OUTCOME_MAPPED;
@@ -94,6 +98,8 @@ static bool serve_batch(struct mnw__fault_thread *thread, struct mnw_view *view)
     struct batch batch;
     batch.pending = batch.mapped = 0;
     batch.count = 0;
+    batch.faulter = 0;
+    batch.reads_ahead = false;
     view->active = true;
     thread->batch_ns = mnw__clock_ns();
     thread->batch_progress = atomic_load(&thread->pool->progress);
@@ -101,6 +107,10 @@ static bool serve_batch(struct mnw__fault_thread *thread, struct mnw_view *view)
         serve_event(thread, view, &events[i], count == 1, &batch);
     if (count > 1)
         wake_batch(view, &batch);
+    if (batch.reads_ahead)
+        mnw__follow_defer(&thread->follow, thread->batch_ns);
+    else
+        mnw__follow_note(&thread->follow, count == 1 ? batch.faulter : 0, thread->batch_ns);
     return true;
 }
 

@@ -120,6 +120,7 @@ static int open_uffd(struct mnw_view *view) {
     uint64_t features = view->cache->pool->backing <= MNW_BACKING_GRADED
                             ? MNW__UFFD_MINOR_SHMEM | MNW__UFFD_MISSING_SHMEM
                             : MNW__UFFD_MINOR_HUGETLBFS | MNW__UFFD_MISSING_HUGETLBFS;
+    features |= MNW__UFFD_THREAD_ID; /* follow.h */
     if (view->cache->pool->has_poison)
         features |= MNW__UFFD_POISON;
     int fd = mnw__uffd_open(features);

@@ -7,12 +7,14 @@
 #include "sys/thread.h"
 
 #include "base/error.h"
+#include "sys/sysfs.h"
 
 #include <errno.h>
 #include <numa.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -108,6 +110,29 @@ int mnw__thread_start(struct mnw__thread *storage, const char *name, int node, v
 
 void mnw__thread_join(struct mnw__thread *storage) {
     must(pthread_join(((struct thread *)storage)->id, NULL));
+}
+
+/* The 39th field of /proc/PID/stat; the name before the third may hold anything, parentheses too. */
+int mnw__thread_cpu_of(uint32_t thread_id) {
+    char path[64], text[1024];
+    snprintf(path, sizeof(path), "/proc/%u/task/%u/stat", thread_id, thread_id);
+    if (mnw__sysfs_text(path, text, sizeof(text)) < 0)
+        return -1;
+    const char *at = strrchr(text, ')');
+    for (unsigned field = 2; at && field < 39; field++)
+        at = strchr(at + 1, ' ');
+    return at ? atoi(at) : -1;
+}
+
+void mnw__thread_move_to(int cpu) {
+    cpu_set_t allowed, there;
+    if (cpu == sched_getcpu() || cpu >= CPU_SETSIZE || sched_getaffinity(0, sizeof(allowed), &allowed) ||
+        !CPU_ISSET(cpu, &allowed))
+        return;
+    CPU_ZERO(&there);
+    CPU_SET(cpu, &there);
+    if (!sched_setaffinity(0, sizeof(there), &there))
+        sched_setaffinity(0, sizeof(allowed), &allowed);
 }
 
 void mnw__mutex_init(struct mnw__mutex *mutex) {

@@ -19,6 +19,17 @@ struct mnw__thread {
 int mnw__thread_start(struct mnw__thread *thread, const char *name, int node, void (*run)(void *), void *argument);
 void mnw__thread_join(struct mnw__thread *thread);
 
+/*
+ * The CPU that a thread of any process runs on, or ran on last; -1: not to be seen. Reads /proc: some microseconds.
+ * Never allocates.
+ */
+int mnw__thread_cpu_of(uint32_t thread_id);
+/*
+ * Moves the calling thread to the CPU, if it may run there; where it runs from then on is up to the scheduler again.
+ * A change of its affinity by others in the same instant is lost.
+ */
+void mnw__thread_move_to(int cpu);
+
 struct mnw__mutex {
     uint64_t storage[6];
 };

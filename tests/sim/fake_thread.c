@@ -39,6 +39,17 @@ void mnw__thread_join(struct mnw__thread *thread) {
     threads[fiber_process_of((int)thread->storage[0])]--;
 }
 
+/* Whatever is said here must not matter to any page. */
+int mnw__thread_cpu_of(uint32_t thread_id) {
+    fake_call("stat of a thread");
+    return (int)(thread_id % 2);
+}
+
+void mnw__thread_move_to(int cpu) {
+    (void)cpu;
+    fake_call("sched_setaffinity");
+}
+
 /* ---- mutexes ------------------------------------------------------------------------------------------- */
 
 static struct mutex *mutex_of(struct mnw__mutex *mutex) {
