@@ -15,6 +15,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#ifndef UFFD_FEATURE_WP_ASYNC
+#define UFFD_FEATURE_WP_ASYNC (1 << 15)
+#endif
 #define PAGE     4096
 #define HUGE_2M  (21u << 26) /* MFD_HUGE_2MB and MFD_HUGE_1GB, which the C library's header lacks */
 #define HUGE_1G  (30u << 26)
@@ -104,9 +107,10 @@ static int map_both(struct area *area) {
 }
 
 int area_fill(struct area *area, const struct scratch *contents) {
-    /* Without this a pool that is too small would be SIGBUS below. */
-    if ((area->kind == AREA_2M || area->kind == AREA_1G) && fallocate(area->fd, 0, 0, (off_t)area->length))
-        return -errno;
+    /* Without this a pool that is too small would be SIGBUS below. Work of other threads may interrupt it. */
+    while ((area->kind == AREA_2M || area->kind == AREA_1G) && fallocate(area->fd, 0, 0, (off_t)area->length))
+        if (errno != EINTR)
+            return -errno;
     for (size_t at = 0; at < area->length; at += CHUNK) {
         ssize_t got = pread(contents->fd, area->alias + at, CHUNK, (off_t)(at % contents->size_bytes));
         if (got != (ssize_t)CHUNK)
@@ -169,4 +173,15 @@ int uffd_open(uint64_t features, int flags) {
 int uffd_arm(int uffd, volatile const void *data, size_t length, uint64_t modes) {
     struct uffdio_register range = {.range = {.start = (uintptr_t)data, .len = length}, .mode = modes};
     return ioctl(uffd, UFFDIO_REGISTER, &range) ? -errno : 0;
+}
+
+int fault_around_off(volatile const void *data, size_t length) {
+    int uffd = uffd_open(UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_ASYNC, 0);
+    if (uffd < 0)
+        return uffd;
+    int error = uffd_arm(uffd, data, length, UFFDIO_REGISTER_MODE_WP);
+    if (!error)
+        return uffd;
+    close(uffd);
+    return error;
 }

@@ -35,6 +35,12 @@ int area_open(struct area *area, enum area_kind kind, size_t length, const struc
 void area_close(struct area *area);
 
 int area_fill(struct area *area, const struct scratch *contents);
+/*
+ * From here on the kernel maps one page for one fault of this range, not the neighbours too: write-protect mode, in
+ * which reads raise no event, turns its fault-around off. The descriptor keeps it so; a negative errno where there is
+ * no such mode (before 6.7).
+ */
+int fault_around_off(volatile const void *data, size_t length);
 /* Forgets what the view has mapped; the pages stay. */
 void area_zap(const struct area *area);
 /* Gives the pages up. */

@@ -19,16 +19,15 @@
 static void answer(struct handler *handler, uint64_t address) {
     uint64_t page = address & ~(uint64_t)(handler->page_bytes - 1), offset = page - (uintptr_t)handler->data;
     int error;
+    /* Before the faulting thread goes on and looks. */
+    atomic_fetch_add_explicit(&handler->faults, 1, memory_order_relaxed);
     if (handler->answer == ANSWER_COPY) {
-        struct uffdio_copy copy = {.dst = page,
-                                   .src = (uintptr_t)handler->source + offset % handler->source_length,
-                                   .len = handler->page_bytes};
+        struct uffdio_copy copy = {.dst = page, .src = (uintptr_t)handler->source + offset, .len = handler->page_bytes};
         error = ioctl(handler->uffd, UFFDIO_COPY, &copy);
     } else {
         struct uffdio_continue range = {.range = {.start = page, .len = handler->page_bytes}};
         if (handler->answer == ANSWER_FILL)
-            memcpy(handler->area->alias + offset, handler->source + offset % handler->source_length,
-                   handler->page_bytes);
+            memcpy(handler->area->alias + offset, handler->source + offset, handler->page_bytes);
         error = ioctl(handler->uffd, UFFDIO_CONTINUE, &range);
     }
     /* Another fault on the page came first: nobody has woken this one. */
@@ -36,7 +35,6 @@ static void answer(struct handler *handler, uint64_t address) {
         struct uffdio_range range = {.start = page, .len = handler->page_bytes};
         ioctl(handler->uffd, UFFDIO_WAKE, &range);
     }
-    atomic_fetch_add_explicit(&handler->faults, 1, memory_order_relaxed);
 }
 
 /* ---- in a thread ---- */
@@ -133,11 +131,18 @@ static volatile const unsigned char *map_anonymous(const struct area *area) {
     return at;
 }
 
+/* As long as the area, so that any page of it has its bytes in one piece. */
 static int take_source(struct handler *handler, const struct scratch *contents) {
-    handler->source_length = contents->size_bytes;
-    void *at = mmap(NULL, contents->size_bytes, PROT_READ, MAP_SHARED | MAP_POPULATE, contents->fd, 0);
-    handler->source = at == MAP_FAILED ? NULL : at;
-    return handler->source ? 0 : -ENOMEM;
+    handler->source_length = (handler->length + contents->size_bytes - 1) / contents->size_bytes * contents->size_bytes;
+    void *at = mmap(NULL, handler->source_length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (at == MAP_FAILED)
+        return -ENOMEM;
+    handler->source = at;
+    for (size_t done = 0; done < handler->source_length; done += contents->size_bytes)
+        if (mmap(handler->source + done, contents->size_bytes, PROT_READ, MAP_SHARED | MAP_POPULATE | MAP_FIXED,
+                 contents->fd, 0) == MAP_FAILED)
+            return -errno;
+    return 0;
 }
 
 static int arm(struct handler *handler) {

@@ -4,6 +4,13 @@
 #include <string.h>
 
 const struct benchmark benchmarks[] = {
+    {"kernel-faults", "bare", "what a fault takes that the kernel handles alone, by what is mapped",
+     bench_kernel_faults},
+    {"handlers", "bare", "what a fault takes that a textbook handler handles, by kind of pages", bench_handlers},
+    {"threads", "bare", "the same faults by 1 to 64 threads", bench_threads},
+    {"range-continue", "bare", "UFFDIO_CONTINUE of 1 to 512 pages", bench_range_continue},
+    {"operations", "bare", "zap, punch, promote, poison, write-protect", bench_operations},
+    {"fills", "bare", "ways to bring a file into fresh pages", bench_fills},
     {"engine-metadata", "engine-targets", "anonymous memory per 4 KiB of store, by backing", row_metadata},
     {"engine-budget", "engine-targets", "resident bytes over the budget, seen from outside", row_budget},
     {"engine-idle", "engine-targets", "CPU of a process with 8 views that nobody reads", row_idle},
@@ -16,6 +23,7 @@ const struct benchmark benchmarks[] = {
 const unsigned benchmark_count = sizeof(benchmarks) / sizeof(benchmarks[0]);
 
 const struct benchmark_group benchmark_groups[] = {
+    {"bare", "what user-space paging costs on this machine, minnow beside it where it can do the same"},
     {"engine-targets", "what the engine must reach for those who embed it"},
 };
 const unsigned benchmark_group_count = sizeof(benchmark_groups) / sizeof(benchmark_groups[0]);

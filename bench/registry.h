@@ -21,6 +21,14 @@ extern const unsigned benchmark_group_count;
 /* Is it named so, of a group of that name, or is the name "all"? */
 bool benchmark_answers_to(const struct benchmark *benchmark, const char *name);
 
+/* bare: the mechanism without minnow. */
+void bench_kernel_faults(struct bench *bench);
+void bench_handlers(struct bench *bench);
+void bench_threads(struct bench *bench);
+void bench_range_continue(struct bench *bench);
+void bench_operations(struct bench *bench);
+void bench_fills(struct bench *bench);
+
 /* engine-targets: what the engine must reach for programs that embed it. */
 void row_metadata(struct bench *bench);
 void row_budget(struct bench *bench);

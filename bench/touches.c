@@ -25,7 +25,7 @@ static uint64_t faults_so_far(const struct touches *touches) {
     return (uint64_t)(usage.ru_minflt + usage.ru_majflt);
 }
 
-static void reset(const struct touches *touches) {
+void touches_reset(const struct touches *touches) {
     if (touches->reset)
         touches->reset(touches->reset_data);
     else if (touches->handler)
@@ -34,20 +34,28 @@ static void reset(const struct touches *touches) {
         madvise((void *)(uintptr_t)touches->data, touches->length, MADV_DONTNEED);
 }
 
+uint64_t touches_first(const struct touches *touches, const struct bench_turn *turn) {
+    return turn->seed % (touches->length / touches->page_bytes);
+}
+
 /* Another stretch of one fixed shuffle in every round, so that no two rounds touch the same pages in a row. */
-static uint64_t page_of(const struct touches *touches, uint64_t first, uint64_t index) {
+uint64_t touches_page(const struct touches *touches, uint64_t first, uint64_t index) {
     uint64_t pages = touches->length / touches->page_bytes;
     return touches->order == TOUCH_RANDOM ? pattern_scatter((first + index) % pages, pages) : (first + index) % pages;
 }
 
 static void touch_all(struct touches *touches, struct bench_turn *turn, double *ns) {
-    uint64_t pages = touches->length / touches->page_bytes, first = turn->seed % pages;
+    uint64_t pages = touches->length / touches->page_bytes, first = touches_first(touches, turn);
     for (unsigned i = 0; i < touches->count; i++) {
         if (i % pages == 0)
-            reset(touches);
-        size_t at = page_of(touches, first, i) * touches->page_bytes;
+            touches_reset(touches);
+        size_t at = touches_page(touches, first, i) * touches->page_bytes;
         uint64_t begin_ns = clock_ns();
-        unsigned char byte = touches->data[at];
+        unsigned char byte = 0;
+        if (touches->write)
+            ((volatile unsigned char *)(uintptr_t)touches->data)[at] = byte;
+        else
+            byte = touches->data[at];
         ns[i] = (double)(clock_ns() - begin_ns);
         turn->sum += byte;
     }

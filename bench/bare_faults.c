@@ -1,0 +1,340 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One fault: what the kernel takes by itself, what textbook handlers take, and minnow beside them, by kind of pages.
+ * kernel-faults and handlers.
+ */
+#include "fills.h"
+#include "measure.h"
+#include "registry.h"
+#include "touches.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define LENGTH     (64 * MIB)
+#define GIB        ((size_t)1 << 30)
+#define HUGE       ((size_t)2 << 20)
+#define TOUCHES    1000
+#define HUGE_COUNT 96
+#define GIB_COUNT  4
+
+static size_t length_of(enum area_kind kind) {
+    return kind == AREA_1G ? GIB : LENGTH;
+}
+
+static unsigned count_of(const struct bench *bench, size_t page_bytes) {
+    unsigned count = page_bytes < HUGE ? TOUCHES : page_bytes < GIB ? HUGE_COUNT : GIB_COUNT;
+    return bench->smoke && count > GIB_COUNT ? count / 4 : count;
+}
+
+/* ---- kernel-faults ---- */
+
+#define KERNEL_ARMS 16
+
+struct kernel {
+    struct bench *bench;
+    const struct scratch *scratch;
+    struct area areas[KERNEL_ARMS];
+    struct touches touches[KERNEL_ARMS];
+    struct bench_arm arms[KERNEL_ARMS];
+    void *mappings[KERNEL_ARMS];
+    int quiet[KERNEL_ARMS]; /* descriptors of those without fault-around, plus 1 */
+    unsigned count;
+};
+
+static void punch_all(void *area) {
+    area_punch(area, 0, ((struct area *)area)->length);
+}
+
+/* False, and told, where the kernel cannot be kept from mapping neighbours. */
+static bool keep_around_off(struct kernel *kernel, const char *name, volatile const void *data, size_t length) {
+    int uffd = fault_around_off(data, length);
+    if (uffd < 0)
+        bench_skip(kernel->bench, name, "fault-around cannot be turned off here: %s", strerror(-uffd));
+    else
+        kernel->quiet[kernel->count] = uffd + 1;
+    return uffd >= 0;
+}
+
+static struct touches *add_arm(struct kernel *kernel, const char *name, volatile const void *data, size_t length,
+                               size_t page_bytes) {
+    unsigned i = kernel->count++;
+    kernel->touches[i] = (struct touches){
+        .data = data, .length = length, .page_bytes = page_bytes, .count = count_of(kernel->bench, page_bytes)};
+    kernel->arms[i] = (struct bench_arm){
+        .name = name, .unit = "ns", .turn = touches_turn, .context = &kernel->touches[i], .detail = touches_detail};
+    return &kernel->touches[i];
+}
+
+/* Pages that are in the file: the fault only maps them. */
+static void add_resident(struct kernel *kernel, const char *name, enum area_kind kind, bool around) {
+    struct area *area = &kernel->areas[kernel->count];
+    int error = area_open(area, kind, length_of(kind), kernel->scratch);
+    if (error) {
+        bench_skip(kernel->bench, name, "%s", strerror(-error));
+        return;
+    }
+    if (kind == AREA_4K && !around && !keep_around_off(kernel, name, area->view, area->length)) {
+        area_close(area);
+        return;
+    }
+    struct touches *touches = add_arm(kernel, name, area->view, area->length, area->huge_bytes);
+    touches->order = around ? TOUCH_SEQUENTIAL : TOUCH_RANDOM;
+    touches->any_faults = around;
+}
+
+/* Pages that are not: the fault makes them. */
+static void add_fresh(struct kernel *kernel, const char *name, enum area_kind kind) {
+    struct area *area = &kernel->areas[kernel->count];
+    int error = area_open(area, kind, length_of(kind), NULL);
+    if (error) {
+        bench_skip(kernel->bench, name, "%s", strerror(-error));
+        return;
+    }
+    struct touches *touches = add_arm(kernel, name, area->alias, area->length, area->huge_bytes);
+    touches->reset = punch_all;
+    touches->reset_data = area;
+    touches->write = true;
+}
+
+static void add_mapping(struct kernel *kernel, const char *name, int fd, int advice, bool around) {
+    int flags = fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
+    void *at = mmap(NULL, LENGTH, fd < 0 ? PROT_READ | PROT_WRITE : PROT_READ, flags | MAP_NORESERVE, fd, 0);
+    if (at == MAP_FAILED) {
+        bench_break(kernel->bench, name, "could not be mapped");
+        return;
+    }
+    madvise(at, LENGTH, advice);
+    if (fd >= 0 && !around && !keep_around_off(kernel, name, at, LENGTH)) {
+        munmap(at, LENGTH);
+        return;
+    }
+    kernel->mappings[kernel->count] = at;
+    struct touches *touches = add_arm(kernel, name, at, LENGTH, advice == MADV_HUGEPAGE ? HUGE : 4096);
+    touches->order = around ? TOUCH_SEQUENTIAL : TOUCH_RANDOM;
+    touches->any_faults = around;
+    touches->write = fd < 0;
+}
+
+void bench_kernel_faults(struct bench *bench) {
+    static struct kernel kernel;
+    struct scratch scratch;
+    if (scratch_warm(&scratch, bench->directory, LENGTH)) {
+        bench_break(bench, NULL, "no scratch file in %s", bench->directory);
+        return;
+    }
+    memset(&kernel, 0, sizeof(kernel));
+    kernel.bench = bench;
+    kernel.scratch = &scratch;
+    add_resident(&kernel, "tmpfs-4K", AREA_4K, false);
+    add_resident(&kernel, "tmpfs-4K-around", AREA_4K, true);
+    add_resident(&kernel, "tmpfs-huge", AREA_GRADED, false);
+    add_resident(&kernel, "hugetlb-2M", AREA_2M, false);
+    add_resident(&kernel, "hugetlb-1G", AREA_1G, false);
+    add_mapping(&kernel, "file-4K", scratch.fd, MADV_NORMAL, false);
+    add_mapping(&kernel, "file-4K-around", scratch.fd, MADV_NORMAL, true);
+    add_fresh(&kernel, "fresh-tmpfs-4K", AREA_4K);
+    add_fresh(&kernel, "fresh-tmpfs-huge", AREA_GRADED);
+    add_fresh(&kernel, "fresh-hugetlb-2M", AREA_2M);
+    add_mapping(&kernel, "fresh-anonymous-4K", -1, MADV_NOHUGEPAGE, false);
+    add_mapping(&kernel, "fresh-anonymous-2M", -1, MADV_HUGEPAGE, false);
+    bench_take_turns(bench, kernel.arms, kernel.count);
+    for (unsigned i = 0; i < kernel.count; i++) {
+        if (kernel.mappings[i])
+            munmap(kernel.mappings[i], LENGTH);
+        if (kernel.quiet[i])
+            close(kernel.quiet[i] - 1);
+        if (kernel.areas[i].alias)
+            area_close(&kernel.areas[i]);
+    }
+    scratch_close(&scratch);
+}
+
+/* ---- handlers ---- */
+
+static const struct way {
+    const char *name;
+    enum handler_kind kind;
+    enum handler_answer answer;
+    int thread_cpu; /* rank; -1: there is no thread */
+} ways[] = {
+    {"thread-same-cpu", HANDLER_BLOCKING, ANSWER_CONTINUE, 0},
+    {"thread-other-cpu", HANDLER_BLOCKING, ANSWER_CONTINUE, 1},
+    {"thread-spinning", HANDLER_SPINNING, ANSWER_CONTINUE, 1},
+    {"sigbus", HANDLER_SIGBUS, ANSWER_CONTINUE, -1},
+    {"missing-continue", HANDLER_BLOCKING, ANSWER_FILL, 0},
+    {"missing-copy", HANDLER_BLOCKING, ANSWER_COPY, 0},
+};
+#define WAYS (sizeof(ways) / sizeof(ways[0]))
+#define ARMS (WAYS + 2) /* the kernel alone, and minnow */
+
+struct handlers {
+    struct bench *bench;
+    enum area_kind kind;
+    const struct scratch *scratch;
+    struct area areas[ARMS];
+    struct handler handlers[ARMS];
+    struct touches touches[ARMS];
+    struct bench_arm arms[ARMS];
+    char names[ARMS][48];
+    struct rig rig;
+    int quiet; /* keeps the kernel's fault-around off */
+    unsigned count;
+};
+
+static const char *name_arm(struct handlers *handlers, const char *name) {
+    char *text = handlers->names[handlers->count];
+    snprintf(text, sizeof(handlers->names[0]), "%s-%s", name, area_names[handlers->kind]);
+    return text;
+}
+
+static struct touches *add_touches(struct handlers *handlers, const char *series, volatile const void *data,
+                                   size_t page_bytes) {
+    const char *name = name_arm(handlers, series);
+    unsigned i = handlers->count++;
+    handlers->touches[i] = (struct touches){.data = data,
+                                            .length = length_of(handlers->kind),
+                                            .page_bytes = page_bytes,
+                                            .count = count_of(handlers->bench, page_bytes)};
+    handlers->arms[i] = (struct bench_arm){
+        .name = name,
+        .unit = "ns",
+        .turn = touches_turn,
+        .context = &handlers->touches[i],
+        .against = {i ? handlers->arms[0].name : NULL}, /* the kernel, where it could be had */
+        .same_work = true,
+        .series = series,
+        .by = handlers->kind == AREA_GRADED ? NULL : "page KiB",
+        .at = (double)page_bytes / 1024,
+        .detail = touches_detail,
+    };
+    return &handlers->touches[i];
+}
+
+/* Not for graded: without a handler the kernel maps 2 MiB at once. */
+static void add_kernel(struct handlers *handlers) {
+    if (handlers->kind == AREA_GRADED)
+        return;
+    struct area *area = &handlers->areas[handlers->count];
+    int error = area_open(area, handlers->kind, length_of(handlers->kind), handlers->scratch);
+    if (error) {
+        bench_skip(handlers->bench, name_arm(handlers, "kernel"), "%s", strerror(-error));
+        return;
+    }
+    if (area->page_bytes == 4096 && (handlers->quiet = fault_around_off(area->view, area->length)) < 0) {
+        bench_skip(handlers->bench, name_arm(handlers, "kernel"), "fault-around cannot be turned off here: %s",
+                   strerror(-handlers->quiet));
+        area_close(area);
+        return;
+    }
+    add_touches(handlers, "kernel", area->view, area->page_bytes);
+}
+
+static void add_way(struct handlers *handlers, const struct way *way) {
+    struct area *area = &handlers->areas[handlers->count];
+    struct handler *handler = &handlers->handlers[handlers->count];
+    size_t length = length_of(handlers->kind);
+    if (way->thread_cpu >= cpu_count()) {
+        bench_skip(handlers->bench, name_arm(handlers, way->name), "there is one CPU");
+        return;
+    }
+    int error = area_open(area, handlers->kind, length, way->answer == ANSWER_FILL ? NULL : handlers->scratch);
+    if (!error && way->answer == ANSWER_COPY && !area_provide(handlers->kind, length))
+        error = -ENOMEM;
+    if (!error)
+        error = handler_open(handler, area, way->kind, way->answer, handlers->scratch);
+    if (error) {
+        if (area->alias)
+            area_close(area);
+        bench_skip(handlers->bench, name_arm(handlers, way->name), "%s", strerror(-error));
+        return;
+    }
+    struct touches *touches = add_touches(handlers, way->name, handler->data, area->page_bytes);
+    touches->handler = handler;
+    touches->thread = handler->thread_id;
+    touches->thread_cpu = way->thread_cpu;
+    /* A gigabyte is moved for each: one will do. */
+    if (way->answer != ANSWER_CONTINUE && handlers->kind == AREA_1G)
+        touches->count = 1;
+}
+
+static void add_minnow(struct handlers *handlers) {
+    /* The reclaimer keeps some free, of 1 GiB pages one. */
+    uint64_t budget = handlers->kind == AREA_1G ? 2 * GIB : fill_budget(LENGTH);
+    if (!area_provide(handlers->kind, budget) ||
+        rig_open(&handlers->rig, handlers->scratch, fill_backing(handlers->kind), budget)) {
+        bench_skip(handlers->bench, name_arm(handlers, "minnow"), "%s", "huge pages missing, or not to be opened");
+        return;
+    }
+    for (size_t at = 0; at < handlers->rig.length; at += handlers->rig.page_bytes)
+        (void)handlers->rig.data[at];
+    struct touches *touches = add_touches(handlers, "minnow", handlers->rig.data, handlers->rig.page_bytes);
+    touches->rig = &handlers->rig;
+    touches->thread = find_thread("mnw-fault-0");
+    touches->any_faults = handlers->kind == AREA_GRADED; /* promoted, one fault maps 2 MiB */
+}
+
+static void close_all(struct handlers *handlers) {
+    for (unsigned i = 0; i < ARMS; i++) {
+        handler_close(&handlers->handlers[i]);
+        if (handlers->areas[i].alias)
+            area_close(&handlers->areas[i]);
+    }
+    rig_close(&handlers->rig);
+    if (handlers->quiet > 0)
+        close(handlers->quiet);
+    handlers->quiet = 0;
+}
+
+/* Of 1 GiB pages there is one at a time, so those ways are measured one after the other. */
+static void measure_handlers(struct bench *bench, enum area_kind kind, const struct scratch *scratch) {
+    static struct handlers handlers;
+    unsigned repeat = bench->repeat;
+    memset(&handlers, 0, sizeof(handlers));
+    handlers.bench = bench;
+    handlers.kind = kind;
+    handlers.scratch = scratch;
+    if (kind == AREA_1G)
+        bench->repeat = (repeat + 2) / 3;
+    else if (!area_provide(kind, (ARMS + 2) * LENGTH)) {
+        bench_skip(bench, area_names[kind], "this machine could not give the huge pages");
+        return;
+    }
+    for (unsigned i = 0; i < ARMS; i++) {
+        /* Making 1 GiB pages takes seconds. */
+        if (kind == AREA_1G && bench->smoke && i != 1)
+            continue;
+        if (i == 0)
+            add_kernel(&handlers);
+        else if (i <= WAYS)
+            add_way(&handlers, &ways[i - 1]);
+        else
+            add_minnow(&handlers);
+        if (kind != AREA_1G || !handlers.count)
+            continue;
+        handlers.arms[0].against[0] = NULL;
+        handlers.arms[0].same_work = false;
+        bench_take_turns(bench, handlers.arms, handlers.count);
+        close_all(&handlers);
+        handlers.count = 0;
+        memset(handlers.areas, 0, sizeof(handlers.areas));
+    }
+    if (kind != AREA_1G)
+        bench_take_turns(bench, handlers.arms, handlers.count);
+    close_all(&handlers);
+    bench->repeat = repeat;
+}
+
+void bench_handlers(struct bench *bench) {
+    struct scratch scratch;
+    if (scratch_warm(&scratch, bench->directory, LENGTH)) {
+        bench_break(bench, NULL, "no scratch file in %s", bench->directory);
+        return;
+    }
+    for (enum area_kind kind = 0; kind < AREA_KINDS; kind++)
+        measure_handlers(bench, kind, &scratch);
+    scratch_close(&scratch);
+}

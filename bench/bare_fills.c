@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: MIT */
+/* Ways to bring a file into fresh pages of each kind by hand, and minnow beside them. */
+#include "fills.h"
+#include "registry.h"
+
+#include <stdio.h>
+
+#define WAYS 8
+
+static const struct way {
+    const char *name;
+    enum fill_way way;
+    unsigned depth;
+} ways[WAYS] = {
+    {"pread", FILL_PREAD, 0},     {"populate", FILL_POPULATE, 0}, {"sendfile", FILL_SENDFILE, 0},
+    {"io_uring", FILL_URING, 1},  {"io_uring", FILL_URING, 4},    {"io_uring", FILL_URING, 16},
+    {"io_uring", FILL_URING, 64}, {"minnow", FILL_MINNOW, 0},
+};
+
+static bool fits(const struct way *way, enum area_kind kind) {
+    return way->way != FILL_SENDFILE || kind == AREA_4K || kind == AREA_GRADED;
+}
+
+static void measure(struct bench *bench, enum area_kind kind, const struct scratch *scratch) {
+    struct fill fills[WAYS];
+    struct bench_arm arms[WAYS];
+    char names[WAYS][48], first[48];
+    unsigned count = 0;
+    for (unsigned i = 0; i < WAYS; i++) {
+        if (!fits(&ways[i], kind))
+            continue;
+        if (ways[i].depth)
+            snprintf(names[count], sizeof(names[count]), "%s-%u-%s", ways[i].name, ways[i].depth, area_names[kind]);
+        else
+            snprintf(names[count], sizeof(names[count]), "%s-%s", ways[i].name, area_names[kind]);
+        fills[count] = (struct fill){.scratch = scratch, .kind = kind, .way = ways[i].way, .depth = ways[i].depth};
+        arms[count] = (struct bench_arm){.name = names[count],
+                                         .unit = "MiB/s",
+                                         .turn = fill_turn,
+                                         .context = &fills[count],
+                                         .same_work = true,
+                                         .series = area_names[kind],
+                                         .against = {count ? first : NULL}};
+        if (ways[i].depth) {
+            arms[count].by = "depth";
+            arms[count].at = ways[i].depth;
+        }
+        if (!count)
+            snprintf(first, sizeof(first), "%s", names[0]);
+        count++;
+    }
+    bench_take_turns(bench, arms, count);
+}
+
+void bench_fills(struct bench *bench) {
+    struct scratch scratch;
+    if (scratch_warm(&scratch, bench->directory, (bench->smoke ? 32 : 512) * MIB)) {
+        bench_break(bench, NULL, "no scratch file in %s", bench->directory);
+        return;
+    }
+    for (enum area_kind kind = 0; kind < AREA_1G; kind++) {
+        if (area_provide(kind, fill_budget(scratch.size_bytes)))
+            measure(bench, kind, &scratch);
+        else
+            bench_skip(bench, area_names[kind], "this machine could not give the huge pages");
+    }
+    scratch_close(&scratch);
+}
