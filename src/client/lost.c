@@ -8,6 +8,7 @@
 #include "base/bits.h"
 #include "base/error.h"
 #include "client/client.h"
+#include "sys/backing.h"
 #include "sys/thread.h"
 #include "sys/uffd.h"
 
@@ -128,7 +129,7 @@ int mnw_client_zero(struct mnw_client_view *view, uint64_t offset, uint64_t leng
         length > view->length - offset)
         return mnw__fail(-EINVAL, "%s: %llu bytes at %llu are not whole pages of %zu inside the view's %zu bytes", call,
                          (unsigned long long)length, (unsigned long long)offset, view->page_bytes, view->length);
-    if (view->image->backing == MNW_BACKING_HUGETLB_2M || view->image->backing == MNW_BACKING_HUGETLB_1G)
+    if (mnw__backing_is_hugetlb(view->image->backing))
         return mnw__fail(-EOPNOTSUPP, "%s: the kernel has no page of zeros for hugetlb; write the zeros", call);
     error = zero_pages(view, view->address + offset, length);
     return error ? mnw__fail(error, "%s: %llu bytes at %llu: %s", call, (unsigned long long)length,

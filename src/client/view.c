@@ -27,13 +27,8 @@
 
 /* ---- the userfaultfd ---- */
 
-static bool is_huge(const struct mnw__image *image) {
-    return image->backing == MNW_BACKING_HUGETLB_2M || image->backing == MNW_BACKING_HUGETLB_1G;
-}
-
 static uint64_t features_of(const struct mnw__image *image, unsigned flags, uint64_t offered) {
-    uint64_t features = is_huge(image) ? MNW__UFFD_MISSING_HUGETLBFS | MNW__UFFD_MINOR_HUGETLBFS
-                                       : MNW__UFFD_MISSING_SHMEM | MNW__UFFD_MINOR_SHMEM;
+    uint64_t features = mnw__uffd_fault_features(mnw__backing_is_hugetlb(image->backing));
     features |= MNW__UFFD_EVENT_REMAP | MNW__UFFD_EVENT_UNMAP | MNW__UFFD_THREAD_ID | (offered & MNW__UFFD_POISON);
     return flags & MNW_CLIENT_FOLLOW_FORK ? features | MNW__UFFD_EVENT_FORK : features;
 }

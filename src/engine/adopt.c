@@ -238,7 +238,7 @@ static void set_sources(struct walk *walk) {
 
 /* What nobody knows of may have been written to. */
 static bool may_be_copied(const struct mnw_cache *cache, bool is_known) {
-    return cache->backing.kind > MNW_BACKING_GRADED && (!is_known || mnw__words_tell_copies(cache));
+    return mnw__backing_is_hugetlb(cache->backing.kind) && (!is_known || mnw__words_tell_copies(cache));
 }
 
 int mnw__adopt(struct mnw_cache *cache, bool is_known) {

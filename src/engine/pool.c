@@ -203,7 +203,7 @@ static int check_uffd(struct mnw_pool *pool, const struct mnw_pool_options *opti
         return mnw__fail(-EPERM, "pool: this process may only watch faults of user code, and system calls given an "
                                  "untouched pointer would fail with EFAULT; sysctl vm.unprivileged_userfaultfd=1, or "
                                  "access to /dev/userfaultfd, or accept it by the option user_faults_only");
-    bool huge = pool->backing == MNW_BACKING_HUGETLB_2M || pool->backing == MNW_BACKING_HUGETLB_1G;
+    bool huge = mnw__backing_is_hugetlb(pool->backing);
     uint64_t needed = huge ? MNW__UFFD_MINOR_HUGETLBFS | MNW__UFFD_MISSING_HUGETLBFS
                            : MNW__UFFD_MINOR_SHMEM | MNW__UFFD_MISSING_SHMEM;
     if ((probe.features & needed) != needed)

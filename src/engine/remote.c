@@ -42,7 +42,7 @@ void mnw__remote_forget_all(void) {
 /* ---- what was said ---- */
 
 static bool is_hugetlb(const struct mnw_cache *cache) {
-    return cache->backing.kind == MNW_BACKING_HUGETLB_2M || cache->backing.kind == MNW_BACKING_HUGETLB_1G;
+    return mnw__backing_is_hugetlb(cache->backing.kind);
 }
 
 static int check_address(const struct mnw_view *view, uint64_t address, size_t length) {
@@ -101,8 +101,7 @@ static int take_options(struct mnw_view *view, const struct mnw_attach_options *
 }
 
 static int check_features(const struct mnw_cache *cache, const struct mnw__uffd_description *description) {
-    uint64_t needed = is_hugetlb(cache) ? MNW__UFFD_MINOR_HUGETLBFS | MNW__UFFD_MISSING_HUGETLBFS
-                                        : MNW__UFFD_MINOR_SHMEM | MNW__UFFD_MISSING_SHMEM;
+    uint64_t needed = mnw__uffd_fault_features(is_hugetlb(cache));
     needed |= MNW__UFFD_EVENT_REMAP | MNW__UFFD_EVENT_UNMAP;
     if (cache->pool->has_poison)
         needed |= MNW__UFFD_POISON;

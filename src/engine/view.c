@@ -110,16 +110,14 @@ static int check_flags(struct mnw_view *view, const struct mnw_view_options *opt
         return mnw__fail(-EINVAL, "view: unknown flags 0x%x", flags & ~(unsigned)MNW_VIEW_WRITE);
     view->writable = flags & MNW_VIEW_WRITE;
     enum mnw_backing kind = view->cache->backing.kind;
-    if (view->writable && (kind == MNW_BACKING_HUGETLB_2M || kind == MNW_BACKING_HUGETLB_1G))
+    if (view->writable && mnw__backing_is_hugetlb(kind))
         return mnw__fail(-EOPNOTSUPP, "view: writable views need a shmem or graded pool: on hugetlb, evicting a page "
                                       "would destroy the copies that writes make");
     return 0;
 }
 
 static int open_uffd(struct mnw_view *view) {
-    uint64_t features = view->cache->pool->backing <= MNW_BACKING_GRADED
-                            ? MNW__UFFD_MINOR_SHMEM | MNW__UFFD_MISSING_SHMEM
-                            : MNW__UFFD_MINOR_HUGETLBFS | MNW__UFFD_MISSING_HUGETLBFS;
+    uint64_t features = mnw__uffd_fault_features(mnw__backing_is_hugetlb(view->cache->backing.kind));
     features |= MNW__UFFD_THREAD_ID; /* follow.h */
     if (view->cache->pool->has_poison)
         features |= MNW__UFFD_POISON;

@@ -50,10 +50,6 @@
 #define MIB_2 ((size_t)2 << 20)
 #define GIB_1 ((size_t)1 << 30)
 
-static bool is_hugetlb(enum mnw_backing kind) {
-    return kind == MNW_BACKING_HUGETLB_2M || kind == MNW_BACKING_HUGETLB_1G;
-}
-
 size_t mnw__backing_page_bytes(enum mnw_backing kind) {
     switch (kind) {
     case MNW_BACKING_HUGETLB_2M:
@@ -205,7 +201,7 @@ int mnw__backing_check(enum mnw_backing kind, uint64_t budget_bytes) {
 
 static int open_file(enum mnw_backing kind) {
     unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
-    if (is_hugetlb(kind)) {
+    if (mnw__backing_is_hugetlb(kind)) {
         flags |= MFD_HUGETLB | mnw__log2(mnw__backing_page_bytes(kind)) << MFD_HUGE_SHIFT;
     } else if (kind == MNW_BACKING_GRADED && huge_folios() == FOLIOS_TMPFS) {
         int fd = open_tmpfs_file();
@@ -215,7 +211,7 @@ static int open_file(enum mnw_backing kind) {
     if (fd < 0) {
         return mnw__fail(
             -errno, "memfd_create of a %s backing: %s; raise the limit on open files (ulimit -n) if that is the cause",
-            is_hugetlb(kind) ? size_name(kind) : "shmem", strerror(errno));
+            mnw__backing_is_hugetlb(kind) ? size_name(kind) : "shmem", strerror(errno));
     }
     return fd;
 }
@@ -324,7 +320,7 @@ static int check_kept(const struct mnw__backing *backing, int fd) {
     if (fstat(fd, &status) || fstatfs(fd, &system)) {
         return mnw__fail(-errno, "kept backing: descriptor %d: %s", fd, strerror(errno));
     }
-    bool huge = is_hugetlb(backing->kind);
+    bool huge = mnw__backing_is_hugetlb(backing->kind);
     uint64_t length = file_bytes(backing->kind, backing->size_bytes);
     bool right = S_ISREG(status.st_mode) && (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDWR &&
                  (uint64_t)system.f_type == (huge ? HUGETLBFS_MAGIC : TMPFS_MAGIC) &&
@@ -403,7 +399,7 @@ static int populate(void *start, size_t length) {
 }
 
 int mnw__backing_allocate(struct mnw__backing *backing, uint64_t offset, size_t length) {
-    if (is_hugetlb(backing->kind)) {
+    if (mnw__backing_is_hugetlb(backing->kind)) {
         return retry_fallocate(backing->fd, 0, offset, length);
     }
     return populate((char *)backing->alias + offset, whole_length(backing, offset, length));

@@ -23,6 +23,10 @@ struct mnw__backing {
     void *alias;         /* MAP_SHARED, never registered, MADV_DONTFORK */
 };
 
+static inline bool mnw__backing_is_hugetlb(enum mnw_backing kind) {
+    return kind == MNW_BACKING_HUGETLB_2M || kind == MNW_BACKING_HUGETLB_1G;
+}
+
 /* What a kind needs of the machine, before anything is made. -ENOMEM, -EOPNOTSUPP with a message; or 0. */
 int mnw__backing_check(enum mnw_backing kind, uint64_t budget_bytes);
 /* Bytes of a page of this kind: what faults, fills and CONTINUE count in. */

@@ -34,12 +34,12 @@ int mnw__file_next_data(int fd, uint64_t from, uint64_t limit, uint64_t *start, 
 }
 
 bool mnw__probe_is_slow(const struct mnw__probe *probe) {
-    return probe->backing->kind == MNW_BACKING_HUGETLB_2M || probe->backing->kind == MNW_BACKING_HUGETLB_1G;
+    return mnw__backing_is_hugetlb(probe->backing->kind);
 }
 
 static int open_mapping(struct mnw__probe *probe) {
     struct mnw__backing *backing = probe->backing;
-    int fd = mnw__uffd_open(MNW__UFFD_MINOR_HUGETLBFS | MNW__UFFD_MISSING_HUGETLBFS);
+    int fd = mnw__uffd_open(mnw__uffd_fault_features(true));
     if (fd < 0)
         return fd;
     int error = mnw__view_map_veiled(backing, 0, backing->size_bytes, &probe->address);

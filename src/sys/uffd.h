@@ -37,6 +37,12 @@ enum {
     MNW__UFFD_MOVE = 1 << 16,
 };
 
+/* What a view of such memory asks for, to be told of both kinds of faults. */
+static inline uint64_t mnw__uffd_fault_features(bool hugetlb) {
+    return hugetlb ? MNW__UFFD_MISSING_HUGETLBFS | MNW__UFFD_MINOR_HUGETLBFS
+                   : MNW__UFFD_MISSING_SHMEM | MNW__UFFD_MINOR_SHMEM;
+}
+
 /* Which door of the kernel let us in. */
 enum mnw__uffd_door {
     MNW__UFFD_DOOR_NONE = 0,
