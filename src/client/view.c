@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/options.h"
 #include "client/client.h"
+#include "sys/backing.h"
 #include "sys/mapping.h"
 #include "sys/memory.h"
 #include "sys/uffd.h"
