@@ -216,6 +216,12 @@ struct mnw_cache_options {
      */
     const char *name;
     int keep; /* nonzero: mnw_cache_kept() gives what another process needs to take this cache over */
+    /*
+     * The aligned block that is read and mapped with a page that faults at random: for consumers whose random faults
+     * lie near each other, as those of a guest. Only into memory that is free, and less of it, or none, while faults
+     * are scattered. At most 2 MiB; 0: the page alone.
+     */
+    uint64_t read_around_bytes;
 };
 
 /*

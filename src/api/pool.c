@@ -12,7 +12,8 @@
 #include <string.h>
 
 /* Of a cache's name: what is kept of it. */
-#define NAME_MAX_BYTES 63
+#define NAME_MAX_BYTES        63
+#define READ_AROUND_MAX_BYTES (2u << 20)
 
 /* ---- pools ---- */
 
@@ -71,6 +72,9 @@ int mnw_cache_open(struct mnw_cache **cache, struct mnw_pool *pool, struct mnw_s
     if (!error && known.name && strlen(known.name) > NAME_MAX_BYTES)
         error = mnw__fail(-EINVAL, "mnw_cache_open: a `name` of %zu bytes is longer than %d", strlen(known.name),
                           NAME_MAX_BYTES);
+    if (!error && known.read_around_bytes > READ_AROUND_MAX_BYTES)
+        error = mnw__fail(-EINVAL, "mnw_cache_open: `read_around_bytes` of %llu is more than %u",
+                          (unsigned long long)known.read_around_bytes, READ_AROUND_MAX_BYTES);
     struct mnw_kept kept;
     if (!error && known.kept) {
         error = mnw__options_copy(&kept, sizeof(kept), known.kept, "mnw_kept");

@@ -29,6 +29,7 @@ struct mnw__config *mnw__config_new(void) {
     }
     config->socket_mode = 0666; /* who may do what is decided by credentials */
     config->sandbox = true;
+    config->read_around_bytes = MNW__CONFIG_READ_AROUND;
     config->uid = geteuid();
     config->gid = getegid();
     config->limits = (struct mnw__config_limits){.sessions = 512,
@@ -254,11 +255,20 @@ static int read_image_pool(const struct mnw__config *config, const struct mnw__p
     return error;
 }
 
+static int read_around(const struct mnw__place *place, uint64_t *bytes) {
+    int error = mnw__place_size(place, "read_around", bytes);
+    if (!error && *bytes > MNW__CONFIG_READ_AROUND_MAX)
+        error = mnw__place_fail(place, "read_around", "is more than 2M, the most that is read around one fault");
+    return error;
+}
+
 static int read_image_numbers(const struct mnw__place *place, struct mnw_cache_options *options) {
     uint64_t retries = 0, delay = 0, deadline = 0;
     int error = mnw__place_size(place, "readahead", &options->readahead_bytes);
     if (!error && json_object_get(place->object, "readahead") && !options->readahead_bytes)
         options->readahead_bytes = UINT64_MAX;
+    if (!error)
+        error = read_around(place, &options->read_around_bytes);
     if (!error)
         error = mnw__place_number(place, "read_retries", 0, 1000000, &retries);
     if (!error)
@@ -284,13 +294,14 @@ static int default_working_set(struct mnw__config_image *image) {
 }
 
 static int read_image(struct mnw__config *config, const struct mnw__place *place) {
-    static const char *const keys[] = {
-        "name",   "uri", "pool", "working_set", "readahead", "read_retries", "retry_delay_ms", "read_deadline_ms",
-        "access", NULL};
+    static const char *const keys[] = {"name",        "uri",          "pool",           "working_set",      "readahead",
+                                       "read_around", "read_retries", "retry_delay_ms", "read_deadline_ms", "access",
+                                       NULL};
     if (config->image_count == MNW__CONFIG_IMAGES_MAX)
         return mnw__place_fail(place, NULL, "is one image too many; the most is %d", MNW__CONFIG_IMAGES_MAX);
     struct mnw__config_image *image = &config->images[config->image_count++];
     image->options.size = sizeof(image->options);
+    image->options.read_around_bytes = config->read_around_bytes;
     int error = mnw__place_check_keys(place, keys);
     if (!error)
         error = mnw__place_string(place, "name", &image->name);

@@ -18,6 +18,8 @@ enum {
     MNW__CONFIG_POOLS_MAX = 16,
     MNW__CONFIG_IMAGES_MAX = 256,
     MNW__CONFIG_NAMES_MAX = 64, /* users, or groups, in one list */
+    MNW__CONFIG_READ_AROUND = 64 << 10,
+    MNW__CONFIG_READ_AROUND_MAX = 2 << 20,
 };
 
 /* Who may: anyone, or the users and groups that are listed. */
@@ -58,6 +60,7 @@ struct mnw__config {
     uid_t uid;
     gid_t gid;
     bool sandbox;
+    uint64_t read_around_bytes; /* of images that do not say */
     struct mnw__access access, admins;
     struct mnw__config_limits limits;
     unsigned pool_count, image_count;

@@ -9,6 +9,8 @@
 #include <stdlib.h>
 
 static int gather(struct mnw__config *config, const struct mnw__serve_options *options) {
+    if (options->has_read_around)
+        config->read_around_bytes = options->read_around_bytes;
     int error = options->config ? mnw__config_read(config, options->config) : 0;
     if (!error && options->budget_bytes)
         error = mnw__config_default_pool(config, options->backing, options->budget_bytes);

@@ -18,11 +18,13 @@ enum mnw__serve_status {
 };
 
 struct mnw__serve_options {
-    const char *config;        /* file; NULL: none */
-    const char *socket;        /* NULL: the configuration's */
-    const char *const *images; /* "NAME=FILE", ends with NULL; may be NULL */
-    enum mnw_backing backing;  /* of the pool "main", unless the configuration has pools */
-    uint64_t budget_bytes;     /* 0: there is no such pool */
+    const char *config;         /* file; NULL: none */
+    const char *socket;         /* NULL: the configuration's */
+    const char *const *images;  /* "NAME=FILE", ends with NULL; may be NULL */
+    enum mnw_backing backing;   /* of the pool "main", unless the configuration has pools */
+    uint64_t budget_bytes;      /* 0: there is no such pool */
+    int has_read_around;        /* the next is given */
+    uint64_t read_around_bytes; /* of images that do not say */
     int no_sandbox;
     int check;         /* read and check the configuration, and end */
     int alone;         /* no holder: what it serves ends with it */

@@ -127,6 +127,7 @@ static void set_options(struct mnw_cache *cache, const struct mnw_cache_options 
     /* A window of more than a quarter of the budget would evict itself. */
     readahead = mnw__min(readahead, atomic_load(&cache->pool->budget) / 4);
     cache->readahead_pages = (uint32_t)mnw__min(readahead / page_bytes, UINT32_MAX);
+    cache->around_pages = (uint32_t)(given->read_around_bytes / page_bytes);
     cache->fill_pages_max = (uint32_t)mnw__max(FILL_BYTES_MAX / page_bytes, 1);
     cache->demand_pages_max = (uint32_t)mnw__max(DEMAND_BYTES_MAX / page_bytes, 1);
 }

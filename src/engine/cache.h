@@ -37,6 +37,7 @@ struct mnw_cache {
     uint64_t retry_delay_ns;
     uint64_t deadline_ns;
     uint32_t readahead_pages;  /* window; 0: none */
+    uint32_t around_pages;     /* block around a fault at random; at most 1: none */
     uint32_t fill_pages_max;   /* one read of the store */
     uint32_t demand_pages_max; /* one read that somebody waits for */
 

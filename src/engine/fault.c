@@ -15,6 +15,8 @@
 
 /* Words move under us; so often they are looked at again before the fault is sent round through the kernel. */
 #define LOOKS_MAX 8
+/* Of the budget: what guesses leave free. */
+#define FREE_SHARE 8
 /* Another process changes its mappings, and will have done so by then. */
 #define CHANGING_TICK_NS 2000000ull
 /* A starved fault is back with every tick, or, its event lost, with the watchdog; after a longer gap it is another. */
@@ -191,6 +193,75 @@ static bool look(struct mnw__fault_thread *thread, struct mnw_view *view, uint64
     return false;
 }
 
+/* ---- around a fault at random ---- */
+
+/* Maps what is resident on both sides of the page. */
+static void map_around(struct mnw_view *view, uint64_t page, uint64_t first, uint64_t end) {
+    struct mnw_cache *cache = view->cache;
+    uint64_t extent = mnw__extent_of(&cache->pages, page), low = page;
+    first = mnw__max(first, mnw__extent_first(&cache->pages, extent));
+    if (!mnw__cache_enter(cache, extent, false))
+        return;
+    while (low > first && mnw__page_state(mnw__page_load(&cache->pages, low - 1)) == MNW__PAGE_PRESENT)
+        low--;
+    if (low < page)
+        mnw__view_map_pages(view, low, page - low, 0, true);
+    uint64_t present = count_present(cache, page, end - page);
+    if (present > 1)
+        mnw__view_map_pages(view, page + 1, present - 1, 0, true);
+    mnw__extent_leave(&cache->pages, extent);
+}
+
+static uint32_t count_absent(const struct mnw_cache *cache, uint64_t page, uint64_t end) {
+    uint64_t at = page;
+    while (at < end && mnw__page_state(mnw__page_load(&cache->pages, at)) == MNW__PAGE_ABSENT)
+        at++;
+    return (uint32_t)(at - page);
+}
+
+/* Nothing is evicted for a guess: it is made only while an eighth of the budget stays free, and what the reclaimer
+ * keeps. */
+static bool has_room(const struct mnw_cache *cache, uint64_t page, uint64_t count) {
+    const struct mnw_pool *pool = cache->pool;
+    if (pool->whole_extents)
+        return mnw__extent_load(&cache->pages, mnw__extent_of(&cache->pages, page)).charged;
+    uint64_t bytes = count * cache->backing.page_bytes, budget = atomic_load(&pool->budget);
+    return atomic_load(&pool->charged) + bytes + mnw__max(budget / FREE_SHARE, mnw__pool_high_bytes(pool)) <= budget;
+}
+
+static void read_around(struct mnw__fault_thread *thread, struct mnw_view *view, uint64_t first, uint64_t end) {
+    struct mnw_cache *cache = view->cache;
+    bool begins = true;
+    for (uint64_t at = first; at < end;) {
+        uint32_t absent = count_absent(cache, at, end), begun = 0;
+        if (!absent) {
+            at++;
+            continue;
+        }
+        if (!has_room(cache, at, absent) || !mnw__fill_has_spare_slots(thread))
+            return;
+        /* Whoever faulted goes on before we give memory to pages that nobody has asked for. */
+        if (begins && thread->io) {
+            mnw__io_submit(thread->io);
+            mnw__io_reap(thread->io);
+        }
+        begins = false;
+        if (mnw__fill_begin_along(thread, view, at, absent, &begun) == MNW__BEGIN_STARVED)
+            return;
+        at += begun ? begun : 1;
+    }
+}
+
+/* Whoever finds his page in memory has neighbours mapped that are there too; nothing is read that was left out so far.
+ */
+static void bring_around(struct mnw__fault_thread *thread, struct mnw_view *view, uint64_t page,
+                         const struct mnw__readahead_plan *plan, bool resident) {
+    uint64_t end = plan->block + plan->block_pages;
+    map_around(view, page, plan->block, end);
+    if (!resident)
+        read_around(thread, view, plan->block, end);
+}
+
 enum mnw__outcome mnw__fault_serve(struct mnw__fault_thread *thread, struct mnw_view *view, uint64_t page, bool wake,
                                    struct mnw__readahead_plan *plan) {
     struct mnw_cache *cache = view->cache;
@@ -202,8 +273,11 @@ enum mnw__outcome mnw__fault_serve(struct mnw__fault_thread *thread, struct mnw_
             return MNW__OUTCOME_PENDING; /* its evictor wakes the waiters */
         bool final = look(thread, view, page, wake, plan, &outcome);
         mnw__extent_leave(&cache->pages, extent);
-        if (final)
-            return outcome;
+        if (!final)
+            continue;
+        if (plan->block_pages)
+            bring_around(thread, view, page, plan, outcome != MNW__OUTCOME_PENDING);
+        return outcome;
     }
     mnw__view_wake(view, page, 1);
     return MNW__OUTCOME_ENDED;

@@ -237,6 +237,7 @@ static void set_up(struct mnw__fill *fill, struct mnw_cache *cache, uint64_t pag
     struct mnw__fault_thread *thread = fill->thread;
     fill->cache = cache;
     fill->view = NULL;
+    fill->along = NULL;
     fill->job = NULL;
     mnw__fill_set_run(fill, page, count);
     fill->attempts = fill->pages_failed = 0;
@@ -296,5 +297,17 @@ enum mnw__begin mnw__fill_begin(struct mnw__fault_thread *thread, struct mnw_cac
     uint64_t spared_until_ns = atomic_load(&thread->pool->spared_until_ns);
     if (result == MNW__BEGIN_STARVED && spared_until_ns)
         thread->timer_ns = mnw__min(thread->timer_ns, spared_until_ns);
+    return result;
+}
+
+enum mnw__begin mnw__fill_begin_along(struct mnw__fault_thread *thread, struct mnw_view *view, uint64_t page,
+                                      uint32_t count, uint32_t *begun) {
+    enum mnw__begin result;
+    struct mnw__fill *fill = prepare(thread, view->cache, page, count, false, false, &result);
+    *begun = fill ? fill->page_count : 0;
+    if (fill) {
+        fill->along = view;
+        mnw__fill_read(fill);
+    }
     return result;
 }

@@ -46,9 +46,10 @@ struct mnw__fill {
     uint32_t generation; /* of the slot; part of the token */
     struct mnw__fault_thread *thread;
     struct mnw_cache *cache;
-    struct mnw_view *view; /* whose fault began it; a name only: it may be closed. NULL: read ahead */
-    struct mnw__job *job;  /* NULL: none */
-    uint64_t first_page;   /* with a view, this is the page it waits for */
+    struct mnw_view *view;  /* whose fault began it; a name only: it may be closed. NULL: read ahead */
+    struct mnw_view *along; /* read around a fault of this one, to be mapped there too; a name only. NULL: none */
+    struct mnw__job *job;   /* NULL: none */
+    uint64_t first_page;    /* with a view, this is the page it waits for */
     uint32_t page_count;
     uint32_t attempts;
     uint32_t pages_failed; /* of the run so far */
@@ -71,6 +72,10 @@ enum mnw__begin {
  */
 enum mnw__begin mnw__fill_begin(struct mnw__fault_thread *thread, struct mnw_cache *cache, struct mnw_view *view,
                                 struct mnw__job *job, uint64_t page, uint32_t count, uint32_t *begun);
+
+/* The same for the surroundings of a page that `view` faulted on: nobody waits for them, but they are mapped there. */
+enum mnw__begin mnw__fill_begin_along(struct mnw__fault_thread *thread, struct mnw_view *view, uint64_t page,
+                                      uint32_t count, uint32_t *begun);
 
 /* mnw__io_done: an answer, on any thread. `context` is the fault thread. */
 void mnw__fill_answer(void *context, uint64_t token, int64_t result);

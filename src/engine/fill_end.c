@@ -66,28 +66,29 @@ static bool promote_run(struct mnw_view *view, uint64_t page) {
     return mnw__cache_is_promotable(cache, extent) && mnw__view_promote(view, extent);
 }
 
-static void map_run(struct mnw_view *view, uint64_t page, uint64_t count, bool all_wanted) {
+/* The first `wanted` pages of the run are needed, if the view holds them. */
+static void map_run(struct mnw_view *view, uint64_t page, uint64_t count, uint64_t wanted) {
     uint64_t end = page + count, view_end = view->first_page + view->page_count;
     if (end <= view->first_page || page >= view_end || promote_run(view, page))
         return;
     if (page < view->first_page)
         page = view->first_page;
-    uint64_t wanted = all_wanted ? end - page : 1;
-    if (mnw__view_map_pages(view, page, end - page, wanted, true) != MNW__MAP_DONE)
+    if (mnw__view_map_pages(view, page, end - page, mnw__min(wanted, end - page), true) != MNW__MAP_DONE)
         mnw__view_wake(view, page, end - page);
 }
 
-/* The view that began the fill, if it is still open, and all views where others joined. */
+/* The view that began the fill, or whose fault it lies around, if it is still open, and all views where others joined.
+ */
 static void resolve_run(struct mnw__fill *fill, uint32_t count, bool joined) {
     struct mnw_cache *cache = fill->cache;
-    if (!fill->view && !joined)
+    if (!fill->view && !fill->along && !joined)
         return;
     mnw__mutex_lock(&cache->views_lock);
     for (struct mnw_view *view = cache->views; view; view = view->next) {
-        if (!joined && view != fill->view)
+        if (!joined && view != fill->view && view != fill->along)
             continue;
         mnw__view_hold(view);
-        map_run(view, fill->first_page, count, joined);
+        map_run(view, fill->first_page, count, joined ? count : view == fill->view);
         mnw__view_let_go(view);
     }
     mnw__mutex_unlock(&cache->views_lock);

@@ -92,10 +92,10 @@ enum mnw__map mnw__view_map_pages(struct mnw_view *view, uint64_t page, uint64_t
     struct mnw__piece part;
     if (mnw__record_is_on(&view->record)) {
         /* A neighbour that is mapped along is never seen touched; and of a run we know not who waits for what. */
-        if (wanted > 1) {
+        if (wanted > 1)
             mnw__view_wake(view, page, wanted);
+        if (wanted != 1)
             return MNW__MAP_DONE;
-        }
         count = 1;
     }
     for (unsigned i = 0; i < mnw__view_piece_count(view); i++) {

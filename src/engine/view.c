@@ -161,7 +161,7 @@ void mnw__view_link_child(struct mnw_view *child, struct mnw_view *parent) {
         if (parent->poisoned[i])
             child->poisoned[i] = parent->poisoned[i];
     child->poisoned_count = parent->poisoned_count;
-    mnw__readahead_init(&child->readahead, cache->pages.page_count, cache->readahead_pages);
+    mnw__readahead_init(&child->readahead, cache->pages.page_count, cache->readahead_pages, cache->around_pages);
     child->next = cache->views;
     cache->views = child;
 }
@@ -197,7 +197,8 @@ void mnw__view_free(struct mnw_view *view) {
 
 /* From here on faults are served. */
 int mnw__view_start(struct mnw_view *view) {
-    mnw__readahead_init(&view->readahead, view->cache->pages.page_count, view->cache->readahead_pages);
+    const struct mnw_cache *cache = view->cache;
+    mnw__readahead_init(&view->readahead, cache->pages.page_count, cache->readahead_pages, cache->around_pages);
     link_view(view);
     int error = mnw__fault_attach(view->thread, view);
     if (error)

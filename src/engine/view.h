@@ -97,7 +97,7 @@ enum mnw__map {
 /*
  * Maps [page, page + count), clipped to the view, every page of it PRESENT in an extent the caller has
  * entered. The first `wanted` are needed; the rest is tried until the first obstacle. With `wake`, waiters
- * on the mapped pages go on; without, the caller wakes them.
+ * on the mapped pages go on; without, the caller wakes them. With `wanted` 0 it is a favour that may be refused.
  */
 enum mnw__map mnw__view_map_pages(struct mnw_view *view, uint64_t page, uint64_t count, uint64_t wanted, bool wake);
 /*

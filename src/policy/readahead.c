@@ -25,8 +25,10 @@ enum {
     IDLE_MAX = 256,      /* faults without a fit before a window is halved */
 };
 
-void mnw__readahead_init(struct mnw__readahead *readahead, uint64_t page_count, uint32_t window_max) {
+void mnw__readahead_init(struct mnw__readahead *readahead, uint64_t page_count, uint32_t window_max,
+                         uint32_t block_max) {
     *readahead = (struct mnw__readahead){.page_count = page_count, .window_max = window_max};
+    mnw__around_init(&readahead->block, block_max);
 }
 
 /* ---- recognising -------------------------------------------------------------------------------------------- */
@@ -70,8 +72,26 @@ static uint64_t history_at(const struct mnw__readahead *readahead, unsigned age)
     return readahead->history[(readahead->history_next - age) % MNW__READAHEAD_HISTORY];
 }
 
-static void remember(struct mnw__readahead *readahead, uint64_t page) {
-    readahead->history[readahead->history_next++ % MNW__READAHEAD_HISTORY] = page + 1;
+static void remember(struct mnw__readahead *readahead, uint64_t page, uint64_t end) {
+    unsigned next = readahead->history_next++ % MNW__READAHEAD_HISTORY;
+    readahead->history[next] = page + 1;
+    readahead->ends[next] = end;
+}
+
+/* A block was brought that ends right before `page`: who comes here now has probably read all of it. */
+static bool follows_block(const struct mnw__readahead *readahead, uint64_t page) {
+    bool found = false;
+    for (unsigned i = 0; i < MNW__READAHEAD_HISTORY; i++)
+        found |= page && readahead->ends[i] == page;
+    return found;
+}
+
+static void plan_block(struct mnw__readahead *readahead, uint64_t page, struct mnw__readahead_plan *plan) {
+    uint32_t pages = mnw__around_fault(&readahead->block, page);
+    if (pages == 1)
+        return;
+    plan->block = mnw__align_down(page, pages);
+    plan->block_pages = (uint32_t)mnw__min(pages, readahead->page_count - plan->block);
 }
 
 static bool is_older_in_history(const struct mnw__readahead *readahead, unsigned age, uint64_t noted) {
@@ -221,11 +241,13 @@ void mnw__readahead_fault(struct mnw__readahead *readahead, uint64_t page, struc
     doubt_idle(readahead);
     if (history_at(readahead, 1) == page + 1)
         return;
-    int64_t stride = find_stride(readahead, page);
-    if (stride)
+    int64_t stride = follows_block(readahead, page) ? 1 : find_stride(readahead, page);
+    if (stride) {
         follow(readahead, begin_stream(readahead, page, stride), page, plan);
-    else
-        remember(readahead, page);
+        return;
+    }
+    plan_block(readahead, page, plan);
+    remember(readahead, page, plan->block_pages ? plan->block + plan->block_pages : 0);
 }
 
 /* The stream that the fault just noted belongs to. */

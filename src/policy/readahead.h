@@ -11,6 +11,8 @@
 #ifndef MNW_POLICY_READAHEAD_H
 #define MNW_POLICY_READAHEAD_H
 
+#include "policy/around.h"
+
 #include <stdint.h>
 
 #define MNW__READAHEAD_STREAMS    4
@@ -30,8 +32,10 @@ struct mnw__readahead_stream {
 struct mnw__readahead {
     struct mnw__readahead_stream streams[MNW__READAHEAD_STREAMS];
     uint64_t history[MNW__READAHEAD_HISTORY]; /* the last faults that fitted no stream, plus one; 0: none */
-    uint64_t page_count;                      /* of the store */
-    uint32_t window_max;                      /* pages; 0: off */
+    uint64_t ends[MNW__READAHEAD_HISTORY];    /* where the blocks around them end; 0: there was none */
+    struct mnw__around block;
+    uint64_t page_count; /* of the store */
+    uint32_t window_max; /* pages; 0: off */
     uint32_t clock;
     uint32_t history_next;
 };
@@ -42,10 +46,17 @@ struct mnw__readahead_plan {
     uint64_t start;  /* first page to read ahead */
     int64_t stride;  /* between them; 1: a contiguous run */
     uint32_t count;  /* pages to read ahead; 0: none */
+    /* Around a fault that fits no stream: an aligned block, the page in it. 0: none. */
+    uint64_t block;
+    uint32_t block_pages;
 };
 
-/* With `window_max` 0 no page is ever planned; `around` still grows for a sequential stream. */
-void mnw__readahead_init(struct mnw__readahead *readahead, uint64_t page_count, uint32_t window_max);
+/*
+ * With `window_max` 0 no page is ever planned; `around` still grows for a sequential stream. `block_max`: pages of the
+ * largest block around a fault at random, at most 1: none.
+ */
+void mnw__readahead_init(struct mnw__readahead *readahead, uint64_t page_count, uint32_t window_max,
+                         uint32_t block_max);
 /*
  * Notes a fault on `page` and says what to do. A sequential consumer of resident pages that are mapped
  * `around` at a time still counts as sequential: a fault that lands anywhere from last to last + around + 1,

@@ -88,6 +88,8 @@ class Configuration(unittest.TestCase):
             (changed(lambda c: c["images"][0].update(uri="/x")), "images[0].uri: is missing, or no URI"),
             (changed(lambda c: c["images"][0].update(pool="other")), "images[0].pool: there is no pool 'other'"),
             (changed(lambda c: c["images"].append(c["images"][0])), "images[1].name: there already is an image 'a'"),
+            (changed(lambda c: c["images"][0].update(read_around="4M")), "images[0].read_around: is more than 2M"),
+            (changed(lambda c: c["images"][0].update(read_around=-1)), "images[0].read_around: must be a size"),
             (changed(lambda c: c["images"][0].update(read_deadline_ms=-1)), "images[0].read_deadline_ms: must be"),
             (changed(lambda c: c["images"][0].update(access={"users": ["nobody-of-that-name"]})),
              "images[0].access.users: there is no user nobody-of-that-name"),
@@ -102,7 +104,8 @@ class Configuration(unittest.TestCase):
             self.assertIn("/conf: ", done.stderr)
 
     def test_command_line(self):
-        for arguments, words in ((["--budget", "x"], "--budget"), (["--backing", "x"], "--backing"),
+        for arguments, words in ((["--budget", "x"], "--budget"), (["--read-around", "3M"], "--read-around"),
+                                  (["--backing", "x"], "--backing"),
                                  (["--budget", "8M", "--image", "x"], "NAME=FILE"),
                                  (["--budget", "8M", "--image", "x=/no/such/file"], "/no/such/file"),
                                  (["--budget", "8M"], "there is no image"), ([], "there is no pool"),

@@ -127,6 +127,9 @@ static void test_sizes(void **state) {
     struct mnw_cache_options cache_options = {.size = 3};
     struct mnw_view_options view_options = {.size = 0};
     bed_refused(mnw_cache_open(&cache, bed.pool, source.store, &cache_options), -EINVAL, "mnw_cache_options", "sizeof");
+    cache_options = (struct mnw_cache_options){.size = sizeof(cache_options), .read_around_bytes = (2u << 20) + 1};
+    bed_refused(mnw_cache_open(&cache, bed.pool, source.store, &cache_options), -EINVAL, "read_around_bytes",
+                "2097152");
     bed_refused(mnw_view_open(&view, bed.cache, &view_options), -EINVAL, "mnw_view_options", "sizeof");
     view_options = (struct mnw_view_options){.size = sizeof(view_options), .flags = 1u << 31};
     bed_refused(mnw_view_open(&view, bed.cache, &view_options), -EINVAL, "flags", "0x80000000");

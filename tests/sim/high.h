@@ -47,6 +47,7 @@ struct high_options {
     size_t budget_extents;   /* 0: as the store and two more */
     uint32_t retries;        /* 0: none */
     uint32_t deadline_ms;    /* 0: HIGH_DEADLINE_MS */
+    size_t around_pages;     /* read around a fault at random; 0: none */
     bool readahead, checked; /* checked: the store has a checksum */
 };
 

@@ -98,6 +98,7 @@ extern const struct scenario scenarios_thrash[];  /* the public API: many reader
 extern const struct scenario scenarios_jobs[];    /* the public API: ranges with bad pages */
 extern const struct scenario scenarios_store[];   /* the public API: the store */
 extern const struct scenario scenarios_replay[];  /* working sets */
+extern const struct scenario scenarios_around[];  /* what is read around a fault at random */
 extern const struct scenario scenarios_remote[];  /* views of other processes */
 
 #endif

@@ -203,6 +203,20 @@ static void recording_of_joined_pages(enum mnw_backing kind) {
     high_close(&high);
 }
 
+/* What is read around a page is not mapped while the view records: it is seen when it is touched. */
+static void recording_of_blocks(enum mnw_backing kind) {
+    struct high high;
+    high_open(&high, kind, &(struct high_options){.extents = SOME_EXTENTS, .budget_extents = 16, .around_pages = 4});
+    expect_result("record", mnw__record_start(high.view), 0);
+    high_read(&high, high.view, 1, WORLD_OK, 0);
+    high_expect_count(&high, offsetof(struct mnw_stats, readahead_pages), 3, "pages read around");
+    high_read(&high, high.view, 3, WORLD_OK, 0);
+    high_read(&high, high.view, 1, WORLD_OK, 0);
+    high_read(&high, high.view, 0, WORLD_OK, 0);
+    expect_recorded(high.view, (const uint64_t[]){1, 3, 0}, 3);
+    high_close(&high);
+}
+
 const struct scenario scenarios_replay[] = {
     {"replay-runs-alone", ON_ALL, runs_alone_come},
     {"replay-against-eviction", ON_ALL, replay_against_eviction},
@@ -211,5 +225,6 @@ const struct scenario scenarios_replay[] = {
     {"replay-of-a-bad-page", ON_ALL, replay_of_a_bad_page},
     {"record-what-is-touched", ON_ALL, what_is_touched_is_recorded},
     {"record-joined-pages", ON_ALL, recording_of_joined_pages},
+    {"record-blocks", ON_BASE, recording_of_blocks},
     {0},
 };

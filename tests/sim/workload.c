@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "workload.h"
 
+#include "base/bits.h"
 #include "engine/cache.h"
 #include "engine/fault.h"
 #include "engine/pool.h"
@@ -192,6 +193,7 @@ static void draw_cache(struct sim_cache *cache) {
     if (world.is_prompt)
         options.read_deadline_ms = one_in(2) ? 30000 : 10000;
     options.readahead_bytes = one_in(3) ? UINT64_MAX : one_in(2) ? 0 : draw(1, 16) * world.page_bytes;
+    options.read_around_bytes = one_in(2) ? 0 : mnw__min(draw(1, 32) * world.page_bytes, 2 << 20);
     store->deadline_ns = options.read_deadline_ms * 1000000ull;
     cache->options = options;
     sim_store_prepare(store);

@@ -38,7 +38,8 @@ class Watch(unittest.TestCase):
         self.start()
 
     def start(self):
-        self.daemon = peer.Daemon(command.COMMAND, {"guest": self.image})
+        # A page that is touched brings itself alone: what is in memory can be told from what was touched.
+        self.daemon = peer.Daemon(command.COMMAND, {"guest": self.image}, ["--read-around", "0"])
         self.addCleanup(self.daemon.close)
         self.peer = peer.Peer(self.daemon.path)
         self.addCleanup(self.peer.close)

@@ -23,7 +23,7 @@ static struct {
 
 static void begin(uint32_t window_max) {
     memset(&world, 0, sizeof(world));
-    mnw__readahead_init(&world.readahead, PAGES, window_max);
+    mnw__readahead_init(&world.readahead, PAGES, window_max, 1);
 }
 
 static void apply_plan(uint64_t page) {
@@ -344,7 +344,7 @@ static void test_random_reads_nothing_ahead(void **state) {
     struct mnw__readahead_plan plan;
     for (uint64_t seed = 1; seed <= 10; seed++) {
         struct random random = {seed};
-        mnw__readahead_init(&readahead, 1u << 24, WINDOW);
+        mnw__readahead_init(&readahead, 1u << 24, WINDOW, 1);
         for (unsigned i = 0; i < 50000; i++) {
             mnw__readahead_fault(&readahead, random_below(&random, 1u << 24), &plan);
             assert_int_equal(plan.count, 0);
@@ -405,6 +405,36 @@ static void test_the_end_of_the_store_is_kept(void **state) {
     assert_int_equal(world.planned_count, 201 - 4);
 }
 
+/* The consumer's side of a block: all of it is resident and mapped. */
+static void touch_with_blocks(uint64_t page) {
+    if (world.mapped[page])
+        return;
+    touch(page);
+    for (uint64_t i = 0; i < world.plan.block_pages; i++)
+        world.resident[world.plan.block + i] = world.mapped[world.plan.block + i] = true;
+}
+
+static void test_blocks_are_for_faults_at_random(void **state) {
+    (void)state;
+    begin(WINDOW);
+    mnw__readahead_init(&world.readahead, PAGES, WINDOW, 16);
+    touch_with_blocks(1000);
+    assert_int_equal(world.plan.block, 992);
+    assert_int_equal(world.plan.block_pages, 16);
+    touch_with_blocks(1000 + 16 * 5);
+    assert_int_equal(world.plan.block_pages, 16);
+    mnw__readahead_fault(&world.readahead, 1000 + 16 * 5, &world.plan); /* delivered again */
+    assert_int_equal(world.plan.block_pages, 0);
+    touch_with_blocks(PAGES - 1);
+    assert_int_equal(world.plan.block, PAGES - 16);
+    for (uint64_t page = 40000; page < 50000; page++)
+        touch_with_blocks(page);
+    assert_int_equal(world.plan.block_pages, 0);
+    assert_int_equal(world.plan.stride, 1);
+    assert_true(world.faults < 10000 / 16);
+    assert_true(world.stalls <= 3 + 2); /* one block made the reader known */
+}
+
 static void test_any_trace_keeps_the_contract(void **state) {
     (void)state;
     for (uint64_t seed = 1; seed <= 200; seed++) {
@@ -412,7 +442,8 @@ static void test_any_trace_keeps_the_contract(void **state) {
         struct mnw__readahead_plan plan;
         struct mnw__readahead readahead;
         uint64_t count = 1 + random_below(&random, 200);
-        mnw__readahead_init(&readahead, count, (uint32_t)random_below(&random, 40));
+        uint32_t block_max = (uint32_t)random_below(&random, 40);
+        mnw__readahead_init(&readahead, count, (uint32_t)random_below(&random, 40), block_max);
         uint64_t page = 0;
         for (unsigned i = 0; i < 500; i++) {
             page = random_below(&random, 3) ? (page + random_below(&random, 4)) % count : random_below(&random, count);
@@ -421,6 +452,11 @@ static void test_any_trace_keeps_the_contract(void **state) {
                 mnw__readahead_missed(&readahead, page, &plan);
             assert_true(plan.around >= 1 && page + plan.around <= count);
             assert_true(plan.count <= readahead.window_max);
+            assert_true(!plan.block_pages || !plan.count); /* of a stream, or at random */
+            if (plan.block_pages) {
+                assert_true(plan.block <= page && page < plan.block + plan.block_pages);
+                assert_true(plan.block + plan.block_pages <= count && plan.block_pages <= block_max);
+            }
             for (uint32_t k = 0; k < plan.count; k++) {
                 uint64_t ahead = plan.start + (uint64_t)((int64_t)k * plan.stride);
                 assert_true(ahead < count && ahead != page);
@@ -452,6 +488,7 @@ int main(void) {
         cmocka_unit_test(test_a_stream_survives_random_faults),
         cmocka_unit_test(test_an_idle_stream_is_halved_then_forgotten),
         cmocka_unit_test(test_the_end_of_the_store_is_kept),
+        cmocka_unit_test(test_blocks_are_for_faults_at_random),
         cmocka_unit_test(test_any_trace_keeps_the_contract),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
