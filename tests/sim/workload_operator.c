@@ -117,10 +117,13 @@ static void note_pins(const struct sim_pin *pin, int change) {
         pin->cache->store.pages[page].pins += (uint32_t)change;
 }
 
+/* A pin without pages is being made or ended: another operator leaves it alone. */
 void unpin(struct sim_pin *pin) {
     struct sim_cache *cache = pin->cache;
+    uint64_t first = pin->first, count = pin->count;
     note_pins(pin, -1);
-    int error = mnw_unpin(cache->handle, offset_of(cache, pin->first), offset_of(cache, pin->count));
+    pin->count = 0;
+    int error = mnw_unpin(cache->handle, offset_of(cache, first), offset_of(cache, count));
     if (error)
         sim_fail("a pinned range cannot be unpinned: %d (%s)", error, mnw_error());
     pin->used = false;
@@ -163,10 +166,10 @@ static void turn_pin(void) {
         pin->used = false;
         return;
     }
+    check_residency(cache, first, count, true);
     pin->first = first;
     pin->count = count;
     note_pins(pin, 1);
-    check_residency(cache, first, count, true);
 }
 
 /* ---- prefetches and events --------------------------------------------------------------------------------- */
