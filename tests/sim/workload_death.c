@@ -103,7 +103,7 @@ bool open_remote_view(struct sim_view *view) {
     view->process = world.consumer_process[view->side];
     as_consumer(view, "mapper", map);
     if (view->mapped && !attach(view))
-        return true;
+        return view->mapped; /* its consumer may have died meanwhile: then it is left to be closed */
     view->handle = NULL;
     drop_mapping(view);
     return false;
