@@ -209,17 +209,6 @@ static void fail(struct mnw__fill *fill, int error) {
     give_up(fill);
 }
 
-/*
- * A run failed, which may be the fault of a page nobody asked for: only the first page goes on alone. The
- * others are ABSENT again; whoever joined them asks for them by itself.
- */
-static bool shrink_to_first(struct mnw__fill *fill) {
-    if (fill->page_count == 1 || !mnw__fill_unclaim(fill, fill->first_page + 1, fill->page_count - 1))
-        return false;
-    mnw__fill_shrink_run(fill, fill->first_page, 1);
-    return true;
-}
-
 /* The first page of a run that is read one by one has all its retries, and its deadline, to itself. */
 static void begin_page(struct mnw__fill *fill, uint64_t now_ns) {
     struct mnw_cache *cache = fill->cache;
@@ -252,10 +241,25 @@ void mnw__fill_pause(struct mnw__fill *fill, uint64_t retry_ns) {
     atomic_store(&fill->state, MNW__FILL_PAUSED);
 }
 
+/*
+ * A run failed, which may be the fault of a page nobody asked for: only the first page goes on alone. The
+ * others are ABSENT again; whoever joined them asks for them by itself. Where their memory cannot be given back just
+ * now, the run is read again as it is: as long as it is not alone, the first page has not failed.
+ */
+static void read_first_alone(struct mnw__fill *fill, int error, uint64_t now_ns) {
+    if (mnw__fill_unclaim(fill, fill->first_page + 1, fill->page_count - 1)) {
+        mnw__fill_shrink_run(fill, fill->first_page, 1);
+        mnw__fill_read(fill);
+    } else {
+        fill->result = error;
+        mnw__fill_pause(fill, now_ns + MNW__SCARCE_TICK_NS);
+    }
+}
+
 static void retry_or_fail(struct mnw__fill *fill, int error, uint64_t now_ns) {
     struct mnw_cache *cache = fill->cache;
-    if (fill->view && shrink_to_first(fill)) {
-        mnw__fill_read(fill);
+    if (fill->view && fill->page_count > 1) {
+        read_first_alone(fill, error, now_ns);
     } else if (fill->attempts < cache->read_retries) {
         fill->attempts++;
         mnw__fill_pause(fill, now_ns + fill->retry_delay_ns);
@@ -346,6 +350,13 @@ void mnw__fill_attend(struct mnw__fault_thread *thread) {
     }
 }
 
+/* A page that could not be told from its neighbours, for want of memory to let go of them, has not failed by itself. */
+static int error_at_deadline(const struct mnw__fill *fill) {
+    if (fill->result >= 0)
+        return -ETIMEDOUT;
+    return fill->view && fill->page_count > 1 ? -ENOMEM : (int)fill->result;
+}
+
 /* What is due for one fill; returns when it is due next. */
 static uint64_t check_timers(struct mnw__fill *fill, uint64_t now_ns) {
     uint32_t state = atomic_load_explicit(&fill->state, memory_order_acquire);
@@ -368,7 +379,7 @@ static uint64_t check_timers(struct mnw__fill *fill, uint64_t now_ns) {
     if (state == MNW__FILL_PAUSED) {
         uint64_t deadline_ns = fill->deadline_ns;
         if (now_ns >= deadline_ns)
-            fail(fill, fill->result < 0 ? (int)fill->result : -ETIMEDOUT);
+            fail(fill, error_at_deadline(fill));
         else if (now_ns >= fill->retry_ns)
             mnw__fill_read(fill);
         else
