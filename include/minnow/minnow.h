@@ -257,7 +257,8 @@ MNW_PUBLIC int mnw_cache_close(struct mnw_cache *cache);
 /* ---- views --------------------------------------------------------------------------------------------- */
 
 enum {
-    MNW_VIEW_WRITE = 1 << 0, /* writable: a write makes a copy that only this view sees (not on hugetlb) */
+    MNW_VIEW_WRITE = 1 << 0,  /* writable: a write makes a copy that only this view sees (not on hugetlb) */
+    MNW_VIEW_FORKED = 1 << 1, /* mnw_view_attach() only: of a child that was forked */
 };
 
 struct mnw_view_options {
@@ -308,7 +309,8 @@ struct mnw_attach_options {
     uint64_t length_bytes; /* 0: to the end of the store; rounded up to a page */
     uint64_t address;      /* where the consumer has mapped that offset */
     int uffd;              /* the consumer's userfaultfd, after UFFDIO_API; it stays the caller's */
-    unsigned flags;        /* MNW_VIEW_WRITE: mapped PROT_WRITE; a write makes a copy that only the consumer sees */
+    unsigned flags;        /* MNW_VIEW_WRITE: mapped PROT_WRITE; a write makes a copy that only the consumer sees.
+                            * MNW_VIEW_FORKED: see below */
     pid_t pid;             /* the consumer; 0: unknown. With it, and the right to look, /proc/PID/maps is checked */
     uint32_t faults_per_second; /* the most that are served, on average; 0: no limit */
     uint64_t cookie;            /* comes back in the view's events */
@@ -324,6 +326,10 @@ struct mnw_attach_options {
  * this has returned 0; should it touch other memory, hold back events or lie, that harms none but itself.
  * The consumer, or somebody who outlives this process, should keep a duplicate of the userfaultfd: with the last one
  * closed, untouched pages read as zeros.
+ *
+ * MNW_VIEW_FORKED: a view that MNW_VIEW_CHANGED_FORKED told of, in another process before, is attached again. The
+ * userfaultfd watches its ranges already; those that it does not watch any more are left out, where the kernel tells
+ * (not on hugetlb). Closing the view makes what the child has not touched SIGBUS.
  *
  * Errors: -EINVAL (no userfaultfd, features missing; the range is not mapped, or maps something else), -EBUSY (the
  * userfaultfd, or part of the range, belongs to another view), -ESRCH (the consumer is gone), -ENOSPC (a writable

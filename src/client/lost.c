@@ -25,22 +25,26 @@
 
 /* ---- lost ---- */
 
-/* Bars every page that is not mapped, in this process or in a child whose descriptor this is. */
-static void poison_all(int uffd, const struct mnw_client_view *view) {
-    uintptr_t at = view->address, end = view->address + view->length;
-    while (at < end) {
-        int64_t done = 0;
-        int error = mnw__uffd_poison(uffd, at, end - at, 0, &done);
-        at += done > 0 ? (uintptr_t)done : error == -EAGAIN ? 0 : view->page_bytes;
-        if (error && error != -EAGAIN && error != -EEXIST)
+/* Of a child, whose descriptor this is: every page that is not mapped is SIGBUS. While it changes its mapping, it waits
+ * for its events to be read. */
+static void bar_child(int uffd, const struct mnw_client_view *view) {
+    struct mnw__uffd_event event;
+    for (unsigned tries = 0; tries < EAGAIN_TRIES; tries++) {
+        if (mnw__uffd_bar(uffd, view->address, view->length, view->page_bytes) != -EAGAIN)
             return;
+        if (mnw__uffd_read(uffd, &event, 1) <= 0)
+            mnw__sleep_ns(EAGAIN_PAUSE_NS);
+        else if (event.kind == MNW__UFFD_EV_FORK) {
+            mnw__uffd_bar(event.fd, view->address, view->length, view->page_bytes);
+            mnw__uffd_close(event.fd);
+        }
     }
 }
 
 static void bury_one(const struct mnw_client_view *view, const struct mnw__uffd_event *event) {
     int64_t done;
     if (event->kind == MNW__UFFD_EV_FORK) {
-        poison_all(event->fd, view);
+        bar_child(event->fd, view);
         mnw__uffd_close(event->fd);
     }
     if (event->kind != MNW__UFFD_EV_FAULT)

@@ -301,6 +301,8 @@ void mnw__fault_retry_starved(struct mnw__fault_thread *thread, bool always) {
 void mnw__fault_watch(struct mnw__fault_thread *thread) {
     for (struct mnw_view *view = thread->views; view; view = view->next_of_thread) {
         uint64_t pending = 0, total = 0;
+        if (view->remote)
+            mnw__remote_watch(view);
         if (mnw__uffd_waiting(view->uffd, &pending, &total) || !total)
             continue;
         mnw__count(&view->cache->counters, MNW__REDELIVERIES, total);

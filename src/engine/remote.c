@@ -14,6 +14,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* A child that changes its mapping all the time is not waited for longer than this, of 0.1 ms each. */
+#define SEAL_TRIES 100000
+
 /* Every remote view of this process, whatever its pool: one userfaultfd can serve one view only. */
 static struct {
     _Atomic uint32_t state; /* 0: not made yet; 1: being made; 2: made */
@@ -89,11 +92,13 @@ static int take_ranges(struct mnw_view *view, const struct mnw_attach_options *o
 
 static int take_options(struct mnw_view *view, const struct mnw_attach_options *options) {
     struct mnw__remote *remote = view->remote;
-    if (options->flags & ~(unsigned)MNW_VIEW_WRITE)
-        return mnw__fail(-EINVAL, "attach: unknown flags 0x%x", options->flags & ~(unsigned)MNW_VIEW_WRITE);
+    const unsigned known = MNW_VIEW_WRITE | MNW_VIEW_FORKED;
+    if (options->flags & ~known)
+        return mnw__fail(-EINVAL, "attach: unknown flags 0x%x", options->flags & ~known);
     if (options->pid < 0)
         return mnw__fail(-EINVAL, "attach: there is no process %d; 0 stands for an unknown one", (int)options->pid);
     view->writable = options->flags & MNW_VIEW_WRITE;
+    remote->forked = options->flags & MNW_VIEW_FORKED;
     remote->pid = options->pid;
     remote->cookie = options->cookie;
     remote->faults_per_second = options->faults_per_second;
@@ -191,10 +196,69 @@ static int arm(const struct mnw_view *view, const struct mnw__piece *piece) {
     return 0;
 }
 
+/* What somebody's userfaultfd watches can be registered only if it is ours, and stays as it is. */
+static bool is_ours(const struct mnw_view *view, const struct mnw__piece *piece, int is_watched) {
+    if (is_watched <= 0)
+        return is_watched; /* the address space changes: that will be read of */
+    size_t length = piece->page_count * view->cache->backing.page_bytes;
+    return !mnw__uffd_register(view->uffd, piece->address, length, MNW__UFFD_MODE_MISSING | MNW__UFFD_MODE_MINOR, NULL);
+}
+
+/* In the order of addresses: what follows the last is part of it. More than there is room for is SIGBUS. */
+static void add_watched(struct mnw__remote *remote, struct mnw__piece piece, size_t page_bytes) {
+    struct mnw__piece *last = remote->piece_count ? &remote->pieces[remote->piece_count - 1] : NULL;
+    if (last && last->address + last->page_count * page_bytes == piece.address &&
+        last->first_page + last->page_count == piece.first_page)
+        last->page_count += piece.page_count;
+    else if (remote->piece_count < MNW__PIECES_MAX)
+        remote->pieces[remote->piece_count++] = piece;
+}
+
+/* Keeps of a piece what is watched still. 0 or -ESRCH. */
+static int keep_watched(struct mnw_view *view, struct mnw__piece piece) {
+    struct mnw__remote *remote = view->remote;
+    size_t page_bytes = view->cache->backing.page_bytes;
+    int is_watched = mnw__uffd_is_one_mapping(view->uffd, piece.address, piece.page_count * page_bytes);
+    if (is_watched == -ESRCH)
+        return mnw__fail(-ESRCH, "attach: the child is gone");
+    if (is_watched) {
+        if (is_ours(view, &piece, is_watched))
+            add_watched(remote, piece, page_bytes);
+        return 0;
+    }
+    if (piece.page_count == 1)
+        return 0;
+    struct mnw__piece half = piece;
+    half.page_count /= 2;
+    piece.address += half.page_count * page_bytes;
+    piece.first_page += half.page_count;
+    piece.page_count -= half.page_count;
+    int error = keep_watched(view, half);
+    return error ? error : keep_watched(view, piece);
+}
+
+/*
+ * A child's ranges were watched from its birth. What was said of them may be a moment too old: where the child has
+ * something else by now, that is none of ours.
+ */
+static int arm_forked(struct mnw_view *view) {
+    struct mnw__remote *remote = view->remote;
+    struct mnw__piece said[MNW__PIECES_MAX];
+    unsigned count = remote->piece_count;
+    int error = 0;
+    memcpy(said, remote->pieces, count * sizeof(*said));
+    remote->piece_count = 0;
+    for (unsigned i = 0; i < count && !error; i++)
+        error = keep_watched(view, said[i]);
+    return error;
+}
+
 /* All of them are looked at before any is changed. */
-static int arm_all(const struct mnw_view *view) {
+static int arm_all(struct mnw_view *view) {
     const struct mnw__remote *remote = view->remote;
     int error = 0;
+    if (remote->forked && !is_hugetlb(view->cache))
+        return arm_forked(view);
     for (unsigned i = 0; i < remote->piece_count && !error; i++)
         error = check_mapping(view, &remote->pieces[i]);
     for (unsigned i = 0; i < remote->piece_count && !error; i++)
@@ -392,30 +456,29 @@ int mnw__view_attach(struct mnw_view **out, struct mnw_cache *cache, const struc
 
 /* ---- detaching ---- */
 
-/* What the process has not touched is SIGBUS from now on. Done page by page only where something is mapped already. */
-static void seal_piece(const struct mnw_view *view, const struct mnw__piece *piece) {
+/* 0, or why it cannot be now. */
+static int seal_pieces(const struct mnw_view *view) {
     size_t page_bytes = view->cache->backing.page_bytes;
-    uintptr_t at = piece->address, end = at + piece->page_count * page_bytes;
-    while (at < end) {
-        int64_t done = 0;
-        int error = mnw__uffd_poison(view->uffd, at, end - at, 0, &done);
-        if (!error || error == -ESRCH || error == -ENOENT)
-            return;
-        at += done > 0 ? (size_t)done : error == -EAGAIN ? 0 : page_bytes;
-        if (error == -EAGAIN && done <= 0)
-            mnw__sleep_ns(100000);
+    int result = 0;
+    for (unsigned i = 0; i < view->remote->piece_count && result != -EAGAIN; i++) {
+        const struct mnw__piece *piece = &view->remote->pieces[i];
+        result = mnw__uffd_bar(view->uffd, piece->address, piece->page_count * page_bytes, page_bytes);
     }
+    return result;
 }
 
 /*
- * A child's userfaultfd is known to us alone. With its last duplicate the child would read zeros; so it does not
- * get at what it has not touched. (Where somebody keeps a duplicate, this process ends and does not close.)
+ * A child's userfaultfd is known to us alone. With its last duplicate the child would read zeros; so what it has not
+ * touched is SIGBUS from now on. (Where somebody keeps a duplicate, this process ends and does not close.) Nobody else
+ * reads its events any more.
  */
-static void seal(const struct mnw_view *view) {
+static void seal(struct mnw_view *view) {
     if (!view->remote->forked || !view->cache->pool->has_poison)
         return;
-    for (unsigned i = 0; i < view->remote->piece_count; i++)
-        seal_piece(view, &view->remote->pieces[i]);
+    for (unsigned tries = 0; tries < SEAL_TRIES && seal_pieces(view) == -EAGAIN; tries++) {
+        mnw__remote_drain(view);
+        mnw__sleep_ns(100000);
+    }
 }
 
 /* Whoever waits faults again, and waits in the consumer's own duplicate for the next to attach. */

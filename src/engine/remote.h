@@ -75,6 +75,9 @@ void mnw__remote_free(struct mnw_view *view);
 /* [start, start + length) is no longer the view's. Under thread->lock. */
 void mnw__remote_drop(struct mnw_view *view, uintptr_t start, size_t length);
 
+/* Of a view that no fault thread serves any more: takes its events, so that who waits for that goes on. */
+void mnw__remote_drain(struct mnw_view *view);
+
 /* The rest is for the view's fault thread, under its lock, but for died(). */
 
 /* The next events; faults are left for the caller, all others are done with. */
@@ -89,6 +92,8 @@ bool mnw__remote_may_retry(struct mnw_view *view, uint64_t now_ns);
 bool mnw__remote_stray(struct mnw_view *view, uintptr_t address);
 /* The kernel says that the consumer's address space is gone. Any thread. */
 void mnw__remote_died(struct mnw_view *view);
+/* Asks the kernel whether it is. */
+void mnw__remote_watch(struct mnw_view *view);
 
 /* On the reclaimer: makes the spare views that are wanting. */
 void mnw__remote_make_spares(struct mnw_pool *pool);

@@ -24,7 +24,10 @@
 #define VAIN_MAX     16
 #define VAIN_PARK_NS 20000000ull
 #define RETRY_NS     1000000000ull
-#define NS_PER_S     1000000000ull
+/* Below every view. */
+#define LOW_ADDRESS 0x10000
+#define LOW_BYTES   4096
+#define NS_PER_S    1000000000ull
 
 /* ---- pieces ---- */
 
@@ -139,19 +142,6 @@ static void inherit(struct mnw_view *child, struct mnw_view *parent) {
         mnw__cache_add_copied(child->cache);
 }
 
-/*
- * The child, whose faults wait since it was made. With views_lock and the parent held: SIGBUS that is taken off in the
- * parent from now on is taken off in the child too, and before, while the event was unread, it could not be.
- */
-static struct mnw_view *adopt(struct mnw_view *parent, int fd) {
-    struct mnw_view *child = parent->remote->spare;
-    parent->remote->spare = NULL;
-    inherit(child, parent);
-    child->uffd = fd;
-    mnw__view_link_child(child, parent);
-    return child;
-}
-
 /* The parent's thread, which is us, serves the child. */
 static void serve_child(struct mnw_view *child) {
     struct mnw__fault_thread *thread = child->thread;
@@ -162,6 +152,20 @@ static void serve_child(struct mnw_view *child) {
         child->remote->resume_ns = mnw__clock_ns() + PARK_NS;
         thread->timer_ns = mnw__min(thread->timer_ns, child->remote->resume_ns);
     }
+}
+
+/*
+ * The child, whose faults wait since it was made. With views_lock and the parent held: SIGBUS that is taken off in the
+ * parent from now on is taken off in the child too, and before, while the event was unread, it could not be. And who
+ * holds the parent after the child ran finds that it was told of.
+ */
+static void adopt(struct mnw_view *parent, int fd) {
+    struct mnw_view *child = parent->remote->spare;
+    parent->remote->spare = NULL;
+    inherit(child, parent);
+    child->uffd = fd;
+    mnw__view_link_child(child, parent);
+    serve_child(child);
     mnw__notices_add_view(&child->cache->pool->notices, child, MNW_VIEW_CHANGED_FORKED);
 }
 
@@ -277,8 +281,8 @@ bool mnw__remote_may_retry(struct mnw_view *view, uint64_t now_ns) {
 
 /* What a read brought besides faults. */
 struct news {
-    unsigned changes;       /* MNW_VIEW_CHANGED_* */
-    struct mnw_view *child; /* a new one */
+    unsigned changes; /* MNW_VIEW_CHANGED_* */
+    bool forked;
 };
 
 /* While held; for a view with EVENT_FORK, in views_lock too. */
@@ -297,7 +301,8 @@ static void take_event(struct mnw_view *view, const struct mnw__uffd_event *even
     case MNW__UFFD_EV_REMOVE:
         break; /* its pages are unmapped once we have read this, and fault again */
     case MNW__UFFD_EV_FORK:
-        news->child = adopt(view, event->fd);
+        adopt(view, event->fd);
+        news->forked = true;
         break;
     }
 }
@@ -318,11 +323,30 @@ static int read_with_spare(struct mnw_view *view, struct mnw__uffd_event *events
     bool ready = view->remote->spare;
     int taken = ready ? read_held(view, events, 1, news) : 0;
     mnw__mutex_unlock(&cache->views_lock);
-    if (!ready || news->child)
+    if (!ready || news->forked)
         mnw__poller_kick(cache->pool->reclaimer_poller);
     if (!ready)
         park(view, mnw__clock_ns(), PARK_NS);
     return taken;
+}
+
+/* A child that comes now is nobody's: it is barred as its parent will be. */
+static void turn_away(const struct mnw_view *view, int fd) {
+    for (unsigned i = 0; i < view->remote->piece_count; i++) {
+        const struct mnw__piece *piece = &view->remote->pieces[i];
+        mnw__uffd_bar(fd, piece->address, piece->page_count * page_bytes_of(view), page_bytes_of(view));
+    }
+    mnw__uffd_close(fd);
+}
+
+void mnw__remote_drain(struct mnw_view *view) {
+    struct mnw__uffd_event event;
+    struct news news = {0};
+    while (mnw__uffd_read_nowait(view->uffd, &event, 1) > 0)
+        if (event.kind == MNW__UFFD_EV_FORK)
+            turn_away(view, event.fd);
+        else
+            take_event(view, &event, &news);
 }
 
 /* Who waits where the mapping was, finds another there now, or none. */
@@ -338,8 +362,6 @@ static void tell(struct mnw_view *view, const struct mnw__uffd_event *events, in
         wake_moved(view, events, count);
         mnw__notices_add_view(&view->cache->pool->notices, view, news->changes);
     }
-    if (news->child)
-        serve_child(news->child);
 }
 
 int mnw__remote_read(struct mnw_view *view, struct mnw__uffd_event *events, int count) {
@@ -424,4 +446,13 @@ void mnw__remote_died(struct mnw_view *view) {
     struct mnw__remote *remote = view->remote;
     if (remote && !atomic_exchange(&remote->dead, true))
         mnw__notices_add_view(&view->cache->pool->notices, view, MNW_VIEW_CHANGED_DEAD);
+}
+
+/*
+ * No event tells that a process has ended. Nothing can be copied to where nothing is watched: the kernel says first
+ * whether there is an address space at all.
+ */
+void mnw__remote_watch(struct mnw_view *view) {
+    if (mnw__uffd_is_one_mapping(view->uffd, LOW_ADDRESS, LOW_BYTES) == -ESRCH)
+        mnw__remote_died(view);
 }

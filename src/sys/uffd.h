@@ -12,6 +12,7 @@
 #ifndef MNW_SYS_UFFD_H
 #define MNW_SYS_UFFD_H
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -90,6 +91,24 @@ int mnw__uffd_copy(int fd, uintptr_t start, const void *source, size_t length, u
 int mnw__uffd_zeropage(int fd, uintptr_t start, size_t length, unsigned flags, int64_t *done);
 int mnw__uffd_poison(int fd, uintptr_t start, size_t length, unsigned flags, int64_t *done);
 int mnw__uffd_wake(int fd, uintptr_t start, size_t length);
+/*
+ * Poisons every page of the range that is not mapped. 0; -EAGAIN: the address space changes, and its event is unread;
+ * -ENOENT: a part is not watched any more, and what follows it was left alone; -ESRCH.
+ */
+static inline int mnw__uffd_bar(int fd, uintptr_t start, size_t length, size_t page_bytes) {
+    uintptr_t end = start + length;
+    while (start < end) {
+        int64_t done = 0;
+        int error = mnw__uffd_poison(fd, start, end - start, 0, &done);
+        if (done > 0)
+            start += (uintptr_t)done;
+        else if (error == -EEXIST) /* mapped already */
+            start += page_bytes;
+        else if (error)
+            return error;
+    }
+    return 0;
+}
 int mnw__uffd_writeprotect(int fd, uintptr_t start, size_t length, bool protect, unsigned flags);
 
 enum mnw__uffd_event_kind {

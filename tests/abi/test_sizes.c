@@ -130,6 +130,7 @@ static void constants_stay(void **state) {
     assert_int_equal(MNW_POLICY_CLOCK, 1);
     assert_int_equal(MNW_IO_THREADS, 2);
     assert_int_equal(MNW_VIEW_WRITE, 1);
+    assert_int_equal(MNW_VIEW_FORKED, 2);
     assert_int_equal(MNW_RESIDENT | MNW_FILLING | MNW_FAILED | MNW_PINNED, 15);
     assert_int_equal(MNW_EVENT_PAGE_FAILED, 2);
     assert_int_equal(MNW_STATS_VERSION, 1);
