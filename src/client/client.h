@@ -13,6 +13,7 @@
 #ifndef MNW_CLIENT_CLIENT_H
 #define MNW_CLIENT_CLIENT_H
 
+#include "client/followed.h"
 #include "client/keep.h"
 #include "minnow/minnow.h"
 #include "sys/poller.h"
@@ -104,7 +105,9 @@ struct mnw_client_view {
     unsigned flags;
     struct mnw__kept uffd; /* the daemon gets a duplicate */
     bool has_poison;
-    uintptr_t address; /* these never change */
+    struct mnw__followed followed; /* with MNW_CLIENT_FOLLOW_FORK */
+    uint64_t features;             /* of the userfaultfd */
+    uintptr_t address;             /* these never change */
     size_t length;
     uint64_t offset;
     size_t page_bytes;

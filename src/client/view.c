@@ -44,7 +44,8 @@ static int open_uffd(const struct mnw_client *client, struct mnw_client_view *vi
                                  "given an untouched page would fail; run: sysctl vm.unprivileged_userfaultfd=1, or "
                                  "give access to /dev/userfaultfd, or accept it by the option user_faults_only");
     view->has_poison = probe.features & MNW__UFFD_POISON;
-    int fd = mnw__uffd_open(features_of(view->image, view->flags, probe.features));
+    view->features = features_of(view->image, view->flags, probe.features);
+    int fd = mnw__uffd_open(view->features);
     if (fd == -EPERM && view->flags & MNW_CLIENT_FOLLOW_FORK)
         return mnw__fail(-EPERM, "mnw_client_map: following forks by userfaultfd takes CAP_SYS_PTRACE, which this "
                                  "process lacks; map without MNW_CLIENT_FOLLOW_FORK");
@@ -287,6 +288,8 @@ int mnw_client_map(struct mnw_client_view **result, struct mnw_client *client, c
         free(view);
         return error;
     }
+    if (view->flags & MNW_CLIENT_FOLLOW_FORK)
+        mnw__followed_add(&view->followed, view);
     *result = view;
     return 0;
 }
@@ -329,6 +332,8 @@ int mnw_client_unmap(struct mnw_client_view *view) {
         return error;
     struct mnw_client *client = view->client;
     int saved = 0;
+    if (view->flags & MNW_CLIENT_FOLLOW_FORK)
+        mnw__followed_remove(&view->followed);
     if (view->flags & MNW_CLIENT_RECORD)
         saved = save(view);
     /* A daemon that does not answer cannot keep the memory from its owner: the session's end detaches too. */

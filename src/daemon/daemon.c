@@ -16,7 +16,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { QUICK_THREADS = 4, SLOW_THREADS = 8, CLOSING_MS = 5000 };
+enum { QUICK_THREADS = 4, SLOW_THREADS = 8, CLOSING_MS = 5000, EVENTS_A_TURN = 256 };
 
 /* ---- the listening socket ---- */
 
@@ -47,16 +47,19 @@ static int find_listener(struct mnw__daemon *daemon) {
 
 /* ---- pools ---- */
 
-static void pool_ready(struct mnw__daemon *daemon, struct mnw__source *source, uint32_t events) {
-    struct mnw__daemon_pool *pool = (struct mnw__daemon_pool *)source;
+void mnw__daemon_take_events(struct mnw__daemon_pool *pool, struct mnw__daemon *daemon, unsigned most) {
     struct mnw_event event;
-    (void)events;
-    for (int i = 0; i < 256 && mnw_pool_next_event(pool->pool, &event) > 0; i++) {
+    for (unsigned i = 0; i < most && mnw_pool_next_event(pool->pool, &event) > 0; i++) {
         if (event.kind == MNW_EVENT_PREFETCH)
             mnw__prefetch_ended(daemon, &event);
         else if (event.kind == MNW_EVENT_VIEW_CHANGED)
-            mnw__views_changed(daemon, &event);
+            mnw__changes_take(daemon, &event);
     }
+}
+
+static void pool_ready(struct mnw__daemon *daemon, struct mnw__source *source, uint32_t events) {
+    (void)events;
+    mnw__daemon_take_events((struct mnw__daemon_pool *)source, daemon, EVENTS_A_TURN);
 }
 
 _Static_assert(offsetof(struct mnw__daemon_pool, source) == 0, "pool_ready counts on it");
@@ -118,8 +121,9 @@ static void end_sessions(struct mnw__daemon *daemon) {
                 mnw__views_tell_detached(session, view->id, -ESHUTDOWN);
         mnw__session_drop(session, -ESHUTDOWN, "the daemon was asked to stop");
     }
+    mnw__views_drop_orphans(daemon);
     uint64_t until = mnw__clock_ns() + CLOSING_MS * UINT64_C(1000000);
-    while ((daemon->dead || daemon->prefetches) && mnw__clock_ns() < until)
+    while ((daemon->dead || daemon->orphans || daemon->prefetches) && mnw__clock_ns() < until)
         mnw__daemon_turn(daemon, 10);
 }
 

@@ -59,10 +59,12 @@ struct mnw__daemon_view {
     struct mnw__daemon_image *image;
     struct mnw_view *view; /* while ATTACHED or DETACHING */
     enum mnw__view_phase phase;
-    bool is_child; /* made by fork(2) of the consumer: no record, and it stays until its process is gone */
+    bool is_child; /* made by fork(2) of the consumer: it stays until its process is gone */
     bool is_recording;
-    int record;      /* index; -1: none */
-    uint64_t cookie; /* in the library's events */
+    bool is_ending;   /* to be closed when it is saved */
+    unsigned changes; /* MNW_VIEW_CHANGED_*, that came while a lane had it */
+    int record;       /* index; -1: none */
+    uint64_t cookie;  /* in the library's events */
     uint32_t id, flags;
     uint64_t address, length, offset;
 };
@@ -259,12 +261,34 @@ void mnw__views_handle_record(struct mnw__session *session, const struct mnw__wi
 /* A view whose record is valid, as it was before the worker died. */
 int mnw__views_adopt(struct mnw__session *session, int record, struct mnw__daemon_image *image, int uffd);
 void mnw__views_drop_all(struct mnw__session *session);
-/* A view of some session was changed by its consumer. */
-void mnw__views_changed(struct mnw__daemon *daemon, const struct mnw_event *event);
+/* Children are left to themselves. */
+void mnw__views_drop_orphans(struct mnw__daemon *daemon);
+/* Closes a view that is ATTACHED; what it records is saved first by end(), and not by close(). */
+void mnw__views_end(struct mnw__daemon *daemon, struct mnw__daemon_view *view);
+void mnw__views_close(struct mnw__daemon *daemon, struct mnw__daemon_view *view);
+/* Begins to save what all views have recorded so far; false: nothing. */
+bool mnw__views_save_all(struct mnw__daemon *daemon);
+int mnw__views_take_record(struct mnw__daemon *daemon, struct mnw__daemon_view *view);
 /* Tells the peer that a view is served no more. */
 void mnw__views_tell_detached(struct mnw__session *session, uint32_t id, int reason);
 /* Frees a record of a view, and the holder's descriptor. */
 void mnw__views_forget_record(struct mnw__daemon *daemon, int record);
+
+/* ---- changes.c ---- */
+
+/* A view was changed by its consumer. */
+void mnw__changes_take(struct mnw__daemon *daemon, const struct mnw_event *event);
+/* A lane is done with the view: what came meanwhile. */
+void mnw__changes_catch_up(struct mnw__daemon *daemon, struct mnw__daemon_view *view);
+/* The session of a child's parent is over. */
+void mnw__changes_orphan(struct mnw__daemon *daemon, struct mnw__daemon_view *view);
+/* A child whose record is valid; `session` NULL: an orphan. */
+int mnw__changes_adopt_child(struct mnw__daemon *daemon, struct mnw__session *session, unsigned index,
+                             struct mnw__daemon_image *image, int uffd);
+/* A child that cannot be taken over: what it has not touched is SIGBUS, before its userfaultfd is closed. */
+void mnw__changes_bar_child(const struct mnw__daemon *daemon, unsigned index, int uffd);
+/* Every child that was forked before this call is with the holder after it. */
+void mnw__changes_settle(struct mnw__daemon *daemon);
 
 /* ---- ranges.c ---- */
 
@@ -298,6 +322,8 @@ void mnw__takeover_announce(struct mnw__daemon *daemon);
 
 /* Opens pools, lanes, loop. */
 int mnw__daemon_open(struct mnw__daemon *daemon, const struct mnw__config *config);
+/* Handles what the library has to tell, at most so many events. */
+void mnw__daemon_take_events(struct mnw__daemon_pool *pool, struct mnw__daemon *daemon, unsigned most);
 /* Ends everything: peers are told, nothing stays with the holder. */
 void mnw__daemon_close(struct mnw__daemon *daemon);
 

@@ -14,7 +14,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
-enum { EVENTS_MAX = 64, LEAVE_MS = 20 };
+enum { EVENTS_MAX = 64, LEAVE_MS = 20, SAVE_MS = 2000 };
 
 void mnw__daemon_log(const char *format, ...) {
     char text[640];
@@ -58,7 +58,8 @@ static void signal_came(struct mnw__daemon *daemon, struct mnw__source *source, 
     while (read(daemon->signals, &info, sizeof(info)) == sizeof(info)) {
         if (info.ssi_signo == SIGHUP && daemon->holding.holder) {
             daemon->phase = MNW__HANDING_OVER;
-            daemon->leave_ns = mnw__clock_ns() + LEAVE_MS * UINT64_C(1000000);
+            uint64_t ms = mnw__views_save_all(daemon) ? SAVE_MS : LEAVE_MS; /* faults are served meanwhile */
+            daemon->leave_ns = mnw__clock_ns() + ms * UINT64_C(1000000);
         } else if (info.ssi_signo != SIGHUP) {
             daemon->phase = MNW__STOPPING;
         }

@@ -77,7 +77,10 @@ static void handle_hello(struct mnw__session *session, const struct mnw__wire_pa
     if (!session->unsent_count)
         session->deadline_ns = 0;
     struct mnw__wire_packet answer;
+    if (packet->hello.features & MNW__WIRE_SETTLED)
+        mnw__changes_settle(daemon);
     answer.hello_answer = (struct mnw__wire_hello_answer){.version = MNW__WIRE_VERSION,
+                                                          .features = packet->hello.features & MNW__WIRE_SETTLED,
                                                           .views_max = limits->views,
                                                           .bytes_max = limits->bytes,
                                                           .faults_per_second_max = limits->faults_per_second,

@@ -23,6 +23,7 @@ struct mnw__state_memory {
     struct mnw__record_image images[MNW__STATE_IMAGES];
     struct mnw__record_view views[MNW__STATE_VIEWS];
     struct mnw__record_pin pins[MNW__STATE_PINS];
+    struct mnw__record_ranges ranges[MNW__STATE_VIEWS];
 };
 
 static int map(struct mnw__state *state, int fd) {
@@ -34,7 +35,8 @@ static int map(struct mnw__state *state, int fd) {
                                  .sessions = memory->sessions,
                                  .images = memory->images,
                                  .views = memory->views,
-                                 .pins = memory->pins};
+                                 .pins = memory->pins,
+                                 .ranges = memory->ranges};
     return 0;
 }
 
@@ -121,4 +123,21 @@ bool mnw__state_parse_fdname(const char *text, const char *kind, unsigned *index
     int used = -1;
     return !strncmp(text, kind, length) && sscanf(text + length, ".%u.%u%n", index, serial, &used) == 2 && used > 0 &&
            !text[length + (size_t)used];
+}
+
+void mnw__state_set_ranges(struct mnw__state *state, unsigned view, const struct mnw_view_range *ranges,
+                           unsigned count) {
+    struct mnw__record_ranges *record = &state->ranges[view];
+    uint32_t next = !(atomic_load_explicit(&record->current, memory_order_relaxed) & 1);
+    record->counts[next] = count < MNW__STATE_RANGES ? count : MNW__STATE_RANGES;
+    if (count)
+        memcpy(record->ranges[next], ranges, record->counts[next] * sizeof(*ranges));
+    atomic_store_explicit(&record->current, next, memory_order_release);
+}
+
+unsigned mnw__state_get_ranges(const struct mnw__state *state, unsigned view, const struct mnw_view_range **ranges) {
+    const struct mnw__record_ranges *record = &state->ranges[view];
+    uint32_t now = atomic_load_explicit(&record->current, memory_order_acquire) & 1, count = record->counts[now];
+    *ranges = record->ranges[now];
+    return count < MNW__STATE_RANGES ? count : MNW__STATE_RANGES;
 }

@@ -11,6 +11,8 @@
 
 #include "wire/wire.h"
 
+#include <minnow/minnow.h>
+
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -20,6 +22,7 @@ enum {
     MNW__STATE_IMAGES = 256,
     MNW__STATE_VIEWS = 4096,
     MNW__STATE_PINS = 4096,
+    MNW__STATE_RANGES = 256, /* as many as a view can have */
 };
 
 enum mnw__record_state { MNW__RECORD_FREE = 0, MNW__RECORD_TENTATIVE = 1, MNW__RECORD_VALID = 2 };
@@ -45,8 +48,22 @@ struct mnw__record_view {
     struct mnw__record record;
     uint32_t session, image; /* indices of their records */
     uint32_t session_serial;
-    uint32_t id, flags, reserved;
-    uint64_t address, length, offset;
+    uint32_t id, flags;
+    uint32_t is_child; /* made by fork(2): its session may be over */
+    uint32_t is_recording, page_bytes;
+    uint32_t reserved;
+    uint64_t address, length, offset; /* as it was attached; where it lies now: see the ranges */
+};
+
+/*
+ * Where a view lies. Two of them, of which `current` says which counts: killed while one is written, the other is
+ * whole.
+ */
+struct mnw__record_ranges {
+    _Atomic uint32_t current;
+    uint32_t counts[2]; /* 0: as it was attached */
+    uint32_t reserved;
+    struct mnw_view_range ranges[2][MNW__STATE_RANGES];
 };
 
 struct mnw__record_pin {
@@ -63,6 +80,7 @@ struct mnw__state {
     struct mnw__record_image *images;
     struct mnw__record_view *views;
     struct mnw__record_pin *pins;
+    struct mnw__record_ranges *ranges; /* of views, by their index; memory only where it was written */
 };
 
 int mnw__state_create(struct mnw__state *state);
@@ -74,6 +92,12 @@ void mnw__state_close(struct mnw__state *state);
 /* How often the daemon was restarted. */
 uint64_t mnw__state_epoch(const struct mnw__state *state);
 void mnw__state_count_restart(struct mnw__state *state);
+
+/* Where a view lies now; none: as it was attached. */
+void mnw__state_set_ranges(struct mnw__state *state, unsigned view, const struct mnw_view_range *ranges,
+                           unsigned count);
+/* How many there are. */
+unsigned mnw__state_get_ranges(const struct mnw__state *state, unsigned view, const struct mnw_view_range **ranges);
 
 /* A free record of `count` records of `bytes` each, now tentative, all its own fields 0; -ENOSPC. Returns the index. */
 int mnw__state_take(struct mnw__state *state, void *records, size_t bytes, unsigned count);

@@ -115,6 +115,25 @@ static void take_over_session(struct mnw__daemon *daemon, unsigned index) {
     session->name[sizeof(session->name) - 1] = '\0';
 }
 
+/* Its parent's session may be over; it is served all the same, or barred. */
+static void take_over_child(struct mnw__daemon *daemon, unsigned index, struct mnw__session *session,
+                            struct mnw__daemon_image *image, int fd) {
+    struct mnw__record *record = &daemon->state.views[index].record;
+    int error = -ESTALE;
+    if (fd >= 0 && image)
+        error = mnw__changes_adopt_child(daemon, session, index, image, fd);
+    if (!error) {
+        close(fd); /* the view has its own */
+        return;
+    }
+    if (fd >= 0 && error != -ESRCH) {
+        mnw__daemon_log("the child of a consumer is not taken over: %s", image ? mnw_error() : "its image is lost");
+        mnw__changes_bar_child(daemon, index, fd);
+    }
+    drop_fd(daemon, "view", index, record, fd);
+    mnw__state_free(record);
+}
+
 static void take_over_view(struct mnw__daemon *daemon, unsigned index) {
     struct mnw__record_view *record = &daemon->state.views[index];
     if (atomic_load(&record->record.state) == MNW__RECORD_FREE)
@@ -124,6 +143,10 @@ static void take_over_view(struct mnw__daemon *daemon, unsigned index) {
     struct mnw__session *session = session_of(daemon, record->session, record->session_serial);
     struct mnw__daemon_image *image = image_of(daemon, record->image);
     int error = -ENOENT;
+    if (record->is_child) {
+        take_over_child(daemon, index, session, image, valid ? fd : -1);
+        return;
+    }
     if (valid && session && image && fd >= 0)
         error = mnw__views_adopt(session, (int)index, image, fd);
     if (!error) {

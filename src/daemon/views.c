@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Views of peers: attach, detach, working sets, and what consumers do to their mappings.
+ * Views of peers: attach, detach, working sets. What consumers do to their mappings is in changes.c.
  *
  * The loop's. Attaching and closing ask the kernel about the consumer's memory, which a consumer can delay: lanes do
  * it.
@@ -33,20 +33,22 @@ void mnw__views_forget_record(struct mnw__daemon *daemon, int record) {
     mnw__holding_remove(&daemon->holding, name);
 }
 
-static int take_record(struct mnw__daemon_view *view) {
-    struct mnw__state *state = &view->session->daemon->state;
+int mnw__views_take_record(struct mnw__daemon *daemon, struct mnw__daemon_view *view) {
+    struct mnw__state *state = &daemon->state;
     int index = mnw__state_take(state, state->views, sizeof(*state->views), MNW__STATE_VIEWS);
     if (index < 0)
         return index;
     struct mnw__record_view *record = &state->views[index];
-    record->session = (uint32_t)view->session->record;
-    record->session_serial = state->sessions[view->session->record].record.serial;
+    record->session = view->session ? (uint32_t)view->session->record : UINT32_MAX;
+    record->session_serial = view->session ? state->sessions[view->session->record].record.serial : 0;
     record->image = (uint32_t)view->image->record;
+    record->page_bytes = view->image->page_bytes;
     record->id = view->id;
-    record->flags = view->flags;
+    record->flags = view->flags & MNW_VIEW_WRITE;
     record->address = view->address;
     record->length = view->length;
     record->offset = view->offset;
+    mnw__state_set_ranges(state, (unsigned)index, NULL, 0);
     view->record = index;
     return 0;
 }
@@ -124,7 +126,8 @@ static bool begin_close(struct mnw__daemon *daemon, struct mnw__daemon_view *vie
     if (!work)
         return false;
     view->phase = MNW__VIEW_DETACHING;
-    if (view->record >= 0)
+    /* A child stays on record until its pages are barred. */
+    if (view->record >= 0 && !view->is_child)
         atomic_store_explicit(&daemon->state.views[view->record].record.state, MNW__RECORD_TENTATIVE,
                               memory_order_release);
     work->view = view;
@@ -146,15 +149,9 @@ void mnw__views_handle_detach(struct mnw__session *session, const struct mnw__wi
         mnw__request_refuse(session, packet, error);
 }
 
-/*
- * Of children made by fork(2) only the daemon has the userfaultfd. With it closed they would read zeros: they are
- * served for as long as they live.
- */
-static void orphan(struct mnw__daemon *daemon, struct mnw__daemon_view *view) {
-    unlink_from(&view->session->views, view);
-    view->session = NULL;
-    view->next = daemon->orphans;
-    daemon->orphans = view;
+void mnw__views_close(struct mnw__daemon *daemon, struct mnw__daemon_view *view) {
+    if (!begin_close(daemon, view, NULL))
+        mnw__daemon_log("out of memory: a view of '%s' stays attached", view->image->config->name);
 }
 
 void mnw__views_drop_all(struct mnw__session *session) {
@@ -162,10 +159,16 @@ void mnw__views_drop_all(struct mnw__session *session) {
     for (struct mnw__daemon_view *next, *view = session->views; view; view = next) {
         next = view->next;
         if (view->is_child)
-            orphan(daemon, view);
-        else if (view->phase == MNW__VIEW_ATTACHED && !begin_close(daemon, view, NULL))
-            mnw__daemon_log("out of memory: a view of '%s' stays attached", view->image->config->name);
+            mnw__changes_orphan(daemon, view);
+        else if (view->phase == MNW__VIEW_ATTACHED)
+            mnw__views_end(daemon, view);
     }
+}
+
+void mnw__views_drop_orphans(struct mnw__daemon *daemon) {
+    for (struct mnw__daemon_view *view = daemon->orphans; view; view = view->next)
+        if (view->phase == MNW__VIEW_ATTACHED)
+            mnw__views_close(daemon, view);
 }
 
 void mnw__views_tell_detached(struct mnw__session *session, uint32_t id, int reason) {
@@ -177,7 +180,8 @@ void mnw__views_tell_detached(struct mnw__session *session, uint32_t id, int rea
 
 /* ---- attach ---- */
 
-static int attach_now(struct mnw__daemon_view *view, int uffd) {
+/* `ranges`, if there are any, say better than the view where it lies by now. */
+static int attach_now(struct mnw__daemon_view *view, int uffd, const struct mnw_view_range *ranges, unsigned count) {
     const struct mnw__session *session = view->session;
     struct mnw_attach_options options = {
         .size = sizeof(options),
@@ -185,10 +189,12 @@ static int attach_now(struct mnw__daemon_view *view, int uffd) {
         .length_bytes = view->length,
         .address = view->address,
         .uffd = uffd,
-        .flags = view->flags,
+        .flags = view->flags & MNW_VIEW_WRITE,
         .pid = session->peer.pid,
         .faults_per_second = (uint32_t)session->daemon->config->limits.faults_per_second,
         .cookie = view->cookie,
+        .ranges = ranges,
+        .range_count = count,
     };
     return mnw_view_attach(&view->view, view->image->cache, &options);
 }
@@ -198,7 +204,17 @@ static void run_attach(struct mnw__work *work) {
     char name[MNW__STATE_FDNAME_BYTES];
     view_fdname(work->daemon, view->record, name);
     int error = mnw__holding_store(&work->daemon->holding, name, work->fd, true);
-    mnw__work_end(work, error ? error : attach_now(view, work->fd));
+    mnw__work_end(work, error ? error : attach_now(view, work->fd, NULL, 0));
+}
+
+/* From now on it is a child's like those that forks have told of, and counts for no session. */
+static void become_child(struct mnw__daemon_view *view) {
+    view->session->view_count--;
+    view->session->view_bytes -= view->length;
+    view->is_child = true;
+    view->changes |= MNW_VIEW_CHANGED_RANGES;
+    mnw__changes_catch_up(view->session->daemon, view);
+    view->session->daemon->state.views[view->record].is_child = 1;
 }
 
 static void attach_done(struct mnw__work *work) {
@@ -211,11 +227,14 @@ static void attach_done(struct mnw__work *work) {
     }
     view->phase = MNW__VIEW_ATTACHED;
     if (work->session->fd < 0) {
-        begin_close(daemon, view, NULL);
+        mnw__views_close(daemon, view);
         return;
     }
+    if (view->flags & MNW__WIRE_ATTACH_CHILD)
+        become_child(view);
     mnw__state_validate(&daemon->state.views[view->record].record);
     mnw__work_answer(work);
+    mnw__changes_catch_up(daemon, view);
 }
 
 static int check_limits(const struct mnw__session *session, uint64_t length) {
@@ -236,9 +255,9 @@ static int check_attach(const struct mnw__session *session, const struct mnw__da
     if (other)
         return mnw__fail(other->phase == MNW__VIEW_ATTACHED ? -EEXIST : -EBUSY,
                          "there is a view %u in this session already", attach->view);
-    if (attach->flags & ~(uint32_t)MNW_VIEW_WRITE)
+    if (attach->flags & ~(uint32_t)(MNW_VIEW_WRITE | MNW__WIRE_ATTACH_CHILD))
         return mnw__fail(-EINVAL, "view %u has flags 0x%x; only 0x%x is known", attach->view, attach->flags,
-                         MNW_VIEW_WRITE);
+                         MNW_VIEW_WRITE | MNW__WIRE_ATTACH_CHILD);
     if (!mnw__is_aligned(attach->address, image->page_bytes))
         return mnw__fail(-EINVAL, "address 0x%llx is not a multiple of the page of image '%s', %u",
                          (unsigned long long)attach->address, image->config->name, image->page_bytes);
@@ -263,7 +282,7 @@ static struct mnw__daemon_view *new_view(struct mnw__session *session, struct mn
         *error = *error ? *error : -ENOMEM;
         return NULL;
     }
-    *error = take_record(view);
+    *error = mnw__views_take_record(session->daemon, view);
     if (!*error)
         return view;
     free_view(session->daemon, view);
@@ -296,6 +315,16 @@ void mnw__views_handle_attach(struct mnw__session *session, const struct mnw__wi
     mnw__work_start(work, &session->daemon->quick, run_attach, attach_done);
 }
 
+/* The next worker has to know; what is noted until then goes with this one, unless it is saved. */
+static int set_recording(struct mnw__daemon_view *view, bool on) {
+    if (on && view->is_recording)
+        return 0; /* asked for again, because the answer was lost: what was noted stays */
+    int error = mnw_view_record(view->view, on);
+    view->is_recording = on && !error;
+    view->session->daemon->state.views[view->record].is_recording = view->is_recording;
+    return error;
+}
+
 int mnw__views_adopt(struct mnw__session *session, int record, struct mnw__daemon_image *image, int uffd) {
     const struct mnw__record_view *kept = &session->daemon->state.views[record];
     struct mnw__wire_attach attach = {.view = kept->id,
@@ -308,72 +337,18 @@ int mnw__views_adopt(struct mnw__session *session, int record, struct mnw__daemo
     if (!view)
         return error ? error : -ENOMEM;
     view->record = record;
-    error = attach_now(view, uffd);
+    const struct mnw_view_range *ranges;
+    unsigned count = mnw__state_get_ranges(&session->daemon->state, (unsigned)record, &ranges);
+    error = attach_now(view, uffd, ranges, count);
     if (error) {
         view->record = -1; /* the caller forgets it */
         free_view(session->daemon, view);
         return error;
     }
     view->phase = MNW__VIEW_ATTACHED;
+    if (kept->is_recording && set_recording(view, true))
+        mnw__daemon_log("view %u of session %u is recorded no more: %s", view->id, kept->session, mnw_error());
     return 0;
-}
-
-/* ---- what consumers do ---- */
-
-static struct mnw__daemon_view *find_by(struct mnw__daemon *daemon, const struct mnw_view *wanted) {
-    for (struct mnw__session *session = daemon->sessions; session; session = session->next)
-        for (struct mnw__daemon_view *view = session->views; view; view = view->next)
-            if (view->view == wanted && view->phase == MNW__VIEW_ATTACHED)
-                return view;
-    for (struct mnw__daemon_view *view = daemon->orphans; view; view = view->next)
-        if (view->view == wanted && view->phase == MNW__VIEW_ATTACHED)
-            return view;
-    return NULL;
-}
-
-static void add_child(struct mnw__daemon *daemon, const struct mnw__daemon_view *parent, struct mnw_view *of_child) {
-    struct mnw__daemon_view *view = malloc(sizeof(*view));
-    if (!view) {
-        mnw__daemon_log("out of memory: the child of a consumer of '%s' is not served", parent->image->config->name);
-        mnw_view_close(of_child);
-        return;
-    }
-    *view = *parent;
-    view->view = of_child;
-    view->is_child = true;
-    view->is_recording = false;
-    view->record = -1;
-    struct mnw__daemon_view **list = view->session ? &view->session->views : &daemon->orphans;
-    view->next = *list;
-    *list = view;
-    view->image->views++;
-}
-
-/* A crash rebuilds the geometry from /proc; the record is only where to look first. */
-static void note_ranges(struct mnw__daemon *daemon, struct mnw__daemon_view *view) {
-    struct mnw_view_range range;
-    if (view->record < 0 || mnw_view_ranges(view->view, &range, 1) != 1)
-        return;
-    struct mnw__record_view *record = &daemon->state.views[view->record];
-    record->address = view->address = range.address;
-    record->offset = view->offset = range.offset_bytes;
-}
-
-void mnw__views_changed(struct mnw__daemon *daemon, const struct mnw_event *event) {
-    struct mnw__daemon_view *view =
-        find_by(daemon, event->changes & MNW_VIEW_CHANGED_FORKED ? event->parent : event->view);
-    if (!view)
-        return;
-    if (event->changes & MNW_VIEW_CHANGED_FORKED)
-        add_child(daemon, view, event->view);
-    if (event->changes & MNW_VIEW_CHANGED_RANGES)
-        note_ranges(daemon, view);
-    if (!(event->changes & MNW_VIEW_CHANGED_DEAD) || event->changes & MNW_VIEW_CHANGED_FORKED)
-        return;
-    if (view->session && !view->is_child)
-        mnw__views_tell_detached(view->session, view->id, -ESRCH);
-    if (view->phase == MNW__VIEW_ATTACHED)
-        begin_close(daemon, view, NULL);
 }
 
 /* ---- working sets ---- */
@@ -387,12 +362,16 @@ static void run_save(struct mnw__work *work) {
 static void save_done(struct mnw__work *work) {
     struct mnw__daemon_view *view = work->view;
     view->phase = MNW__VIEW_ATTACHED;
+    if (work->result && !work->request)
+        mnw__daemon_log("the working set of '%s' is not saved: %s", view->image->config->name, work->message);
     mnw__work_answer(work);
-    if (work->session->fd < 0)
-        begin_close(work->daemon, view, NULL);
+    if (view->is_ending || work->session->fd < 0)
+        mnw__views_close(work->daemon, view);
+    else
+        mnw__changes_catch_up(work->daemon, view);
 }
 
-/* While it is saved the view is kept from being closed. */
+/* While it is saved the view is kept from being closed. `packet` NULL: nobody asked. */
 static int begin_save(struct mnw__session *session, struct mnw__daemon_view *view,
                       const struct mnw__wire_packet *packet) {
     if (!view->image->config->working_set)
@@ -410,6 +389,21 @@ static int begin_save(struct mnw__session *session, struct mnw__daemon_view *vie
     return 0;
 }
 
+bool mnw__views_save_all(struct mnw__daemon *daemon) {
+    bool any = false;
+    for (const struct mnw__session *session = daemon->sessions; session; session = session->next)
+        for (struct mnw__daemon_view *view = session->views; view; view = view->next)
+            if (view->is_recording && view->phase == MNW__VIEW_ATTACHED && view->image->config->working_set)
+                any |= !begin_save(view->session, view, NULL);
+    return any;
+}
+
+void mnw__views_end(struct mnw__daemon *daemon, struct mnw__daemon_view *view) {
+    view->is_ending = true;
+    if (!view->is_recording || !view->image->config->working_set || begin_save(view->session, view, NULL))
+        mnw__views_close(daemon, view);
+}
+
 void mnw__views_handle_record(struct mnw__session *session, const struct mnw__wire_packet *packet) {
     struct mnw__daemon_view *view = find(session, packet->working_set.view);
     bool start = packet->working_set.action == MNW__WIRE_RECORD_START;
@@ -423,8 +417,7 @@ void mnw__views_handle_record(struct mnw__session *session, const struct mnw__wi
         if (!error)
             return;
     } else if (!error) {
-        error = mnw_view_record(view->view, start);
-        view->is_recording = start && !error;
+        error = set_recording(view, start);
     }
     if (error)
         mnw__request_refuse(session, packet, error);

@@ -18,7 +18,7 @@ struct line {
 
 struct wanted {
     uintptr_t address, end;
-    struct stat file;
+    uint64_t device, inode;
     uint64_t offset;
     bool may_write;
 };
@@ -30,8 +30,7 @@ static bool parse(const char *text, struct line *line) {
 
 /* Is this mapping, which holds wanted->address, what was said? */
 static enum mnw__mapped judge(const struct line *line, const struct wanted *wanted) {
-    if (line->inode != wanted->file.st_ino || line->major != major(wanted->file.st_dev) ||
-        line->minor != minor(wanted->file.st_dev))
+    if (line->inode != wanted->inode || line->major != major(wanted->device) || line->minor != minor(wanted->device))
         return MNW__MAPPED_OTHER_FILE;
     if (line->offset + (wanted->address - line->start) != wanted->offset)
         return MNW__MAPPED_OTHER_OFFSET;
@@ -59,17 +58,19 @@ static enum mnw__mapped scan(FILE *maps, struct wanted *wanted) {
     return result;
 }
 
-enum mnw__mapped mnw__process_maps(pid_t pid, uintptr_t address, size_t length, int fd, uint64_t offset,
-                                   bool may_write) {
-    struct wanted wanted = {.address = address, .end = address + length, .offset = offset, .may_write = may_write};
+enum mnw__mapped mnw__process_maps_file(pid_t pid, uintptr_t address, size_t length, uint64_t device, uint64_t inode,
+                                        uint64_t offset, bool may_write) {
+    struct wanted wanted = {.address = address,
+                            .end = address + length,
+                            .device = device,
+                            .inode = inode,
+                            .offset = offset,
+                            .may_write = may_write};
     char path[64];
     snprintf(path, sizeof(path), "/proc/%d/maps", (int)pid);
     FILE *maps = fopen(path, "re");
-    if (!maps || fstat(fd, &wanted.file)) {
-        if (maps)
-            fclose(maps);
+    if (!maps)
         return MNW__MAPPED_UNSEEN;
-    }
     /* Who may not look gets an error or nothing at the first read. */
     int first = getc(maps);
     enum mnw__mapped result = MNW__MAPPED_UNSEEN;
@@ -79,4 +80,12 @@ enum mnw__mapped mnw__process_maps(pid_t pid, uintptr_t address, size_t length, 
     }
     fclose(maps);
     return result;
+}
+
+enum mnw__mapped mnw__process_maps(pid_t pid, uintptr_t address, size_t length, int fd, uint64_t offset,
+                                   bool may_write) {
+    struct stat file;
+    if (fstat(fd, &file))
+        return MNW__MAPPED_UNSEEN;
+    return mnw__process_maps_file(pid, address, length, file.st_dev, file.st_ino, offset, may_write);
 }

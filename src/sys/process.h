@@ -25,5 +25,8 @@ enum mnw__mapped {
 /* Is [address, address + length) of the process a private mapping of the file behind `fd`, from `offset` on? */
 enum mnw__mapped mnw__process_maps(pid_t pid, uintptr_t address, size_t length, int fd, uint64_t offset,
                                    bool may_write);
+/* The same, of the file that fstat(2) shows with these. */
+enum mnw__mapped mnw__process_maps_file(pid_t pid, uintptr_t address, size_t length, uint64_t device, uint64_t inode,
+                                        uint64_t offset, bool may_write);
 
 #endif

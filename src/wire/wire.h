@@ -56,9 +56,14 @@ struct mnw__wire_failure {
     char message[MNW__WIRE_ERROR_BYTES];
 };
 
+enum mnw__wire_features {
+    /* Asked by a child that fork(2) has just made: the answer comes when every child of before is with the holder. */
+    MNW__WIRE_SETTLED = 1 << 0,
+};
+
 struct mnw__wire_hello {
     uint32_t version;                /* the highest that the sender speaks; the answer: what will be spoken */
-    uint32_t features;               /* 0 for now */
+    uint32_t features;               /* enum mnw__wire_features; the answer: those that it knows */
     char name[MNW__WIRE_NAME_BYTES]; /* of the program, for people */
 };
 
@@ -117,9 +122,13 @@ struct mnw__wire_open_answer {
 struct mnw__wire_attach {
     uint32_t image;
     uint32_t view;  /* chosen by the peer, not 0, unique in its session */
-    uint32_t flags; /* MNW_VIEW_WRITE */
+    uint32_t flags; /* MNW_VIEW_WRITE, MNW__WIRE_ATTACH_CHILD */
     uint32_t reserved;
     uint64_t address, length, offset; /* multiples of the image's page; the mapping exists already */
+};
+
+enum mnw__wire_attach_flags {
+    MNW__WIRE_ATTACH_CHILD = 1 << 1, /* stays when the session ends, for as long as its process lives */
 };
 
 struct mnw__wire_view { /* DETACH */

@@ -71,6 +71,11 @@ static struct view *free_view(void) {
     abort();
 }
 
+static void drop_view(struct view *view) {
+    close(view->uffd);
+    view->uffd = 0;
+}
+
 static void serve_view(struct view *view) {
     struct mnw__uffd_event events[MNW__UFFD_BATCH];
     int count = mnw__uffd_read(view->uffd, events, MNW__UFFD_BATCH);
@@ -81,6 +86,8 @@ static void serve_view(struct view *view) {
             child->uffd = events[i].fd;
             child->id = 0;
             atomic_fetch_add(&self->shared->forks, 1);
+            if (atomic_load(&self->shared->lose_forks))
+                drop_view(child); /* as a daemon does that dies with it */
         }
         if (events[i].kind == MNW__UFFD_EV_REMAP && events[i].address == view->address)
             view->address = events[i].to;
@@ -91,11 +98,6 @@ static void serve_view(struct view *view) {
         else
             serve_fault(view, events[i].address & ~(uint64_t)(self->page_bytes - 1));
     }
-}
-
-static void drop_view(struct view *view) {
-    close(view->uffd);
-    view->uffd = 0;
 }
 
 /* ---- the child: requests ---- */
@@ -117,7 +119,7 @@ static int attach(int session, const struct mnw__wire_attach *attach, int uffd) 
         return error;
     *free_view() = (struct view){.uffd = dup(uffd),
                                  .session = session,
-                                 .id = attach->view,
+                                 .id = attach->flags & MNW__WIRE_ATTACH_CHILD ? 0 : attach->view,
                                  .address = attach->address,
                                  .length = attach->length,
                                  .offset = attach->offset};
@@ -152,7 +154,8 @@ static int carry_out(int session, const struct mnw__wire_packet *in, int uffd, s
     struct stat status;
     switch (in->header.type) {
     case MNW__WIRE_HELLO:
-        out->hello_answer = (struct mnw__wire_hello_answer){.version = 1, .requests_max = 64};
+        out->hello_answer = (struct mnw__wire_hello_answer){
+            .version = 1, .features = in->hello.features & MNW__WIRE_SETTLED, .requests_max = 64};
         *bytes = sizeof(out->hello_answer);
         return 0;
     case MNW__WIRE_LIST:

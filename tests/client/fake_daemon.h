@@ -39,6 +39,7 @@ struct fake_shared {
     _Atomic uint32_t served;               /* pages mapped */
     _Atomic uint32_t sessions;             /* open now */
     _Atomic uint32_t forks;                /* children's userfaultfds taken */
+    _Atomic bool lose_forks;               /* and closed at once */
 };
 
 struct fake {

@@ -378,6 +378,99 @@ static void slowly(void) {
     }
 }
 
+/* ---- forks, for a daemon that dies meanwhile ---- */
+
+static void nap_us(long us) {
+    nanosleep(&(struct timespec){.tv_nsec = us * 1000}, NULL);
+}
+
+/* Each page, some of them after a pause. */
+static void read_slowly(const unsigned char *at, size_t first, size_t count, long pause_us) {
+    for (size_t page = first; page < first + count; page++) {
+        check(right(at, page, 1));
+        if (page % 8 == 0)
+            nap_us(pause_us);
+    }
+}
+
+/* What a child does besides: 40 pages of its own are unmapped, moved away, or inherited by a child of its own. */
+static void child_of_forks(unsigned char *at, unsigned round) {
+    check(all_are(at, 0, 1, 7));
+    memset(at, (int)(8 + round % 100), PAGE);
+    read_slowly(at, 1 + round % 7, 20, 300);
+    if (round % 4 == 1) {
+        check(!munmap(at + 60 * PAGE, 40 * PAGE));
+    } else if (round % 4 == 2) {
+        unsigned char *room = mmap(NULL, 40 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        check(room != MAP_FAILED);
+        unsigned char *moved = mremap(at + 60 * PAGE, 40 * PAGE, 40 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, room);
+        check(moved == room);
+        nap_us(20000);
+        for (size_t page = 0; page < 40; page++)
+            check(!fake_wrong(moved + page * PAGE, (60 + page) * PAGE, PAGE));
+    } else if (round % 4 == 3) {
+        pid_t pid = fork();
+        if (!pid) {
+            read_slowly(at, 60, 40, 500);
+            _exit(0);
+        }
+        read_slowly(at, 60, 40, 500);
+        check(child_status(pid) == 0);
+    }
+    read_slowly(at, 21, 39, 300);
+    read_slowly(at, 100, (size + PAGE - 1) / PAGE - 100, 300);
+    check(all_are(at, 0, 1, (unsigned char)(8 + round % 100)));
+}
+
+/*
+ * Where a child has moved a part is written down a moment after the event that told of it was read. A death in that
+ * moment is SIGBUS, and must be rare.
+ *
+ * Up to three children at a time; the last outlives this process, and says so when it has read everything.
+ */
+static void forks(void) {
+    const char *rounds = getenv("GUEST_ROUNDS");
+    enum { CHILDREN = 3 };
+    pid_t children[CHILDREN] = {0};
+    unsigned char *at = map_private();
+    memset(at, 7, PAGE);
+    check(write(STDOUT_FILENO, "*", 1) == 1);
+    unsigned count = rounds ? (unsigned)atoi(rounds) : 40, missed = 0;
+    for (unsigned round = 0; round < count + CHILDREN; round++) {
+        pid_t *child = &children[round % CHILDREN];
+        alarm(50);
+        int status = *child ? child_status(*child) : 0;
+        bool has_moved = round % 4 == (2 + CHILDREN) % 4;
+        missed += has_moved && status == 128 + SIGBUS;
+        check(!status || (has_moved && missed <= 1 + count / 32));
+        *child = round < count ? fork() : 0;
+        if (round < count && !*child) {
+            child_of_forks(at, round);
+            _exit(0);
+        }
+    }
+    if (!fork()) {
+        alarm(50);
+        read_slowly(at, 1, (size + PAGE - 1) / PAGE - 1, 20000);
+        check(write(STDOUT_FILENO, "o", 1) == 1);
+        _exit(0);
+    }
+}
+
+/* The daemon is stopped while a child waits: what the child has not touched is SIGBUS then. */
+static void stopped(void) {
+    unsigned char *at = map_private();
+    char byte;
+    check(right(at, 1, 1));
+    pid_t pid = fork();
+    if (!pid) {
+        check(right(at, 0, 30) && write(STDOUT_FILENO, "*", 1) == 1 && read(STDIN_FILENO, &byte, 1) == 1);
+        check(touch(at + 200 * PAGE) == SIGBUS && right(at, 0, 30));
+        _exit(0);
+    }
+    check(child_status(pid) == 0);
+}
+
 int main(int argc, char **argv) {
     static const struct {
         const char *name;
@@ -386,7 +479,7 @@ int main(int argc, char **argv) {
                   {"remap", remap},           {"dontneed", dontneed}, {"remove", remove_pages}, {"punch", punch},
                   {"syscalls", system_calls}, {"fork", forked},       {"follow", followed},     {"exec", execute},
                   {"library", library},       {"threads", threads},   {"memfd", memfd},         {"others", others},
-                  {"slowly", slowly}};
+                  {"slowly", slowly},         {"forks", forks},       {"stopped", stopped}};
     struct stat status;
     alarm(50);
     if (argc != 3)

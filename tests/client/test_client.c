@@ -154,6 +154,18 @@ static int child_has_it_all(struct bed *bed) {
     return fake_wrong(bed->data, 0, SIZE) != 0;
 }
 
+static int child_and_grandchild_have_it_all(struct bed *bed) {
+    unsigned char *own = (unsigned char *)(uintptr_t)bed->data;
+    bool wrong = own[3] != 77;
+    own[3] = fake_byte(3);
+    wrong |= fake_wrong(bed->data, 0, SIZE / 2) != 0;
+    pid_t pid = fork();
+    if (!pid)
+        _exit(fake_wrong(bed->data, 0, SIZE) != 0);
+    int status;
+    return waitpid(pid, &status, 0) != pid || status || wrong;
+}
+
 static void a_followed_child_has_it_all(void **state) {
     (void)state;
     struct bed bed;
@@ -164,6 +176,49 @@ static void a_followed_child_has_it_all(void **state) {
     assert_int_equal(child_of(&bed, child_has_it_all), 0);
     assert_int_equal(atomic_load(&bed.fake.shared->forks), 1);
     assert_int_equal(fake_wrong(bed.data, 0, SIZE), 0);
+    close_bed(&bed);
+}
+
+/* The daemon died with what the fork had brought it. */
+static void a_followed_child_that_was_lost_is_served_anew(void **state) {
+    (void)state;
+    struct bed bed;
+    if (geteuid())
+        skip();
+    open_bed(&bed, MNW_CLIENT_FOLLOW_FORK | MNW_VIEW_WRITE);
+    unsigned char *own = mnw_client_data(bed.view);
+    own[3] = 77;
+    atomic_store(&bed.fake.shared->lose_forks, true);
+    assert_int_equal(child_of(&bed, child_and_grandchild_have_it_all), 0);
+    assert_int_equal(atomic_load(&bed.fake.shared->forks), 2);
+    assert_int_equal(fake_seen(&bed.fake, MNW__WIRE_ATTACH), 3);
+    assert_int_equal(own[3], 77);
+    own[3] = fake_byte(3);
+    assert_int_equal(fake_wrong(bed.data, 0, SIZE), 0);
+    close_bed(&bed);
+}
+
+/* What a child has put in the place of its view is none of a grandchild's. */
+static int child_has_something_else_there(struct bed *bed) {
+    int other = memfd_create("other", MFD_CLOEXEC);
+    if (other < 0 || ftruncate(other, SIZE) ||
+        mmap((void *)(uintptr_t)bed->data, SIZE, PROT_READ, MAP_SHARED | MAP_FIXED, other, 0) == MAP_FAILED)
+        return 2;
+    pid_t pid = fork();
+    if (!pid)
+        _exit(bed->data[5 * PAGE] != 0);
+    int status;
+    return waitpid(pid, &status, 0) != pid || status;
+}
+
+static void a_followed_child_may_map_something_else(void **state) {
+    (void)state;
+    struct bed bed;
+    if (geteuid())
+        skip();
+    open_bed(&bed, MNW_CLIENT_FOLLOW_FORK);
+    assert_int_equal(child_of(&bed, child_has_something_else_there), 0);
+    assert_int_equal(fake_seen(&bed.fake, MNW__WIRE_ATTACH), 1);
     close_bed(&bed);
 }
 
@@ -301,6 +356,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(many_threads_map_and_read),
         cmocka_unit_test(a_child_has_nothing_but_may_connect),
         cmocka_unit_test(a_followed_child_has_it_all),
+        cmocka_unit_test(a_followed_child_that_was_lost_is_served_anew),
+        cmocka_unit_test(a_followed_child_may_map_something_else),
         cmocka_unit_test(a_followed_child_of_a_lost_view_has_sigbus),
         cmocka_unit_test(whoever_waits_in_an_unmapped_view_gets_sigsegv),
         cmocka_unit_test(unmapping_needs_no_daemon),

@@ -117,6 +117,60 @@ class Run(unittest.TestCase):
             self.wait_for_another(pid)
         self.disturbed(hand_over, 3)
 
+    def test_stopped_with_children(self):
+        if os.geteuid():
+            self.skipTest("EVENT_FORK takes CAP_SYS_PTRACE")
+        guest = subprocess.Popen([OPTIONS.command, "run", "--socket", self.daemon.path, "--map", f"{self.file}=img",
+                                  "--follow-fork", "--", OPTIONS.guest, "stopped", self.file], stdin=subprocess.PIPE,
+                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.assertEqual(guest.stdout.read(1), "*")
+        self.daemon.stop()
+        _, errors = guest.communicate("x", timeout=60)
+        self.assertEqual((guest.returncode, errors), (0, ""), self.daemon.read_log())
+
+    def forking(self, disturb):
+        """Children of children too, and some that outlive their parents; every byte that they read is compared."""
+        if os.geteuid():
+            self.skipTest("EVENT_FORK takes CAP_SYS_PTRACE")
+        rounds = {**os.environ, "GUEST_ROUNDS": str(OPTIONS.kills * 6)}
+        guests = [self.start("forks", "--follow-fork", stdout=subprocess.PIPE, env=rounds)
+                  for _ in range(OPTIONS.guests)]
+        for guest in guests:
+            self.assertEqual(guest.stdout.read(1), "*")
+        count = 0
+        while any(guest.poll() is None for guest in guests) or count % 3:
+            disturb()
+            time.sleep(0.01 + count * 7 % 50 / 1000)
+            count += 1
+        for guest in guests:
+            out, errors = guest.communicate(timeout=120)
+            self.assertEqual((guest.returncode, out, errors), (0, "o", ""), self.daemon.read_log())
+        print(f"{count} times", file=sys.stderr)
+        self.assertNotIn("not taken over", self.daemon.read_log())
+        # Those that have ended are let go.
+        until = time.monotonic() + 30
+        while self.views() and time.monotonic() < until:
+            time.sleep(0.2)
+        self.assertEqual(self.views(), 0)
+
+    def views(self):
+        with peer.Peer(self.daemon.path) as session:
+            answer = session.ask(peer.LIST, bytes(8))
+            return peer.IMAGE.unpack_from(answer.body, 8)[7]
+
+    def test_worker_killed_among_forks(self):
+        def kill():
+            pid = self.daemon.kill_worker()
+            self.wait_for_another(pid)
+        self.forking(kill)
+
+    def test_worker_handed_over_among_forks(self):
+        def hand_over():
+            pid = self.daemon.worker()
+            self.daemon.process.send_signal(signal.SIGHUP)
+            self.wait_for_another(pid)
+        self.forking(hand_over)
+
     def test_all_is_lost(self):
         """Holder and worker die together: whoever touches a page that was not mapped gets SIGBUS, never zeros."""
         guest = self.start("slowly", stdout=subprocess.PIPE)

@@ -25,6 +25,7 @@ struct mnw_cache {
 };
 struct mnw_view {
     unsigned slot;
+    uint64_t cookie;
 };
 
 void demand(bool condition, const char *what) {
@@ -145,6 +146,7 @@ int mnw_view_attach(struct mnw_view **view, struct mnw_cache *cache, const struc
         return error;
     *view = calloc(1, sizeof(**view));
     (*view)->slot = fake.view_count;
+    (*view)->cookie = options->cookie;
     fake.views[fake.view_count++] = *view;
     return 0;
 }
@@ -157,9 +159,17 @@ int mnw_view_close(struct mnw_view *view) {
 }
 int mnw_view_ranges(struct mnw_view *view, struct mnw_view_range *ranges, size_t count) {
     demand(view->slot < fake.view_count, "ranges of a closed view");
-    if (count)
-        *ranges = (struct mnw_view_range){.address = PAGE * (uint64_t)fake_byte(), .length_bytes = PAGE};
-    return fake_byte() % 3;
+    unsigned all = fake_byte() % 3;
+    for (unsigned i = 0; i < all && i < count; i++)
+        ranges[i] = (struct mnw_view_range){.address = PAGE * (uint64_t)fake_byte(), .length_bytes = PAGE};
+    return (int)all;
+}
+int mnw_view_fd(const struct mnw_view *view) {
+    demand(view->slot < fake.view_count, "the descriptor of a closed view");
+    return fileno(stderr);
+}
+uint64_t fake_cookie(const struct mnw_view *view) {
+    return view->cookie;
 }
 int mnw_view_record(struct mnw_view *view, int on) {
     (void)on;
@@ -286,6 +296,13 @@ int mnw__daemon_rewatch(struct mnw__daemon *daemon, int fd, uint32_t events, str
 void mnw__daemon_unwatch(struct mnw__daemon *daemon, int fd) {
     (void)daemon;
     (void)fd;
+}
+
+/* Events come one by one, from the input. */
+void mnw__daemon_take_events(struct mnw__daemon_pool *pool, struct mnw__daemon *daemon, unsigned most) {
+    (void)pool;
+    (void)daemon;
+    (void)most;
 }
 
 /* ---- no holder ---- */

@@ -35,6 +35,8 @@ extern struct fake fake;
 void demand(bool condition, const char *what);
 /* The next byte of the input; 0 at its end. */
 uint8_t fake_byte(void);
+/* With which a view was attached. */
+uint64_t fake_cookie(const struct mnw_view *view);
 /* A descriptor that can be closed. */
 int fake_fd(void);
 

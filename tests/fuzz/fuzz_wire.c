@@ -194,30 +194,27 @@ static void end_prefetch(void) {
     mnw__prefetch_ended(&daemon_, &event);
 }
 
+/* A child's view comes with the event alone, and belongs to whoever takes it. Its parent may be unknown by then. */
+static void fork_view(struct mnw_event *event) {
+    event->cache = daemon_.images[0].cache;
+    event->parent = event->view;
+    if (fake_byte() % 8 == 0)
+        event->cookie = 0;
+    struct mnw_attach_options options = {.length_bytes = 4096, .uffd = daemon_.state.fd, .cookie = event->cookie};
+    if (event->cache && !mnw_view_attach(&event->view, event->cache, &options))
+        mnw__changes_take(&daemon_, event);
+}
+
 static void change_view(void) {
     if (!fake.view_count || fake.view_count == FAKE_VIEWS)
         return;
     struct mnw_event event = {.kind = MNW_EVENT_VIEW_CHANGED, .changes = fake_byte() % 8};
     event.view = fake.views[fake_byte() % fake.view_count];
-    if (event.changes & MNW_VIEW_CHANGED_FORKED) {
-        /* A child's view comes with the event alone, and belongs to whoever takes it. */
-        struct mnw_cache *cache = daemon_.images[0].cache;
-        struct mnw_attach_options options = {.length_bytes = 4096, .uffd = daemon_.state.fd};
-        event.parent = event.view;
-        if (!cache || mnw_view_attach(&event.view, cache, &options))
-            return;
-        unsigned before = 0;
-        for (unsigned i = 0; i < daemon_.image_count; i++)
-            before += daemon_.images[i].views;
-        mnw__views_changed(&daemon_, &event);
-        unsigned after = 0;
-        for (unsigned i = 0; i < daemon_.image_count; i++)
-            after += daemon_.images[i].views;
-        if (after == before && fake.views[fake.view_count - 1] == event.view)
-            mnw_view_close(event.view);
-        return;
-    }
-    mnw__views_changed(&daemon_, &event);
+    event.cookie = fake_cookie(event.view);
+    if (event.changes & MNW_VIEW_CHANGED_FORKED)
+        fork_view(&event);
+    else
+        mnw__changes_take(&daemon_, &event);
 }
 
 static void step(void) {
@@ -275,8 +272,9 @@ static void tear_down(void) {
     while (fake.prefetch_count)
         end_prefetch();
     while (daemon_.orphans) { /* children that outlived their parents */
-        struct mnw_event event = {.view = daemon_.orphans->view, .changes = MNW_VIEW_CHANGED_DEAD};
-        mnw__views_changed(&daemon_, &event);
+        struct mnw_event event = {
+            .view = daemon_.orphans->view, .cookie = daemon_.orphans->cookie, .changes = MNW_VIEW_CHANGED_DEAD};
+        mnw__changes_take(&daemon_, &event);
         settle();
     }
     for (unsigned i = 0; i < daemon_.image_count; i++)

@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What consumers do to their views without asking: they fork, move and tear their mappings, and end.
+ *
+ * The loop's. Of a child made by fork(2) nobody but the worker has the userfaultfd: closed, the child would read
+ * zeros. So it is with the holder before anything else is done, the worker closes it only when all of its pages are
+ * barred, and a child is served for as long as it lives, whatever becomes of its parent's session.
+ */
+#include "daemon/daemon.h"
+
+#include "base/error.h"
+#include "sys/uffd.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+
+/* ---- where a view lies ---- */
+
+static void note_ranges(struct mnw__daemon *daemon, const struct mnw__daemon_view *view) {
+    struct mnw_view_range ranges[MNW__STATE_RANGES];
+    if (view->record < 0)
+        return;
+    int count = mnw_view_ranges(view->view, ranges, MNW__STATE_RANGES);
+    if (count >= 0)
+        mnw__state_set_ranges(&daemon->state, (unsigned)view->record, ranges, (unsigned)count);
+}
+
+/* ---- children ---- */
+
+static void link_child(struct mnw__daemon *daemon, struct mnw__daemon_view *view) {
+    struct mnw__daemon_view **list = view->session ? &view->session->views : &daemon->orphans;
+    view->next = *list;
+    *list = view;
+    view->image->views++;
+}
+
+static void unlink_from(struct mnw__daemon_view **list, const struct mnw__daemon_view *view) {
+    for (struct mnw__daemon_view **link = list; *link; link = &(*link)->next)
+        if (*link == view) {
+            *link = view->next;
+            return;
+        }
+}
+
+void mnw__changes_orphan(struct mnw__daemon *daemon, struct mnw__daemon_view *view) {
+    unlink_from(&view->session->views, view);
+    view->session = NULL;
+    view->next = daemon->orphans;
+    daemon->orphans = view;
+}
+
+/* From here on the record counts, with its descriptor: first the one, then the other. */
+static int keep_child(struct mnw__daemon *daemon, struct mnw__daemon_view *view) {
+    int error = mnw__views_take_record(daemon, view);
+    if (error)
+        return error;
+    struct mnw__record_view *record = &daemon->state.views[view->record];
+    char name[MNW__STATE_FDNAME_BYTES];
+    record->is_child = 1;
+    note_ranges(daemon, view);
+    mnw__state_validate(&record->record);
+    mnw__state_fdname(name, "view", (unsigned)view->record, record->record.serial);
+    return mnw__holding_store(&daemon->holding, name, mnw_view_fd(view->view), false);
+}
+
+static struct mnw__daemon_image *image_of(struct mnw__daemon *daemon, const struct mnw_cache *cache) {
+    for (unsigned i = 0; i < daemon->image_count; i++)
+        if (daemon->images[i].state == MNW__IMAGE_OPEN && daemon->images[i].cache == cache)
+            return &daemon->images[i];
+    return NULL;
+}
+
+/* A parent that is gone already (NULL) leaves an orphan. */
+static struct mnw__daemon_view *add_child(struct mnw__daemon *daemon, const struct mnw__daemon_view *parent,
+                                          const struct mnw_event *event) {
+    struct mnw__daemon_image *image = parent ? parent->image : image_of(daemon, event->cache);
+    struct mnw__daemon_view *view = image ? calloc(1, sizeof(*view)) : NULL;
+    if (!view) {
+        mnw__daemon_log("out of memory: a child of a consumer is not served");
+        mnw_view_close(event->view);
+        return NULL;
+    }
+    *view = (struct mnw__daemon_view){
+        .session = parent && parent->session && parent->session->fd >= 0 ? parent->session : NULL,
+        .image = image,
+        .view = event->view,
+        .phase = MNW__VIEW_ATTACHED,
+        .is_child = true,
+        .record = -1,
+        .cookie = event->cookie,
+        .id = parent ? parent->id : 0,
+        .flags = parent ? parent->flags : MNW_VIEW_WRITE,
+    };
+    if (parent) {
+        view->address = parent->address;
+        view->length = parent->length;
+        view->offset = parent->offset;
+    }
+    link_child(daemon, view);
+    int error = keep_child(daemon, view);
+    if (!error)
+        return view;
+    mnw__daemon_log("the child of a consumer of '%s' is not served: %s", image->config->name, mnw__fail_message());
+    mnw__views_close(daemon, view);
+    return NULL;
+}
+
+int mnw__changes_adopt_child(struct mnw__daemon *daemon, struct mnw__session *session, unsigned index,
+                             struct mnw__daemon_image *image, int uffd) {
+    const struct mnw__record_view *record = &daemon->state.views[index];
+    const struct mnw_view_range *ranges;
+    unsigned count = mnw__state_get_ranges(&daemon->state, index, &ranges);
+    struct mnw_attach_options options = {
+        .size = sizeof(options),
+        .uffd = uffd,
+        .flags = record->flags | MNW_VIEW_FORKED,
+        .faults_per_second = (uint32_t)daemon->config->limits.faults_per_second,
+        .cookie = ++daemon->last_key,
+        .ranges = ranges,
+        .range_count = count,
+    };
+    if (!count)
+        return mnw__fail(-ESRCH, "it has unmapped all of it");
+    struct mnw__daemon_view *view = calloc(1, sizeof(*view));
+    if (!view)
+        return mnw__fail(-ENOMEM, "the daemon is out of memory");
+    *view = (struct mnw__daemon_view){.session = session,
+                                      .image = image,
+                                      .phase = MNW__VIEW_ATTACHED,
+                                      .is_child = true,
+                                      .record = (int)index,
+                                      .cookie = options.cookie,
+                                      .id = record->id,
+                                      .flags = record->flags,
+                                      .address = record->address,
+                                      .length = record->length,
+                                      .offset = record->offset};
+    int error = mnw_view_attach(&view->view, image->cache, &options);
+    if (error) {
+        free(view);
+        return error;
+    }
+    link_child(daemon, view);
+    note_ranges(daemon, view); /* what it has unmapped while nobody looked is left out */
+    return 0;
+}
+
+/* Nobody can serve it any more: what it has not touched is SIGBUS. */
+void mnw__changes_bar_child(const struct mnw__daemon *daemon, unsigned index, int uffd) {
+    enum { TRIES = 1000 };
+    const struct mnw_view_range *ranges;
+    unsigned count = mnw__state_get_ranges(&daemon->state, index, &ranges);
+    struct mnw__uffd_event event;
+    for (unsigned i = 0, tries = 0; i < count && tries < TRIES; i++) {
+        uint32_t page_bytes = daemon->state.views[index].page_bytes;
+        if (mnw__uffd_bar(uffd, ranges[i].address, ranges[i].length_bytes, page_bytes) != -EAGAIN)
+            continue;
+        if (mnw__uffd_read_nowait(uffd, &event, 1) > 0 && event.kind == MNW__UFFD_EV_FORK) {
+            mnw__changes_bar_child(daemon, index, event.fd);
+            mnw__uffd_close(event.fd);
+        }
+        tries++;
+        i--;
+    }
+    for (unsigned i = 0; i < count; i++)
+        mnw__uffd_wake(uffd, ranges[i].address, ranges[i].length_bytes);
+}
+
+/* ---- events ---- */
+
+static bool is_it(const struct mnw__daemon_view *view, const struct mnw_view *wanted, uint64_t cookie) {
+    /* By its cookie too, which its children share: another view may have got the memory, and so the name, of one that
+     * was closed. And a lane that attaches has not told the name yet. */
+    if (view->cookie != cookie || view->phase == MNW__VIEW_DETACHING)
+        return false;
+    return view->phase == MNW__VIEW_ATTACHING ? !view->is_child : view->view == wanted;
+}
+
+static struct mnw__daemon_view *find(struct mnw__daemon *daemon, const struct mnw_view *wanted, uint64_t cookie) {
+    struct mnw__session *lists[] = {daemon->sessions, daemon->dead};
+    for (unsigned i = 0; i < 2; i++)
+        for (struct mnw__session *session = lists[i]; session; session = session->next)
+            for (struct mnw__daemon_view *view = session->views; view; view = view->next)
+                if (is_it(view, wanted, cookie))
+                    return view;
+    for (struct mnw__daemon_view *view = daemon->orphans; view; view = view->next)
+        if (is_it(view, wanted, cookie))
+            return view;
+    return NULL;
+}
+
+void mnw__changes_catch_up(struct mnw__daemon *daemon, struct mnw__daemon_view *view) {
+    unsigned changes = view->changes;
+    if (view->phase != MNW__VIEW_ATTACHED)
+        return;
+    view->changes = 0;
+    if (changes & MNW_VIEW_CHANGED_RANGES)
+        note_ranges(daemon, view);
+    if (!(changes & MNW_VIEW_CHANGED_DEAD))
+        return;
+    if (view->session && !view->is_child)
+        mnw__views_tell_detached(view->session, view->id, -ESRCH);
+    mnw__views_end(daemon, view);
+}
+
+void mnw__changes_take(struct mnw__daemon *daemon, const struct mnw_event *event) {
+    struct mnw__daemon_view *view;
+    if (event->changes & MNW_VIEW_CHANGED_FORKED)
+        view = add_child(daemon, find(daemon, event->parent, event->cookie), event);
+    else
+        view = find(daemon, event->view, event->cookie);
+    if (!view)
+        return; /* it is being closed */
+    view->changes |= event->changes;
+    mnw__changes_catch_up(daemon, view);
+}
+
+/* ---- settling ---- */
+
+static void meet(const struct mnw__daemon_view *view) {
+    for (; view; view = view->next)
+        if (view->phase == MNW__VIEW_ATTACHED || view->phase == MNW__VIEW_SAVING)
+            mnw_view_ranges(view->view, NULL, 0);
+}
+
+/*
+ * A fault thread reads of a fork, and tells of it, while it holds the parent's view; asking where a view lies waits
+ * for that. So whoever was forked before we were asked is among the events now.
+ */
+void mnw__changes_settle(struct mnw__daemon *daemon) {
+    for (const struct mnw__session *session = daemon->sessions; session; session = session->next)
+        meet(session->views);
+    meet(daemon->orphans);
+    for (unsigned i = 0; i < daemon->pool_count; i++)
+        mnw__daemon_take_events(&daemon->pools[i], daemon, UINT_MAX);
+}
