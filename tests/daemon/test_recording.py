@@ -1,0 +1,132 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""What is recorded is saved, whoever ends first: COMMAND. The consumer is this program again: COMMAND --consumer SOCKET."""
+import os
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+import peer
+
+COMMAND = sys.argv.pop(1)
+START, SAVE, DROP = range(3)
+
+
+def record(session, action, view=1):
+    return session.ask(peer.RECORD, struct.pack("=IIIIQ", 0, view, action, 0, 0))
+
+
+def touch(view, *pages):
+    for page in pages:
+        assert view.read(page * peer.PAGE, peer.PAGE) == peer.page_bytes(page), page
+
+
+def consumer(path):
+    """Records, touches three pages, and does not end by itself."""
+    session = peer.Peer(path)
+    view = peer.View(session, "disk")
+    assert record(session, START).status == 0
+    touch(view, 3, 9, 200)
+    print("ready", flush=True)
+    time.sleep(600)
+
+
+class Recording(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory(prefix="minnow-recording-")
+        image = peer.make_image(self.folder.name, 4)
+        self.set = image + ".mws"
+        self.daemon = peer.Daemon(COMMAND, {"disk": image})
+
+    def tearDown(self):
+        self.daemon.close()
+        self.folder.cleanup()
+
+    def pages(self):
+        """Those of the file, in the order of their first touch."""
+        if not os.path.exists(self.set):
+            return []
+        with open(self.set, "rb") as file:
+            data = file.read()
+        found = []
+        for entry, in struct.iter_unpack("<Q", data[64:]):
+            first, count = entry & (1 << 40) - 1, (entry >> 40) + 1
+            found += range(first, first + count)
+        return found
+
+    def wait_for(self, *pages):
+        until = time.monotonic() + 20
+        while self.pages() != list(pages) and time.monotonic() < until:
+            time.sleep(0.01)
+        self.assertEqual(self.pages(), list(pages), self.daemon.read_log())
+
+    def recording_view(self, session):
+        view = peer.View(session, "disk")
+        self.assertEqual(record(session, START).status, 0)
+        touch(view, 3)
+        return view
+
+    def test_consumer_is_killed(self):
+        process = subprocess.Popen([sys.executable, __file__, COMMAND, "--consumer", self.daemon.path],
+                                   stdout=subprocess.PIPE, text=True)
+        self.assertEqual(process.stdout.readline(), "ready\n")
+        self.assertEqual(self.pages(), [])
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        self.wait_for(3, 9, 200)
+
+    def test_daemon_is_stopped(self):
+        session = peer.Peer(self.daemon.path)
+        self.recording_view(session)
+        self.daemon.stop()
+        self.assertEqual(self.pages(), [3], self.daemon.read_log())
+        session.close()
+
+    def test_nothing_is_saved_that_was_dropped(self):
+        with peer.Peer(self.daemon.path) as session:
+            self.recording_view(session)
+            self.assertEqual(record(session, DROP).status, 0)
+        self.daemon.stop()
+        self.assertEqual(self.pages(), [])
+
+    def test_asked_for_again(self):
+        """A peer asks again when it does not know whether it was heard."""
+        with peer.Peer(self.daemon.path) as session:
+            view = self.recording_view(session)
+            self.assertEqual(record(session, START).status, 0)
+            touch(view, 9)
+            self.assertEqual(record(session, SAVE).status, 0)
+            self.assertEqual(self.pages(), [3, 9])
+            view.close()
+
+    def test_worker_is_killed(self):
+        """What it had noted is gone; the next one notes on, without being told."""
+        with peer.Peer(self.daemon.path) as session:
+            view = self.recording_view(session)
+            self.daemon.kill_worker()
+            session.wait_event(peer.EVENT_RESTARTED)
+            touch(view, 200, 9)
+            self.assertEqual(record(session, SAVE).status, 0)
+            self.assertEqual(self.pages(), [200, 9])
+            view.close()
+
+    def test_worker_hands_over(self):
+        with peer.Peer(self.daemon.path) as session:
+            view = self.recording_view(session)
+            self.daemon.process.send_signal(signal.SIGHUP)
+            session.wait_event(peer.EVENT_RESTARTED)
+            self.assertEqual(self.pages(), [3], self.daemon.read_log())
+            touch(view, 200)
+            session.close()
+            self.wait_for(3, 200)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--consumer"]:
+        consumer(sys.argv[2])
+    unittest.main(argv=[sys.argv[0], *sys.argv[1:]], verbosity=2, warnings="ignore")
