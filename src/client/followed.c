@@ -35,9 +35,10 @@ static int ask(int link, struct mnw__wire_packet *packet, enum mnw__wire_type ty
         error = mnw__socket_receive(link, packet, sizeof(*packet), &received);
         for (unsigned i = 0; !error && i < received.fd_count; i++)
             close(received.fds[i]); /* what OPEN brings is mapped already */
-        if (!error &&
-            (!received.bytes || received.cut || mnw__wire_check_answer(packet, received.bytes, received.fd_count)))
-            error = -EPROTO;
+        if (!error && !received.bytes)
+            return -ECONNRESET;
+        if (!error && (received.cut || mnw__wire_check_answer(packet, received.bytes, received.fd_count)))
+            return -EPROTO;
         if (!error && packet->header.type == MNW__WIRE_EVENT_RESTARTED)
             error = mnw__socket_send(link, &question, bytes, &fd, fd >= 0);
         else if (!error && packet->header.type == MNW__WIRE_EVENT_ENDED)

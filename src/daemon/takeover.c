@@ -235,8 +235,8 @@ void mnw__takeover_announce(struct mnw__daemon *daemon) {
     for (struct mnw__session *next, *session = daemon->sessions; session; session = next) {
         next = session->next;
         packet.event_restarted = (struct mnw__wire_event_restarted){mnw__state_epoch(&daemon->state)};
-        if (session->is_greeted)
-            mnw__session_put(session, &packet,
-                             mnw__wire_seal(&packet, MNW__WIRE_EVENT_RESTARTED, 0, sizeof(packet.event_restarted)), -1);
+        /* A HELLO may have been read and not answered, too. */
+        mnw__session_put(session, &packet,
+                         mnw__wire_seal(&packet, MNW__WIRE_EVENT_RESTARTED, 0, sizeof(packet.event_restarted)), -1);
     }
 }

@@ -166,6 +166,17 @@ class Survival(unittest.TestCase):
             daemon.close()
 
 
+    def test_killed_before_hello_was_answered(self):
+        """Whoever has said HELLO to a worker that is gone says it again, and need not wait for a deadline."""
+        with peer.Peer(self.daemon.path, greet=False) as session:
+            with peer.Peer(self.daemon.path):
+                pass  # the first one was accepted, too
+            pid = self.daemon.kill_worker()
+            self.assertEqual(session.receive().kind, peer.EVENT_RESTARTED)
+            answer = session.ask(peer.HELLO, peer.struct.pack("=II", peer.VERSION, 1) + peer.name("again"))
+            self.assertEqual((answer.status, peer.struct.unpack_from("=II", answer.body)[1]), (0, 1))
+            wait_worker(self.daemon, pid)
+
     def test_holder_killed(self):
         """The worker goes on without its holder."""
         image = peer.make_image(self.folder.name, 1, seed=2)
