@@ -4,6 +4,21 @@
 #include <string.h>
 
 const struct benchmark benchmarks[] = {
+    /* First: what others leave on the heap would be used again. */
+    {"metadata", "targets", "bytes of metadata per 4 KiB of store", target_metadata},
+    {"resident-thread", "targets", "resident 4 KiB fault, fault thread, against a textbook thread",
+     target_resident_thread},
+    {"resident-inline", "targets", "the same, resolved in the faulting thread", target_resident_inline},
+    {"scan-resident", "targets", "sequential scan of resident pages against the kernel's", target_scan_resident},
+    {"cold-random-inline", "targets", "cold random reads against mmap of the file", target_cold_random_inline},
+    {"fill-hugetlb-2M", "targets", "cold sequential reading against the best loop by hand", target_fill_hugetlb},
+    {"fill-graded", "targets", "the same on graded memory", target_fill_graded},
+    {"fill-shmem", "targets", "the same on 4 KiB pages", target_fill_shmem},
+    {"zipf-quarter", "targets", "zipf 0.99, a quarter in memory, against all of it", target_zipf_quarter},
+    {"uniform-quarter", "targets", "uniform, a quarter in memory, against a loop by hand", target_uniform_quarter},
+    {"zipf-memcg", "targets", "zipf 0.99 by 2 threads with the memory of plain mmap", target_zipf_memcg},
+    {"graded-promoted", "targets", "random reads of promoted memory against hugetlb", target_graded_promoted},
+    {"threads-64", "targets", "64 faulting threads against 2", target_threads_64},
     {"kernel-faults", "bare", "what a fault takes that the kernel handles alone, by what is mapped",
      bench_kernel_faults},
     {"handlers", "bare", "what a fault takes that a textbook handler handles, by kind of pages", bench_handlers},
@@ -23,6 +38,7 @@ const struct benchmark benchmarks[] = {
 const unsigned benchmark_count = sizeof(benchmarks) / sizeof(benchmarks[0]);
 
 const struct benchmark_group benchmark_groups[] = {
+    {"targets", "what minnow must reach, each held against the bare mechanism; under ten minutes"},
     {"bare", "what user-space paging costs on this machine, minnow beside it where it can do the same"},
     {"engine-targets", "what the engine must reach for those who embed it"},
 };

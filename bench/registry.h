@@ -21,6 +21,21 @@ extern const unsigned benchmark_group_count;
 /* Is it named so, of a group of that name, or is the name "all"? */
 bool benchmark_answers_to(const struct benchmark *benchmark, const char *name);
 
+/* targets: one result each, of the same name. */
+void target_metadata(struct bench *bench);
+void target_resident_thread(struct bench *bench);
+void target_resident_inline(struct bench *bench);
+void target_scan_resident(struct bench *bench);
+void target_cold_random_inline(struct bench *bench);
+void target_fill_hugetlb(struct bench *bench);
+void target_fill_graded(struct bench *bench);
+void target_fill_shmem(struct bench *bench);
+void target_zipf_quarter(struct bench *bench);
+void target_uniform_quarter(struct bench *bench);
+void target_zipf_memcg(struct bench *bench);
+void target_graded_promoted(struct bench *bench);
+void target_threads_64(struct bench *bench);
+
 /* bare: the mechanism without minnow. */
 void bench_kernel_faults(struct bench *bench);
 void bench_handlers(struct bench *bench);

@@ -84,6 +84,13 @@ int scratch_warm(struct scratch *scratch, const char *directory, uint64_t size_b
     return error ? give_up(scratch, error) : 0;
 }
 
+int scratch_cold(struct scratch *scratch, const char *directory, uint64_t size_bytes) {
+    int error = scratch_warm(scratch, directory, size_bytes);
+    if (!error && posix_fadvise(scratch->fd, 0, 0, POSIX_FADV_DONTNEED))
+        error = give_up(scratch, -EIO);
+    return error;
+}
+
 void scratch_close(struct scratch *scratch) {
     if (scratch->fd >= 0)
         close(scratch->fd);
@@ -111,20 +118,23 @@ void rig_close(struct rig *rig) {
     *rig = (struct rig){0};
 }
 
-static int open_all(struct rig *rig, const char *uri, const struct mnw_pool_options *options) {
+static int open_all(struct rig *rig, const char *uri, const struct mnw_pool_options *options, unsigned flags) {
+    struct mnw_view_options view = {.size = sizeof(view), .flags = flags};
     int error = mnw_store_open(&rig->store, uri, NULL);
     if (!error)
         error = mnw_pool_open(&rig->pool, options);
     if (!error)
         error = mnw_cache_open(&rig->cache, rig->pool, rig->store, NULL);
-    return error ? error : mnw_view_open(&rig->view, rig->cache, NULL);
+    return error ? error : mnw_view_open(&rig->view, rig->cache, &view);
 }
 
-int rig_open_pool(struct rig *rig, const struct scratch *scratch, const struct mnw_pool_options *options) {
+static int open_flagged(struct rig *rig, const struct scratch *scratch, const struct mnw_pool_options *options,
+                        unsigned flags) {
     *rig = (struct rig){0};
-    int error = open_all(rig, scratch->uri, options);
+    int error = open_all(rig, scratch->uri, options, flags);
     if (error) {
-        fprintf(stderr, "%s\n", mnw_error());
+        if (error != -EOPNOTSUPP)
+            fprintf(stderr, "%s\n", mnw_error());
         rig_close(rig);
         return error;
     }
@@ -137,4 +147,19 @@ int rig_open_pool(struct rig *rig, const struct scratch *scratch, const struct m
 int rig_open(struct rig *rig, const struct scratch *scratch, enum mnw_backing backing, uint64_t budget_bytes) {
     struct mnw_pool_options options = {.size = sizeof(options), .backing = backing, .budget_bytes = budget_bytes};
     return rig_open_pool(rig, scratch, &options);
+}
+
+int rig_open_pool(struct rig *rig, const struct scratch *scratch, const struct mnw_pool_options *options) {
+    return open_flagged(rig, scratch, options, 0);
+}
+
+int rig_open_inline(struct rig *rig, const struct scratch *scratch, enum mnw_backing backing, uint64_t budget_bytes) {
+#ifdef BENCH_HAS_INLINE
+    struct mnw_pool_options options = {.size = sizeof(options), .backing = backing, .budget_bytes = budget_bytes};
+    return open_flagged(rig, scratch, &options, MNW_VIEW_INLINE);
+#else
+    (void)scratch, (void)backing, (void)budget_bytes;
+    *rig = (struct rig){0};
+    return -EOPNOTSUPP;
+#endif
 }

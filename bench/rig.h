@@ -22,6 +22,8 @@ struct scratch {
 
 /* A file of that size with bytes in it, in the kernel's page cache and on the disk. 0, or a negative errno. */
 int scratch_warm(struct scratch *scratch, const char *directory, uint64_t size_bytes);
+/* The same, of any bytes, and not in the page cache: its first reads come from the disk. */
+int scratch_cold(struct scratch *scratch, const char *directory, uint64_t size_bytes);
 /* One hole. */
 int scratch_sparse(struct scratch *scratch, const char *directory, uint64_t size_bytes);
 void scratch_close(struct scratch *scratch);
@@ -39,6 +41,8 @@ struct rig {
 int rig_open(struct rig *rig, const struct scratch *scratch, enum mnw_backing backing, uint64_t budget_bytes);
 /* The same with every option of the pool. */
 int rig_open_pool(struct rig *rig, const struct scratch *scratch, const struct mnw_pool_options *options);
+/* With a view whose faults are resolved in the faulting thread; -EOPNOTSUPP: not by this library, or this kernel. */
+int rig_open_inline(struct rig *rig, const struct scratch *scratch, enum mnw_backing backing, uint64_t budget_bytes);
 /* A handle that does not close is a defect: it ends the process. */
 void rig_close(struct rig *rig);
 

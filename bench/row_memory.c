@@ -80,6 +80,22 @@ void row_metadata(struct bench *bench) {
     scratch_close(&scratch);
 }
 
+/* The backing with the most pages, as it is by default. */
+void target_metadata(struct bench *bench) {
+    struct scratch scratch;
+    struct memory before;
+    if (!memory_now(&before)) {
+        bench_break(bench, NULL, "no smaps_rollup in /proc");
+        return;
+    }
+    if (scratch_sparse(&scratch, bench->directory, (bench->smoke ? 64 : 2048) * MIB)) {
+        bench_break(bench, NULL, "no scratch file in %s", bench->directory);
+        return;
+    }
+    measure_metadata(bench, &backing_names[0], NULL, 0, &scratch, &before);
+    scratch_close(&scratch);
+}
+
 /* ---- budget-excess ---- */
 
 struct load {
