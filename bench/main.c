@@ -9,6 +9,7 @@
 #include "machine.h"
 #include "measure.h"
 #include "registry.h"
+#include "report.h"
 
 #include <inttypes.h>
 #include <popt.h>
@@ -30,6 +31,7 @@ static int help(FILE *to, int status) {
     fprintf(to, "usage: minnow-bench list [--json]\n"
                 "       minnow-bench run NAME... [--json] [--repeat N] [--compare FILE] [--seed N] [--smoke]\n"
                 "                                [--directory DIRECTORY]\n"
+                "       minnow-bench report [RUN.json...] [--output FILE] [--smoke]\n"
                 "A NAME is of a benchmark, of a group, or \"all\". The manual: minnow-bench(1)\n");
     return status;
 }
@@ -204,6 +206,67 @@ static int run(int argc, const char **argv) {
     return result;
 }
 
+/* ---- report ---- */
+
+/* Of no file: everything is measured now. */
+static json_t *load_runs(poptContext context, struct bench *bench) {
+    static const char *const all[] = {"all", NULL};
+    json_t *runs = json_array();
+    const char *path;
+    while ((path = poptGetArg(context))) {
+        json_t *run = compare_load(path);
+        if (!run) {
+            json_decref(runs);
+            return NULL;
+        }
+        json_array_append_new(runs, run);
+    }
+    if (!json_array_size(runs)) {
+        bench->results = json_array();
+        json_array_append_new(runs, measure_all(bench, all));
+    }
+    return runs;
+}
+
+static int write_report(const char *path, const json_t *runs) {
+    FILE *to = fopen(path, "we");
+    if (!to) {
+        perror(path);
+        return BENCH_BROKEN;
+    }
+    bool good = report_write(to, runs);
+    good = !fclose(to) && good;
+    if (good)
+        printf("%s\n", path);
+    return good ? BENCH_HELD : BENCH_BROKEN;
+}
+
+static int report(int argc, const char **argv) {
+    struct bench bench = {.directory = "/var/tmp", .repeat = REPEAT_DEFAULT, .seed = SEED_DEFAULT};
+    int smoke = 0, result;
+    char *output = NULL;
+    struct poptOption options[] = {
+        {"output", 'o', POPT_ARG_STRING, &output, 0, "the page to write (default minnow-bench.html)", "FILE"},
+        {"smoke", 0, POPT_ARG_NONE, &smoke, 0, "where no run is given: measure in seconds, for its looks only", NULL},
+        POPT_AUTOHELP POPT_TABLEEND};
+    poptContext context = poptGetContext("minnow-bench report", argc, argv, options, 0);
+    poptSetOtherOptionHelp(context, "[RUN.json...]");
+    int left = poptGetNextOpt(context);
+    bench.smoke = smoke;
+    if (smoke)
+        bench.repeat = REPEAT_SMOKE;
+    if (left < -1) {
+        result = usage(poptBadOption(context, 0), poptStrerror(left));
+    } else {
+        json_t *runs = load_runs(context, &bench);
+        result = runs ? write_report(output ? output : "minnow-bench.html", runs) : BENCH_USAGE;
+        json_decref(runs);
+    }
+    poptFreeContext(context);
+    free(output);
+    return result;
+}
+
 /* ---- the command ---- */
 
 static int command(int argc, const char **argv) {
@@ -214,6 +277,8 @@ static int command(int argc, const char **argv) {
         return list(argc - 1, argv + 1);
     if (!strcmp(name, "run"))
         return run(argc - 1, argv + 1);
+    if (!strcmp(name, "report"))
+        return report(argc - 1, argv + 1);
     if (name[0])
         fprintf(stderr, "minnow-bench: %s: there is no such command\n", name);
     return help(stderr, BENCH_USAGE);

@@ -26,6 +26,11 @@ const struct benchmark benchmarks[] = {
     {"range-continue", "bare", "UFFDIO_CONTINUE of 1 to 512 pages", bench_range_continue},
     {"operations", "bare", "zap, punch, promote, poison, write-protect", bench_operations},
     {"fills", "bare", "ways to bring a file into fresh pages", bench_fills},
+    {"working-set", "minnow", "scans and random reads, the store 1 to 8 times the budget", bench_working_set},
+    {"reclaim-latency", "minnow", "how long single reads take while memory is reclaimed", bench_reclaim_latency},
+    {"restart", "minnow", "opening and reading a store whose cache was kept", bench_restart},
+    {"scale-views", "minnow", "a fault, and opening a view, beside 1 to 1,024 views", bench_scale_views},
+    {"scale-store", "minnow", "a fault, and opening, of stores of 256 MiB to 256 GiB", bench_scale_store},
     {"engine-metadata", "engine-targets", "anonymous memory per 4 KiB of store, by backing", row_metadata},
     {"engine-budget", "engine-targets", "resident bytes over the budget, seen from outside", row_budget},
     {"engine-idle", "engine-targets", "CPU of a process with 8 views that nobody reads", row_idle},
@@ -40,6 +45,7 @@ const unsigned benchmark_count = sizeof(benchmarks) / sizeof(benchmarks[0]);
 const struct benchmark_group benchmark_groups[] = {
     {"targets", "what minnow must reach, each held against the bare mechanism; under ten minutes"},
     {"bare", "what user-space paging costs on this machine, minnow beside it where it can do the same"},
+    {"minnow", "the library over what it depends on: budget, views, size"},
     {"engine-targets", "what the engine must reach for those who embed it"},
 };
 const unsigned benchmark_group_count = sizeof(benchmark_groups) / sizeof(benchmark_groups[0]);

@@ -44,6 +44,13 @@ void bench_range_continue(struct bench *bench);
 void bench_operations(struct bench *bench);
 void bench_fills(struct bench *bench);
 
+/* minnow: the library over what it depends on. */
+void bench_working_set(struct bench *bench);
+void bench_reclaim_latency(struct bench *bench);
+void bench_restart(struct bench *bench);
+void bench_scale_views(struct bench *bench);
+void bench_scale_store(struct bench *bench);
+
 /* engine-targets: what the engine must reach for programs that embed it. */
 void row_metadata(struct bench *bench);
 void row_budget(struct bench *bench);

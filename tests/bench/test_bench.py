@@ -4,6 +4,7 @@
 import copy
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -121,6 +122,27 @@ class Bench(unittest.TestCase):
         self.assertIn("not the same kernel", done.stdout)
         self.assertIn("2.6.9-imaginary", done.stdout)
         self.assertIn("not the same checksum", done.stdout)
+
+    def test_report_is_one_page_with_plots(self):
+        with tempfile.TemporaryDirectory() as folder:
+            run, page = pathlib.Path(folder, "run.json"), pathlib.Path(folder, "page.html")
+            saved = copy.deepcopy(self.saved)
+            saved["fingerprint"]["cpu"] = "a <b>bold</b> & odd one"
+            run.write_text(json.dumps(saved), encoding="utf-8")
+            done = bench("report", str(run), "--output", str(page))
+            self.assertEqual(done.returncode, 0, done.stderr)
+            text = page.read_text(encoding="utf-8")
+        self.assertGreaterEqual(text.count("<svg"), 2)
+        self.assertEqual(text.count("<svg"), text.count("</svg>"))
+        self.assertIsNone(re.search(r'(src|href)\s*=\s*["\']?https?:', text.replace("http://www.w3.org", "")))
+        self.assertIn("a &lt;b&gt;bold&lt;/b&gt; &amp; odd one", text)
+        for result in measured(saved):
+            self.assertIn(result["name"], text)
+
+    def test_report_refuses_what_is_no_run(self):
+        done = bench("report", "/etc/hostname")
+        self.assertEqual(done.returncode, 3)
+        self.assertIn("/etc/hostname", done.stderr)
 
 
 if __name__ == "__main__":
