@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* The public face of ranges: pin, prefetch, invalidate, residency. Owns nothing. */
 #include "api/handle.h"
+#include "base/bits.h"
 #include "base/error.h"
+#include "engine/adopt.h"
 #include "engine/cache.h"
 #include "engine/job.h"
 #include "engine/pin.h"
@@ -9,6 +11,7 @@
 #include "minnow/minnow.h"
 
 #include <errno.h>
+#include <string.h>
 
 int mnw_pin(struct mnw_cache *cache, uint64_t offset, uint64_t length) {
     uint64_t page, count;
@@ -106,7 +109,14 @@ int mnw_residency(struct mnw_cache *cache, uint64_t offset, uint8_t *pages, size
             mnw__check_range(cache, offset, count * (uint64_t)cache->backing.page_bytes, "mnw_residency", &page, &all);
     if (error)
         return error;
-    for (size_t i = 0; i < count; i++)
-        pages[i] = residency_of(cache, page + i);
+    memset(pages, 0, count);
+    uint64_t end = count ? mnw__extent_of(&cache->pages, page + count - 1) + 1 : 0;
+    uint64_t extent = mnw__extent_of(&cache->pages, page);
+    for (; (extent = mnw__words_next_extent(cache, extent, end)) < end; extent++) {
+        uint64_t first = mnw__max(mnw__extent_first(&cache->pages, extent), page);
+        uint64_t stop = mnw__min(mnw__extent_end(&cache->pages, extent), page + count);
+        for (uint64_t at = first; at < stop; at++)
+            pages[at - page] = residency_of(cache, at);
+    }
     return 0;
 }

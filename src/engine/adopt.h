@@ -25,6 +25,11 @@ void mnw__words_close(struct mnw_cache *cache);
 void mnw__words_note_copies(struct mnw_cache *cache, bool exist);
 bool mnw__words_tell_copies(const struct mnw_cache *cache);
 uint64_t mnw__words_bytes(const struct mnw_cache *cache);
+/*
+ * The first extent in [extent, end) that may have been touched; `end`: none. Kept words are a sparse file, and looking
+ * at a word where it has none gives it memory.
+ */
+uint64_t mnw__words_next_extent(const struct mnw_cache *cache, uint64_t extent, uint64_t end);
 
 /* `is_known`: the words are the last owner's. Proves the words against the backing, page by page; takes away what
  * memory is not proven; gives extents to the policy. */

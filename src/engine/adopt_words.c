@@ -168,6 +168,28 @@ int mnw__words_open(struct mnw_cache *cache, const struct mnw_cache_options *opt
     return adopts ? adopt_kept(cache, options->kept->words_fd, &layout, &header) : create_kept(cache, &layout, &header);
 }
 
+/* The first of `count` words from `first` on whose part of the file was ever written; `bytes` each, from `from` on. */
+static uint64_t next_written(const struct mnw_cache *cache, uint64_t from, uint64_t bytes, uint64_t first,
+                             uint64_t count) {
+    uint64_t start, end, at = from + first * bytes;
+    int found = mnw__shared_next_data(&cache->kept, at, &start, &end);
+    if (found < 0 || (found && start <= at))
+        return first;
+    return found ? mnw__min((start - from) / bytes, count) : count;
+}
+
+uint64_t mnw__words_next_extent(const struct mnw_cache *cache, uint64_t extent, uint64_t end) {
+    if (!cache->kept.memory || extent >= end)
+        return extent;
+    const struct mnw__pages *pages = &cache->pages;
+    struct layout layout = lay_out(cache);
+    uint64_t by_extent = next_written(cache, layout.extents, sizeof(*pages->extents), extent, end);
+    uint64_t page = next_written(cache, layout.words, sizeof(*pages->words), mnw__extent_first(pages, extent),
+                                 mnw__extent_end(pages, end - 1));
+    uint64_t by_page = page >= mnw__extent_end(pages, end - 1) ? end : mnw__extent_of(pages, page);
+    return mnw__min(by_extent, mnw__max(by_page, extent));
+}
+
 void mnw__words_close(struct mnw_cache *cache) {
     if (cache->kept.memory) {
         mnw__shared_destroy(&cache->kept);

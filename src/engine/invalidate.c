@@ -3,6 +3,7 @@
 #include "engine/reclaim.h"
 
 #include "base/bits.h"
+#include "engine/adopt.h"
 #include "engine/cache.h"
 #include "engine/job.h"
 #include "engine/pin.h"
@@ -12,7 +13,7 @@
 #include <errno.h>
 
 static bool is_pinned(const struct mnw_cache *cache, uint64_t first, uint64_t last) {
-    for (uint64_t extent = first; extent <= last; extent++)
+    for (uint64_t extent = first; (extent = mnw__words_next_extent(cache, extent, last + 1)) <= last; extent++)
         if (mnw__extent_load(&cache->pages, extent).user_pins)
             return true;
     return false;
@@ -133,7 +134,8 @@ int mnw__reclaim_range(struct mnw_cache *cache, uint64_t page, uint64_t count, u
         return -EBUSY;
     }
     int error = 0, unread = 0;
-    for (uint64_t extent = first; extent <= last && !error; extent++) {
+    for (uint64_t extent = first; !error && (extent = mnw__words_next_extent(cache, extent, last + 1)) <= last;
+         extent++) {
         error = forget_extent(cache, extent);
         if (error && !(unread && error == -EIO))
             *stuck = mnw__extent_first(&cache->pages, extent);

@@ -492,6 +492,22 @@ static void cache_without_keep(void **state) {
 
 /* ---- what it costs ---- */
 
+/* Words that were never written stay without memory when they are asked about, or all is to be forgotten. */
+static void asking_costs_nothing(struct life *life, const struct mnw_kept *kept) {
+    enum { COUNT = 1 << 22 };
+    uint8_t *pages = malloc(COUNT);
+    assert_non_null(pages);
+    memset(pages, 0xff, COUNT);
+    assert_int_equal(mnw_residency(life->cache, 4096, pages, COUNT - 1), 0);
+    for (size_t i = 0; i < COUNT - 1; i++)
+        assert_int_equal(pages[i], i < MIB / 4096 - 1 ? MNW_RESIDENT : i < MIB / 1024 ? pages[i] : 0); /* read ahead */
+    assert_int_equal(pages[COUNT - 1], 0xff);
+    free(pages);
+    assert_int_equal(mnw_invalidate(life->cache, 0, mnw_store_size(life->store)), 0);
+    assert_int_equal(stats_of(life).resident_bytes, 0);
+    assert_true(adopt_memory(kept->words_fd) < 256 << 10);
+}
+
 static void large_and_empty(void **state) {
     (void)state;
     char path[] = "/tmp/minnow-adopt-XXXXXX", uri[96];
@@ -517,6 +533,7 @@ static void large_and_empty(void **state) {
     assert_true(took_us < 500000);
     assert_true(stats_of(&life).resident_bytes >= MIB);
     assert_true(adopt_memory(kept.words_fd) < 256 << 10);
+    asking_costs_nothing(&life, &kept);
     end(&life);
     adopt_close(&kept);
     close(fd);
