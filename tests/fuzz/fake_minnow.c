@@ -26,6 +26,7 @@ struct mnw_cache {
 struct mnw_view {
     unsigned slot;
     uint64_t cookie;
+    bool is_dead; /* the daemon was told */
 };
 
 void demand(bool condition, const char *what) {
@@ -170,6 +171,12 @@ int mnw_view_fd(const struct mnw_view *view) {
 }
 uint64_t fake_cookie(const struct mnw_view *view) {
     return view->cookie;
+}
+void fake_die(struct mnw_view *view) {
+    view->is_dead = true;
+}
+bool fake_is_dead(const struct mnw_view *view) {
+    return view->is_dead;
 }
 int mnw_view_record(struct mnw_view *view, int on) {
     (void)on;

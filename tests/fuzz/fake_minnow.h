@@ -37,6 +37,9 @@ void demand(bool condition, const char *what);
 uint8_t fake_byte(void);
 /* With which a view was attached. */
 uint64_t fake_cookie(const struct mnw_view *view);
+/* The daemon is being told that the view's process has ended. */
+void fake_die(struct mnw_view *view);
+bool fake_is_dead(const struct mnw_view *view);
 /* A descriptor that can be closed. */
 int fake_fd(void);
 

@@ -194,15 +194,39 @@ static void end_prefetch(void) {
     mnw__prefetch_ended(&daemon_, &event);
 }
 
+static const struct mnw__daemon_view *view_in(const struct mnw__session *session, const struct mnw_view *wanted) {
+    const struct mnw__daemon_view *view = session->views;
+    while (view && view->view != wanted)
+        view = view->next;
+    return view;
+}
+
+/* The session that a child of this view belongs to, if it is known. */
+static const struct mnw__session *session_of(const struct mnw_view *wanted) {
+    for (const struct mnw__session *session = daemon_.sessions; session; session = session->next) {
+        const struct mnw__daemon_view *view = view_in(session, wanted);
+        if (view && view->phase != MNW__VIEW_DETACHING)
+            return session;
+    }
+    return NULL;
+}
+
 /* A child's view comes with the event alone, and belongs to whoever takes it. Its parent may be unknown by then. */
 static void fork_view(struct mnw_event *event) {
     event->cache = daemon_.images[0].cache;
     event->parent = event->view;
-    if (fake_byte() % 8 == 0)
+    const struct mnw__session *session = session_of(event->parent);
+    if (fake_byte() % 8 == 0) {
         event->cookie = 0;
+        session = NULL;
+    }
     struct mnw_attach_options options = {.length_bytes = 4096, .uffd = daemon_.state.fd, .cookie = event->cookie};
-    if (event->cache && !mnw_view_attach(&event->view, event->cache, &options))
-        mnw__changes_take(&daemon_, event);
+    if (!event->cache || mnw_view_attach(&event->view, event->cache, &options))
+        return;
+    if (event->changes & MNW_VIEW_CHANGED_DEAD)
+        fake_die(event->view);
+    mnw__changes_take(&daemon_, event);
+    demand(!session || view_in(session, event->view), "a child is not in its parent's session");
 }
 
 static void change_view(void) {
@@ -211,10 +235,13 @@ static void change_view(void) {
     struct mnw_event event = {.kind = MNW_EVENT_VIEW_CHANGED, .changes = fake_byte() % 8};
     event.view = fake.views[fake_byte() % fake.view_count];
     event.cookie = fake_cookie(event.view);
-    if (event.changes & MNW_VIEW_CHANGED_FORKED)
+    if (event.changes & MNW_VIEW_CHANGED_FORKED) {
         fork_view(&event);
-    else
-        mnw__changes_take(&daemon_, &event);
+        return;
+    }
+    if (event.changes & MNW_VIEW_CHANGED_DEAD)
+        fake_die(event.view);
+    mnw__changes_take(&daemon_, &event);
 }
 
 static void step(void) {
@@ -266,6 +293,9 @@ static void settle(void) {
 static void tear_down(void) {
     fake.left = 0;
     fake.send_blocked = false;
+    settle();
+    for (unsigned i = 0; i < fake.view_count; i++)
+        demand(!fake_is_dead(fake.views[i]), "the view of a process that has ended is served on");
     while (daemon_.sessions)
         mnw__session_drop(daemon_.sessions, -1, "the end");
     settle();
