@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""Four guests from one image at once, started as a user does it: isolated from each other, and one copy in memory."""
+"""Guests from one image at once, started as a user does it: isolated from each other, and one copy in memory."""
 import os
 import signal
 import subprocess
 import time
 
 import bed
-from bed import GuestTest, saved
+from bed import GuestTest, HugePages, saved
 from machine import MEMORY_MIB, Console, Machine
-
-CLONES = 4
 
 
 class Clone(Machine):
@@ -25,16 +23,16 @@ class Clone(Machine):
 
 
 class Clones(GuestTest):
-    def start(self, daemon):
+    def start(self, daemon, count):
         """The clones, started together by minnow-restore."""
         log_path = os.path.join(saved().folder, "log-restore")
-        clones = [Clone(saved().folder, number, log_path, None) for number in range(1, CLONES + 1)]
+        clones = [Clone(saved().folder, number, log_path, None) for number in range(1, count + 1)]
         for clone in clones:
             self.addCleanup(clone.end)
         with open(log_path, "wb") as log:
             tool = subprocess.Popen(
                 [os.path.join(bed.TOOLS, "minnow-restore"), "--minnow", bed.MINNOW, "--socket", daemon.socket,
-                 "--image", "guest", "--clones", str(CLONES), saved().directory, "--", *saved().hardware(),
+                 "--image", "guest", "--clones", str(count), saved().directory, "--", *saved().hardware(),
                  "-serial", f"unix:{saved().folder}/serial-clone-{{n}}"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
         self.addCleanup(self.end, tool)
@@ -53,9 +51,9 @@ class Clones(GuestTest):
                 tool.wait()
         return tool.returncode
 
-    def test_four_clones_with_writes(self):
-        daemon = self.serve()
-        tool, clones = self.start(daemon)
+    def clones_with_writes(self, count, **options):
+        daemon = self.serve(**options)
+        tool, clones = self.start(daemon, count)
         for clone in clones:
             clone.first_answer()
         first, *others = clones
@@ -64,11 +62,23 @@ class Clones(GuestTest):
         for number, clone in enumerate(others, 2):
             clone.ask(f"write {number} 3000", "@write 3000")
         sums = [clone.sum() for clone in clones]
-        self.assertEqual([wrong for _, wrong in sums], [0] * CLONES, "words of a clone that are not its own")
+        self.assertEqual([wrong for _, wrong in sums], [0] * count, "words of a clone that are not its own")
         self.assertEqual(sums[0][0], saved().sum, "the clone that wrote nothing sees what the others wrote")
-        self.assertEqual(len({checksum for checksum, _ in sums}), CLONES)
+        self.assertEqual(len({checksum for checksum, _ in sums}), count)
         # What the first one had read was not read again: the others read little but pages that it never touched.
         read_by_all = daemon.image()["fill_bytes"]
         self.assertLess(read_by_all - read_by_first, read_by_first / 10)
         self.assertLessEqual(daemon.image()["resident_bytes"], MEMORY_MIB << 20)
         self.assertEqual(self.end(tool), 0, "minnow-restore, or a guest of it, ended badly")
+
+    def test_four_clones_shmem(self):
+        self.clones_with_writes(4)
+
+    def test_two_clones_graded(self):
+        self.clones_with_writes(2, backing="graded")
+
+    def test_two_clones_hugetlb_2m(self):
+        """Each may come to write all of its memory, beside the image."""
+        with HugePages(3 * MEMORY_MIB + 64):
+            self.clones_with_writes(2, backing="hugetlb-2M", budget_mib=MEMORY_MIB + 32)
+            self.doCleanups()  # the pages go back when nobody holds them
