@@ -73,6 +73,8 @@ static int fill_range(const char *name, int fd, uintptr_t start, size_t length, 
     }
     if (!length || start % SMALL_PAGE || length % SMALL_PAGE || start + length < start)
         return -EINVAL;
+    if (entry->uffd->orphaned)
+        return -ESRCH;
     int error = fill_check(fill, start, length);
     size_t filled = 0;
     while (!error && filled < length) {
@@ -185,6 +187,8 @@ int mnw__uffd_writeprotect(int fd, uintptr_t start, size_t length, bool protect,
     bool dontwake = flags & MNW__UFFD_DONTWAKE;
     if (!entry->uffd->initialised || !length || start % SMALL_PAGE || length % SMALL_PAGE || (protect && dontwake))
         return -EINVAL;
+    if (entry->uffd->orphaned)
+        return -ESRCH;
     struct fake_view *view = fake_view_at(start);
     if (!is_registered_run(view, start, length) || !(fake_entry_at(view, start)->modes & MNW__UFFD_MODE_WP))
         return -ENOENT;

@@ -91,6 +91,8 @@ struct fake_waiter {
 
 struct fake_uffd {
     int id, references; /* descriptors that are this userfaultfd */
+    int process;        /* whose memory it watches */
+    bool orphaned;      /* that memory is gone */
     int changing;       /* mappings it watches are being changed */
     bool initialised;
     uint64_t features;
@@ -143,7 +145,7 @@ bool fake_uffd_is_readable(const struct fake_uffd *uffd);
 /* ---- processes ----------------------------------------------------------------------------------------- */
 
 /* What a death takes with it, part by part. */
-void fake_uffds_forget_dead(void);
+void fake_uffds_died(int process);
 void fake_fds_died(int process);
 void fake_views_died(int process);
 void fake_threads_died(int process);

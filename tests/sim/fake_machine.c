@@ -28,7 +28,7 @@ static struct {
 
 void fake_process_died(int process) {
     machine.cleaning = true;
-    fake_uffds_forget_dead();
+    fake_uffds_died(process);
     fake_fds_died(process);
     fake_views_died(process);
     fake_threads_died(process);

@@ -71,6 +71,7 @@ int mnw__uffd_open_raw(enum mnw__uffd_door door) {
         uffd->id++;
     existing[uffd->id] = uffd;
     uffd->references = 1;
+    uffd->process = fiber_process();
     fake_fd_get(fd, FD_UFFD)->uffd = uffd;
     return fd;
 }
@@ -166,7 +167,7 @@ int mnw__uffd_register(int fd, uintptr_t start, size_t length, unsigned modes, u
     struct fake_uffd *uffd = uffd_of(fd, "UFFDIO_REGISTER");
     if (!uffd || !modes || (modes & ~all) || range_view(start, length, &view))
         return mnw__fail(-EINVAL, "UFFDIO_REGISTER [%#lx, +%zu)", (unsigned long)start, length);
-    if (fake_strikes(FAKE_OPEN))
+    if (uffd->orphaned || fake_strikes(FAKE_OPEN))
         return mnw__fail(-ENOMEM, "UFFDIO_REGISTER [%#lx, +%zu)", (unsigned long)start, length);
     for (uintptr_t at = start; at < start + length; at += view->page_bytes)
         if (fake_entry_at(view, at)->uffd >= 0 && fake_entry_at(view, at)->uffd != uffd->id)
@@ -191,6 +192,8 @@ int mnw__uffd_unregister(int fd, uintptr_t start, size_t length) {
     fake_call("UFFDIO_UNREGISTER");
     struct fake_view *view;
     struct fake_uffd *uffd = uffd_of(fd, "UFFDIO_UNREGISTER");
+    if (uffd && uffd->orphaned)
+        return -ENOMEM;
     if (!uffd || range_view(start, length, &view))
         return -EINVAL;
     for (uintptr_t at = start; at < start + length; at += view->page_bytes)
@@ -271,7 +274,11 @@ int mnw__uffd_waiting(int fd, uint64_t *pending, uint64_t *total) {
     return 0;
 }
 
-void fake_uffds_forget_dead(void) {
+/* Duplicates of its userfaultfds live on; what they watched does not. */
+void fake_uffds_died(int process) {
+    for (int id = 0; id < FAKE_FDS; id++)
+        if (existing[id] && existing[id]->process == process)
+            existing[id]->orphaned = true;
     for (int id = 0; id < FAKE_FDS; id++)
         for (int i = 0; existing[id] && i < FAKE_WAITERS; i++)
             if (fiber_is_dead(existing[id]->waiters[i].fiber))
@@ -400,6 +407,8 @@ int mnw__uffd_is_one_mapping(int fd, uintptr_t start, size_t length) {
     struct fake_uffd *uffd = uffd_of(fd, "UFFDIO_COPY of nothing");
     if (!uffd || uffd->event_count || uffd->changing)
         return uffd ? -EAGAIN : -EINVAL;
+    if (uffd->orphaned)
+        return -ESRCH;
     struct fake_view *view = fake_view_at(start);
     if (!view || start + length > view->address + view->length)
         return 0;

@@ -108,6 +108,8 @@ bool may_lose(const void *alias, uint64_t page);
 
 /* workload_death.c */
 void live_and_die(void);
+/* Names a view while one consumer has it; comes back in its events. */
+uint64_t view_cookie(const struct sim_view *view);
 bool open_remote_view(struct sim_view *view);
 void close_remote_view(struct sim_view *view);
 

@@ -85,6 +85,10 @@ static void drop_mapping(struct sim_view *view) {
     view->held = -1;
 }
 
+uint64_t view_cookie(const struct sim_view *view) {
+    return (uint64_t)view->generation << 32 | (uint64_t)(view - world.view);
+}
+
 static int attach(struct sim_view *view) {
     uint64_t page_bytes = view->cache->store.page_bytes;
     struct mnw_attach_options options = {
@@ -93,6 +97,7 @@ static int attach(struct sim_view *view) {
         .length_bytes = view->pages * page_bytes,
         .address = view->address,
         .uffd = view->held,
+        .cookie = view_cookie(view),
         .flags = view->writable ? MNW_VIEW_WRITE : 0,
     };
     return mnw_view_attach(&view->handle, view->cache->handle, &options);

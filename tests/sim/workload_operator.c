@@ -284,12 +284,23 @@ static void take_failure(const struct mnw_event *event) {
     cache->lacked[page] |= event->result == -ENOMEM;
 }
 
+/* All that happens to a view here is that its consumer dies. */
+static void take_change(const struct mnw_event *event) {
+    if (!world.is_mortal || event->changes != MNW_VIEW_CHANGED_DEAD)
+        sim_fail("a view is said to have changed: %#x", event->changes);
+    for (unsigned i = 0; i < world.views; i++)
+        if (world.view[i].open && event->cookie == view_cookie(&world.view[i]))
+            sim_fail("view %u is said to be dead, and its consumer lives", i);
+}
+
 void take_events(void) {
     struct mnw_event event;
     int taken;
     while ((taken = mnw_pool_next_event(world.pool, &event)) == 1) {
         if (event.kind == MNW_EVENT_PREFETCH)
             take_prefetch(&event);
+        else if (event.kind == MNW_EVENT_VIEW_CHANGED)
+            take_change(&event);
         else
             take_failure(&event);
     }
