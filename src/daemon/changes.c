@@ -8,7 +8,9 @@
  */
 #include "daemon/daemon.h"
 
+#include "base/bits.h"
 #include "base/error.h"
+#include "sys/thread.h"
 #include "sys/uffd.h"
 
 #include <errno.h>
@@ -33,6 +35,7 @@ static void link_child(struct mnw__daemon *daemon, struct mnw__daemon_view *view
     view->next = *list;
     *list = view;
     view->image->views++;
+    daemon->child_count++;
 }
 
 static void unlink_from(struct mnw__daemon_view **list, const struct mnw__daemon_view *view) {
@@ -52,7 +55,10 @@ void mnw__changes_orphan(struct mnw__daemon *daemon, struct mnw__daemon_view *vi
 
 /* From here on the record counts, with its descriptor: first the one, then the other. */
 static int keep_child(struct mnw__daemon *daemon, struct mnw__daemon_view *view) {
-    int error = mnw__views_take_record(daemon, view);
+    /* Who forks without end leaves room for the views of others. */
+    int error = daemon->child_count > MNW__STATE_CHILDREN
+                    ? mnw__fail(-ENOSPC, "there are %d children already", MNW__STATE_CHILDREN)
+                    : mnw__views_take_record(daemon, view);
     if (error)
         return error;
     struct mnw__record_view *record = &daemon->state.views[view->record];
@@ -62,6 +68,14 @@ static int keep_child(struct mnw__daemon *daemon, struct mnw__daemon_view *view)
     mnw__state_validate(&record->record);
     mnw__state_fdname(name, "view", (unsigned)view->record, record->record.serial);
     return mnw__holding_store(&daemon->holding, name, mnw_view_fd(view->view), false);
+}
+
+/* At once: who asks whether all children are settled is told so when this has been done, too. Closing does the rest. */
+static void bar_now(const struct mnw__daemon_view *view) {
+    struct mnw_view_range ranges[MNW__STATE_RANGES];
+    int count = mnw_view_ranges(view->view, ranges, MNW__STATE_RANGES);
+    for (int i = 0; i < count && i < MNW__STATE_RANGES; i++)
+        mnw__uffd_bar(mnw_view_fd(view->view), ranges[i].address, ranges[i].length_bytes, view->image->page_bytes);
 }
 
 static struct mnw__daemon_image *image_of(struct mnw__daemon *daemon, const struct mnw_cache *cache) {
@@ -102,6 +116,7 @@ static struct mnw__daemon_view *add_child(struct mnw__daemon *daemon, const stru
     if (!error)
         return view;
     mnw__daemon_log("the child of a consumer of '%s' is not served: %s", image->config->name, mnw__fail_message());
+    bar_now(view);
     mnw__views_close(daemon, view);
     return NULL;
 }
@@ -153,13 +168,14 @@ void mnw__changes_bar_child(const struct mnw__daemon *daemon, unsigned index, in
     unsigned count = mnw__state_get_ranges(&daemon->state, index, &ranges);
     struct mnw__uffd_event event;
     for (unsigned i = 0, tries = 0; i < count && tries < TRIES; i++) {
-        uint32_t page_bytes = daemon->state.views[index].page_bytes;
+        size_t page_bytes = mnw__max(daemon->state.views[index].page_bytes, 4096u);
         if (mnw__uffd_bar(uffd, ranges[i].address, ranges[i].length_bytes, page_bytes) != -EAGAIN)
             continue;
         if (mnw__uffd_read_nowait(uffd, &event, 1) > 0 && event.kind == MNW__UFFD_EV_FORK) {
             mnw__changes_bar_child(daemon, index, event.fd);
             mnw__uffd_close(event.fd);
         }
+        mnw__sleep_ns(100000);
         tries++;
         i--;
     }

@@ -166,7 +166,7 @@ struct mnw__daemon {
     struct mnw__daemon_image images[MNW__CONFIG_IMAGES_MAX];
     unsigned pool_count, image_count;
     struct mnw__session *sessions, *dead;
-    unsigned session_count;
+    unsigned session_count, child_count;
     struct mnw__daemon_view *orphans;
     struct mnw__daemon_prefetch *prefetches;
     uint64_t last_key;

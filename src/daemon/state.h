@@ -21,6 +21,7 @@ enum {
     MNW__STATE_SESSIONS = 1024,
     MNW__STATE_IMAGES = 256,
     MNW__STATE_VIEWS = 4096,
+    MNW__STATE_CHILDREN = 2048, /* of the views */
     MNW__STATE_PINS = 4096,
     MNW__STATE_RANGES = 256, /* as many as a view can have */
 };

@@ -102,6 +102,7 @@ static void free_view(struct mnw__daemon *daemon, struct mnw__daemon_view *view)
         session->view_bytes -= view->length;
     }
     view->image->views--;
+    daemon->child_count -= view->is_child;
     mnw__views_forget_record(daemon, view->record);
     free(view);
 }
@@ -212,6 +213,7 @@ static void become_child(struct mnw__daemon_view *view) {
     view->session->view_count--;
     view->session->view_bytes -= view->length;
     view->is_child = true;
+    view->session->daemon->child_count++;
     view->changes |= MNW_VIEW_CHANGED_RANGES;
     mnw__changes_catch_up(view->session->daemon, view);
     view->session->daemon->state.views[view->record].is_child = 1;
@@ -258,6 +260,8 @@ static int check_attach(const struct mnw__session *session, const struct mnw__da
     if (attach->flags & ~(uint32_t)(MNW_VIEW_WRITE | MNW__WIRE_ATTACH_CHILD))
         return mnw__fail(-EINVAL, "view %u has flags 0x%x; only 0x%x is known", attach->view, attach->flags,
                          MNW_VIEW_WRITE | MNW__WIRE_ATTACH_CHILD);
+    if (attach->flags & MNW__WIRE_ATTACH_CHILD && session->daemon->child_count >= MNW__STATE_CHILDREN)
+        return mnw__fail(-EDQUOT, "there are %d children already", MNW__STATE_CHILDREN);
     if (!mnw__is_aligned(attach->address, image->page_bytes))
         return mnw__fail(-EINVAL, "address 0x%llx is not a multiple of the page of image '%s', %u",
                          (unsigned long long)attach->address, image->config->name, image->page_bytes);

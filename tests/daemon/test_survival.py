@@ -166,6 +166,32 @@ class Survival(unittest.TestCase):
             daemon.close()
 
 
+    @unittest.skipUnless(OPTIONS.kills >= 50 and not os.geteuid(), "takes seconds, and EVENT_FORK takes CAP_SYS_PTRACE")
+    def test_more_children_than_are_served(self):
+        """2048 live through the worker's death; who comes later gets SIGBUS where it has not been, and never zeros."""
+        before, peer.FEATURES = peer.FEATURES, peer.FEATURES | peer.EVENT_FORK
+        self.addCleanup(setattr, peer, "FEATURES", before)
+        with peer.Peer(self.daemon.path) as session:
+            peer.userfaultfd.__defaults__ = (peer.FEATURES, *peer.userfaultfd.__defaults__[1:])
+            view = peer.View(session, "disk")
+            gate, opener = os.pipe()
+            children = []
+            for _ in range(2060):
+                pid = os.fork()
+                if not pid:
+                    os.close(opener)
+                    os.read(gate, 1)
+                    os._exit(view.read(200 * peer.PAGE, peer.PAGE) != peer.page_bytes(200))
+                children.append(pid)
+            # A child asks so itself, if it can.
+            self.assertEqual(session.ask(peer.HELLO, peer.struct.pack("=II", peer.VERSION, 1) + peer.name("x")).status, 0)
+            self.daemon.kill_worker()
+            session.wait_event(peer.EVENT_RESTARTED)
+            os.close(opener)
+            ends = [os.waitpid(pid, 0)[1] for pid in children]
+            self.assertEqual((ends.count(0), ends.count(signal.SIGBUS)), (2048, 12))
+            view.close()
+
     def test_killed_before_hello_was_answered(self):
         """Whoever has said HELLO to a worker that is gone says it again, and need not wait for a deadline."""
         with peer.Peer(self.daemon.path, greet=False) as session:
