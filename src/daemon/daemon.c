@@ -149,17 +149,25 @@ void mnw__daemon_close(struct mnw__daemon *daemon) {
     mnw__daemon_loop_close(daemon);
 }
 
-/* Privileges are of threads: they go before the first one starts. The filter is put over all of them at the end. */
+/*
+ * Privileges are of threads: they go before the first one starts. The filter is put over all of them at the end. A
+ * standby gets its descriptors late: all that needs none of them is done before it waits.
+ */
 static int start(struct mnw__daemon *daemon, const struct mnw__config *config) {
     daemon->config = config;
     raise_limits();
     int error = mnw__holding_open(&daemon->holding);
-    if (!error)
+    bool stands_by = daemon->holding.standby >= 0;
+    if (!error && !stands_by)
         error = find_listener(daemon);
     if (!error && config->sandbox)
         error = mnw__harden_privileges(config);
     if (!error)
         error = mnw__daemon_open(daemon, config);
+    if (!error && stands_by)
+        error = mnw__holding_await(&daemon->holding);
+    if (!error && stands_by)
+        error = find_listener(daemon);
     if (!error)
         error = mnw__takeover(daemon);
     daemon->listener_source.ready = mnw__session_accept;

@@ -2,11 +2,16 @@
 /*
  * The holder: does for a worker what systemd would. Keeps its descriptors, starts it again when it dies.
  *
+ * For a planned handover it can do better than systemd: the next worker, the *standby*, is started while the old one
+ * still serves. When it says that all is ready but the descriptors, the old one is asked to go, and the moment it is
+ * gone the standby is sent what the holder has, and is the worker.
+ *
  * Owns: the descriptors, the socket for notifications, the worker's process. One thread, no engine: it does so little
  * that it has nothing to die of. It listens to its own worker alone.
  */
 #include "daemon/config.h"
 #include "daemon/daemon.h"
+#include "daemon/holding.h"
 #include "daemon/serve.h"
 
 #include "base/error.h"
@@ -23,6 +28,8 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -35,6 +42,7 @@ enum {
     QUICK_DEATHS = 10, /* in a row: from then on it waits before it tries again */
     PAUSE_MS = 1000,
     STOP_MS = 10000,
+    SEND_MS = 2000, /* a standby that takes nothing for so long is none */
 };
 
 struct held {
@@ -49,7 +57,8 @@ struct holder {
     int notify, signals;
     unsigned count;
     struct held *fds;
-    pid_t worker, check;   /* 0: none */
+    pid_t worker, standby; /* 0: none */
+    int standby_socket;    /* with a standby */
     bool ready, was_ready; /* this worker; any */
     bool stopping, worker_stops;
     uint64_t started_ns, start_at_ns, kill_at_ns; /* 0: no */
@@ -118,6 +127,9 @@ static void take_notifications(struct holder *holder) {
         text[received.bytes] = '\0';
         if (received.sender.pid == holder->worker && !received.cut)
             take_notification(holder, text, &received);
+        else if (holder->standby && received.sender.pid == holder->standby && !strcmp(text, "STANDBY=1") &&
+                 holder->worker)
+            kill(holder->worker, SIGHUP);
         for (unsigned i = 0; i < received.fd_count; i++)
             close(received.fds[i]);
     }
@@ -162,10 +174,14 @@ static void execute(const struct holder *holder, char *const *argv) {
     _exit(MNW__SERVE_FAILED);
 }
 
-static void start_worker(struct holder *holder) {
+static void begin_worker(struct holder *holder, pid_t pid) {
+    holder->worker = pid;
     holder->ready = holder->worker_stops = false;
     holder->start_at_ns = 0;
     holder->started_ns = mnw__clock_ns();
+}
+
+static void start_worker(struct holder *holder) {
     pid_t pid = fork();
     if (!pid) {
         place_descriptors(holder);
@@ -177,7 +193,7 @@ static void start_worker(struct holder *holder) {
         holder->start_at_ns = mnw__clock_ns() + PAUSE_MS * MS;
         return;
     }
-    holder->worker = pid;
+    begin_worker(holder, pid);
 }
 
 /* A worker that was killed is no sign that the next one would die too; one that cannot even get ready is. */
@@ -193,6 +209,80 @@ static void note_death(struct holder *holder, int status) {
     holder->start_at_ns = mnw__clock_ns() + (holder->quick_deaths > QUICK_DEATHS ? PAUSE_MS * MS : 0);
 }
 
+/* ---- the standby ---- */
+
+static void forget_standby(struct holder *holder) {
+    close(holder->standby_socket);
+    holder->standby = 0;
+}
+
+static void drop_standby(struct holder *holder) {
+    if (!holder->standby)
+        return;
+    kill(holder->standby, SIGKILL);
+    forget_standby(holder);
+}
+
+/* Each descriptor with its name; then a packet without, and there are no more. */
+static int send_descriptors(const struct holder *holder) {
+    int error = 0;
+    for (unsigned i = 0; i < holder->count && !error; i++) {
+        const struct held *held = &holder->fds[i];
+        error = mnw__socket_send(holder->standby_socket, held->name, strlen(held->name), &held->fd, 1);
+    }
+    return error ? error : mnw__socket_send(holder->standby_socket, ".", 1, NULL, 0);
+}
+
+/* Whatever the old worker died of: the standby need not be ready, what it is sent waits for it. */
+static void promote_standby(struct holder *holder) {
+    int error = send_descriptors(holder);
+    if (error) {
+        mnw__daemon_log("holder: the next worker is started anew: %s", mnw__fail_message());
+        drop_standby(holder);
+        return;
+    }
+    begin_worker(holder, holder->standby);
+    forget_standby(holder);
+}
+
+static int open_pair(int ends[2]) {
+    struct timeval most = {.tv_sec = SEND_MS / 1000};
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends))
+        return -errno;
+    setsockopt(ends[0], SOL_SOCKET, SO_SNDTIMEO, &most, sizeof(most));
+    return 0;
+}
+
+/* A new binary or configuration that would not start is found out while the old worker still serves. */
+static void begin_handover(struct holder *holder) {
+    int ends[2];
+    if (holder->standby || !holder->worker || open_pair(ends))
+        return;
+    pid_t pid = fork();
+    if (!pid) {
+        if (dup2(ends[1], FIRST_FD) < 0) /* without close-on-exec */
+            _exit(MNW__SERVE_FAILED);
+        setenv("NOTIFY_SOCKET", holder->path, 1);
+        setenv(MNW__HOLDING_STANDBY, "3", 1);
+        execute(holder, holder->argv);
+    }
+    close(ends[1]);
+    if (pid < 0) {
+        mnw__daemon_log("holder: no handover: starting a worker: %s; the old worker goes on", strerror(errno));
+        close(ends[0]);
+        return;
+    }
+    holder->standby = pid;
+    holder->standby_socket = ends[0];
+}
+
+static void standby_ended(struct holder *holder) {
+    forget_standby(holder);
+    mnw__daemon_log("holder: no handover: `%s serve` did not get ready; the old worker goes on", holder->binary);
+}
+
+/* ---- the end of a worker ---- */
+
 static void worker_ended(struct holder *holder, int status) {
     take_notifications(holder); /* what it sent last is still in the queue */
     holder->worker = 0;
@@ -200,40 +290,12 @@ static void worker_ended(struct holder *holder, int status) {
     if (holder->stopping || holder->worker_stops || (!holder->was_ready && code == MNW__SERVE_REFUSED)) {
         holder->stopping = true;
         holder->status = code;
+        drop_standby(holder);
         return;
     }
     note_death(holder, status);
-}
-
-/* ---- handing over ---- */
-
-/* A new binary or configuration that would not start is found out while the old worker still serves. */
-static void begin_handover(struct holder *holder) {
-    if (holder->check || !holder->worker)
-        return;
-    size_t count = 0;
-    while (holder->argv[count])
-        count++;
-    char **argv = calloc(count + 2, sizeof(*argv));
-    if (!argv)
-        return;
-    memcpy(argv, holder->argv, count * sizeof(*argv));
-    argv[count] = strdup("--check");
-    holder->check = fork();
-    if (!holder->check)
-        execute(holder, argv);
-    if (holder->check < 0)
-        holder->check = 0;
-    free(argv[count]);
-    free(argv);
-}
-
-static void check_ended(struct holder *holder, int status) {
-    holder->check = 0;
-    if (WIFEXITED(status) && !WEXITSTATUS(status) && holder->worker)
-        kill(holder->worker, SIGHUP);
-    else
-        mnw__daemon_log("holder: no handover: `%s serve --check` failed; the old worker goes on", holder->binary);
+    if (holder->standby)
+        promote_standby(holder);
 }
 
 /* ---- the loop ---- */
@@ -244,14 +306,15 @@ static void reap(struct holder *holder) {
     while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
         if (pid == holder->worker)
             worker_ended(holder, status);
-        else if (pid == holder->check)
-            check_ended(holder, status);
+        else if (pid == holder->standby)
+            standby_ended(holder);
     }
 }
 
 static void begin_stop(struct holder *holder) {
     holder->stopping = true;
     holder->kill_at_ns = mnw__clock_ns() + STOP_MS * MS;
+    drop_standby(holder);
     if (holder->worker)
         kill(holder->worker, SIGTERM);
 }

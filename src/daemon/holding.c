@@ -12,7 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { FIRST_FD = 3, BARRIER_MS = 5000 };
+enum { FIRST_FD = 3, BARRIER_MS = 5000, NAME_BYTES = 64 };
 
 /* The descriptors are meant for the process that $LISTEN_PID names, and for no child of it. */
 static unsigned count_passed(void) {
@@ -40,15 +40,52 @@ static int take_passed(struct mnw__holding *holding, unsigned count, const char 
 }
 
 int mnw__holding_open(struct mnw__holding *holding) {
-    *holding = (struct mnw__holding){0};
+    *holding = (struct mnw__holding){.standby = -1};
     const char *holder = getenv("NOTIFY_SOCKET"), *names = getenv("LISTEN_FDNAMES");
+    const char *standby = getenv(MNW__HOLDING_STANDBY);
     if (holder && !(holding->holder = strdup(holder)))
         return mnw__fail(-ENOMEM, "starting: out of memory");
-    int error = take_passed(holding, count_passed(), names ? names : "");
+    int error = standby ? 0 : take_passed(holding, count_passed(), names ? names : "");
+    if (standby) {
+        holding->standby = (int)strtol(standby, NULL, 10);
+        fcntl(holding->standby, F_SETFD, FD_CLOEXEC);
+    }
     unsetenv("NOTIFY_SOCKET");
     unsetenv("LISTEN_FDS");
     unsetenv("LISTEN_PID");
     unsetenv("LISTEN_FDNAMES");
+    unsetenv(MNW__HOLDING_STANDBY);
+    return error;
+}
+
+/* One more descriptor that the holder has kept. */
+static int take_sent(struct mnw__holding *holding, const char *name, int fd) {
+    struct mnw__held_fd *fds = realloc(holding->fds, (holding->count + 1) * sizeof(*fds));
+    if (!fds)
+        return mnw__fail(-ENOMEM, "taking over descriptors: out of memory");
+    holding->fds = fds;
+    fds[holding->count] = (struct mnw__held_fd){strdup(name), fd};
+    if (!fds[holding->count].name)
+        return mnw__fail(-ENOMEM, "taking over descriptors: out of memory");
+    holding->count++;
+    return 0;
+}
+
+int mnw__holding_await(struct mnw__holding *holding) {
+    struct mnw__socket_received received;
+    char name[NAME_BYTES];
+    int error = 0;
+    mnw__holding_tell(holding, "STANDBY=1");
+    while (!error) {
+        error = mnw__socket_receive(holding->standby, name, sizeof(name) - 1, &received);
+        if (error || (received.bytes == 1 && name[0] == '.' && !received.fd_count))
+            break;
+        name[received.bytes] = '\0';
+        error = received.fd_count == 1 ? take_sent(holding, name, received.fds[0])
+                                       : mnw__fail(-ECONNRESET, "the holder wants no other worker");
+    }
+    close(holding->standby);
+    holding->standby = -1;
     return error;
 }
 
@@ -60,7 +97,7 @@ void mnw__holding_close(struct mnw__holding *holding) {
     }
     free(holding->fds);
     free(holding->holder);
-    *holding = (struct mnw__holding){0};
+    *holding = (struct mnw__holding){.standby = -1};
 }
 
 int mnw__holding_take(struct mnw__holding *holding, const char *name) {

@@ -11,6 +11,9 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 
+/* In the environment: the descriptor over which a standby is sent what other workers are started with. */
+#define MNW__HOLDING_STANDBY "MINNOW_STANDBY"
+
 struct mnw__held_fd {
     char *name;
     int fd; /* -1: taken */
@@ -19,12 +22,18 @@ struct mnw__held_fd {
 struct mnw__holding {
     char *holder;         /* path of its socket; NULL: none */
     _Atomic bool is_lost; /* it was there, and is not any more */
+    int standby;          /* where the descriptors are still to come from; -1: they are here */
     unsigned count;
     struct mnw__held_fd *fds;
 };
 
-/* Reads and removes $NOTIFY_SOCKET, $LISTEN_FDS, $LISTEN_FDNAMES, $LISTEN_PID. */
+/* Reads and removes $NOTIFY_SOCKET, $LISTEN_FDS, $LISTEN_FDNAMES, $LISTEN_PID, $MINNOW_STANDBY. */
 int mnw__holding_open(struct mnw__holding *holding);
+/*
+ * Of a standby: tells the holder that nothing is wanting but the descriptors, and waits for them, however long the old
+ * worker takes to go. -ECONNRESET: the holder is gone, or wants no other worker.
+ */
+int mnw__holding_await(struct mnw__holding *holding);
 void mnw__holding_close(struct mnw__holding *holding);
 
 /* The next descriptor handed over under this name (NULL: any), which is the caller's now; -1. */

@@ -165,6 +165,60 @@ class Survival(unittest.TestCase):
         finally:
             daemon.close()
 
+    def stopped_standby(self, daemon):
+        """Begins a handover; the next worker, held where it is before it could be ready, and the one that serves."""
+        for _ in range(100):
+            old = daemon.worker()
+            daemon.process.send_signal(signal.SIGHUP)
+            while len(daemon.workers()) < 2:
+                time.sleep(0.0002)
+            standby = next((pid for pid in daemon.workers() if pid != old), None)
+            if standby:
+                os.kill(standby, signal.SIGSTOP)
+            time.sleep(0.1)
+            if standby and daemon.workers() == [old, standby]:
+                return old, standby
+            if standby:  # it was faster
+                os.kill(standby, signal.SIGCONT)
+            wait_worker(daemon, old)
+        raise AssertionError("no handover can be caught under way")
+
+    def test_deaths_during_a_handover(self):
+        image = peer.make_image(self.folder.name, 1, seed=2)
+        daemon = peer.Daemon(OPTIONS.command, {"a": image})
+        try:
+            with peer.Peer(daemon.path) as session:
+                view = peer.View(session, "a")
+
+                def read(page):
+                    self.assertEqual(view.read(page * peer.PAGE, peer.PAGE), peer.page_bytes(page, 2))
+
+                read(0)
+                old, standby = self.stopped_standby(daemon)
+                read(50)
+                os.kill(standby, signal.SIGKILL)  # then the old one goes on
+                while len(daemon.workers()) > 1:
+                    time.sleep(0.01)
+                self.assertEqual(daemon.workers(), [old])
+                self.assertIn("no handover", daemon.read_log())
+                read(100)
+                old, standby = self.stopped_standby(daemon)
+                os.kill(old, signal.SIGKILL)  # then the next one takes over, as soon as it can
+                time.sleep(0.1)
+                os.kill(standby, signal.SIGCONT)
+                read(150)
+                self.assertEqual(daemon.workers(), [standby])
+                read(200)
+                old, standby = self.stopped_standby(daemon)
+                os.kill(old, signal.SIGKILL)  # both
+                os.kill(standby, signal.SIGKILL)
+                read(225)
+                old, standby = self.stopped_standby(daemon)
+                view.close()
+            self.assertEqual(daemon.stop(), 0)
+            self.assertFalse(os.path.exists(f"/proc/{standby}"))
+        finally:
+            daemon.close()
 
     @unittest.skipUnless(OPTIONS.kills >= 50 and not os.geteuid(), "takes seconds, and EVENT_FORK takes CAP_SYS_PTRACE")
     def test_more_children_than_are_served(self):
