@@ -6,6 +6,8 @@
 #include "machine.h"
 #include "torn.h"
 
+#include "sys/uffd.h"
+
 #include <errno.h>
 #include <linux/userfaultfd.h>
 #include <pthread.h>
@@ -185,6 +187,60 @@ static void test_fork_with_sigbus(void **state) {
     torn_close(&world);
 }
 
+/* ---- taken over ---- */
+
+enum { ALL = 64, GONE_FROM = 20, GONE_TO = 31 };
+
+/* Something else, with holes, in the place of some pages. */
+static int64_t put_another_there(struct peer_side *side, const void *argument) {
+    (void)argument;
+    char *at = side->maps[0].data + GONE_FROM * BED_PAGE;
+    size_t length = (GONE_TO - GONE_FROM) * BED_PAGE;
+    int fd = memfd_create("other", MFD_CLOEXEC);
+    CHECK(fd >= 0 && !ftruncate(fd, (off_t)length));
+    CHECK(mmap(at, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == at);
+    return 0;
+}
+
+static int64_t use_the_other(struct peer_side *side, const void *argument) {
+    (void)argument;
+    char *at = side->maps[0].data + GONE_FROM * BED_PAGE;
+    CHECK(at[5 * BED_PAGE] == 0);
+    at[6 * BED_PAGE] = 'o';
+    CHECK(at[6 * BED_PAGE] == 'o');
+    return 0;
+}
+
+/* What was said of a child is older than what it has done: what is not watched any more is none of the view's. */
+static void test_forked_ranges_may_be_stale(void **state) {
+    (void)state;
+    struct pair pair;
+    uint64_t address;
+    pair_open(&pair, MNW_BACKING_SHMEM, ALL * BED_PAGE, 512 << 10);
+    int uffd = peer_map(&pair.peers[0], pair.bed.cache, &(struct peer_mapping){.length = ALL * BED_PAGE}, &address);
+    assert_int_equal(
+        mnw__uffd_register(uffd, address, ALL * BED_PAGE, MNW__UFFD_MODE_MISSING | MNW__UFFD_MODE_MINOR, NULL), 0);
+    assert_int_equal(mnw__uffd_unregister(uffd, address + GONE_FROM * BED_PAGE, (GONE_TO - GONE_FROM) * BED_PAGE), 0);
+    assert_int_equal(peer_do(&pair.peers[0], put_another_there, NULL, 0), 0);
+
+    struct mnw_view_range said = {address, 0, ALL * BED_PAGE}, left[3];
+    struct mnw_attach_options options = {
+        .size = sizeof(options), .uffd = uffd, .flags = MNW_VIEW_FORKED, .ranges = &said, .range_count = 1};
+    struct mnw_view *view;
+    assert_int_equal(mnw_view_attach(&view, pair.bed.cache, &options), 0);
+    assert_int_equal(mnw_view_ranges(view, left, 3), 2);
+    assert_int_equal(left[0].length_bytes, GONE_FROM * BED_PAGE);
+    assert_int_equal(left[1].address, address + GONE_TO * BED_PAGE);
+    assert_int_equal(left[1].length_bytes, (ALL - GONE_TO) * BED_PAGE);
+    peer_assert_right(&pair.peers[0], 0, 0, GONE_FROM * BED_PAGE, 1);
+    peer_assert_right(&pair.peers[0], 0, GONE_TO * BED_PAGE, 9 * BED_PAGE, 1);
+    assert_int_equal(peer_do(&pair.peers[0], use_the_other, NULL, 0), 0);
+    assert_int_equal(mnw_view_close(view), 0); /* as of a child: what it has not touched is SIGBUS */
+    peer_assert_bus(&pair.peers[0], 0, (ALL - 1) * BED_PAGE);
+    close(uffd);
+    pair_close(&pair);
+}
+
 /* ---- all at once ---- */
 
 struct storm {
@@ -301,6 +357,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_fork),
         cmocka_unit_test(test_closed_child),
         cmocka_unit_test(test_fork_with_sigbus),
+        cmocka_unit_test(test_forked_ranges_may_be_stale),
         cmocka_unit_test(test_storm_shmem),
         cmocka_unit_test(test_storm_graded),
         cmocka_unit_test(test_storm_hugetlb),
