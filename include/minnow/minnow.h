@@ -259,6 +259,7 @@ MNW_PUBLIC int mnw_cache_close(struct mnw_cache *cache);
 enum {
     MNW_VIEW_WRITE = 1 << 0,  /* writable: a write makes a copy that only this view sees (not on hugetlb) */
     MNW_VIEW_FORKED = 1 << 1, /* mnw_view_attach() only: of a child that was forked */
+    MNW_VIEW_INLINE = 1 << 2, /* faults are resolved in the thread that faulted, in a handler of SIGBUS */
 };
 
 struct mnw_view_options {
@@ -274,8 +275,22 @@ struct mnw_view_options {
  * A page whose bytes cannot be had raises SIGBUS at its address, in the threads that touch it.
  * System calls given an untouched pointer block like a reader; a failed page gives them EFAULT.
  * System calls: mmap, madvise, userfaultfd, ioctl(UFFDIO_REGISTER), epoll_ctl.
+ *
+ * With MNW_VIEW_INLINE no other thread is woken for a fault: a resident page costs less than half. A pool's first such
+ * view takes SIGBUS over for the process (sigaction), and closing the pool gives it back; what is not ours goes to the
+ * action that was there, and so does a page that failed. A handler installed later must pass on what is not its own.
+ * What touches the view must not block SIGBUS: the kernel would kill the process. System calls given an untouched
+ * pointer fail with EFAULT: call mnw_view_populate() first. -ENOSYS: a kernel before 4.14.
  */
 MNW_PUBLIC int mnw_view_open(struct mnw_view **view, struct mnw_cache *cache, const struct mnw_view_options *options);
+
+/*
+ * Brings and maps the pages of a range of the view (bytes from mnw_view_data(); rounded outwards), as if each were
+ * touched, and waits. Meant for an inline view before a system call is given a pointer into it. A mapped page may be
+ * evicted at any time, and then is EFAULT again, unless it is pinned before (mnw_pin). -EIO: a page of it cannot be
+ * had. Not for signal handlers. System calls: ioctl(UFFDIO_CONTINUE), pread, futex; of other views madvise.
+ */
+MNW_PUBLIC int mnw_view_populate(struct mnw_view *view, uint64_t offset, uint64_t length);
 
 MNW_PUBLIC void *mnw_view_data(const struct mnw_view *view);
 MNW_PUBLIC size_t mnw_view_length(const struct mnw_view *view);

@@ -4,8 +4,10 @@
 #include "base/error.h"
 #include "base/options.h"
 #include "engine/cache.h"
+#include "engine/inline.h"
 #include "engine/remote.h"
 #include "minnow/minnow.h"
+#include "sys/backing.h"
 
 #include <errno.h>
 
@@ -29,6 +31,38 @@ int mnw_view_fd(const struct mnw_view *view) {
     if (!error && !view->remote)
         error = mnw__fail(-EINVAL, "mnw_view_fd: the view is this process's own, and so is its userfaultfd");
     return error ? error : view->uffd;
+}
+
+static int populate(struct mnw_view *view, uint64_t page, uint64_t count, uint64_t *failed) {
+    if (view->is_inline)
+        return mnw__inline_populate(view, page, count, failed);
+    *failed = page;
+    return mnw__view_populate(mnw__view_address_of(view, page), count * view->cache->backing.page_bytes);
+}
+
+int mnw_view_populate(struct mnw_view *view, uint64_t offset, uint64_t length) {
+    uint64_t failed;
+    int error = mnw__check_view(view, "mnw_view_populate");
+    if (error)
+        return error;
+    if (view->remote)
+        return mnw__fail(-EINVAL, "mnw_view_populate: the view is another process's; only that can touch it");
+    if (!length || offset >= view->length || length > view->length - offset)
+        return mnw__fail(-EINVAL, "mnw_view_populate: %llu bytes at offset %llu are not inside the view's %zu",
+                         (unsigned long long)length, (unsigned long long)offset, view->length);
+    uint64_t page_bytes = view->cache->backing.page_bytes, first = offset / page_bytes;
+    error = populate(view, view->first_page + first, (offset + length - 1) / page_bytes - first + 1, &failed);
+    if (error == -EAGAIN)
+        return mnw__fail(error,
+                         "mnw_view_populate: the page at offset %llu of the cache is evicted again before it is "
+                         "mapped; raise the pool's budget, or pin the range first",
+                         (unsigned long long)mnw__cache_page_offset(view->cache, failed));
+    if (error)
+        return mnw__fail(error,
+                         "mnw_view_populate: a page at offset %llu of the cache, or behind it, cannot be had "
+                         "(error %d); touching it is SIGBUS until it is invalidated",
+                         (unsigned long long)mnw__cache_page_offset(view->cache, failed), -error);
+    return 0;
 }
 
 int mnw_view_ranges(struct mnw_view *view, struct mnw_view_range *ranges, size_t count) {

@@ -19,6 +19,8 @@
 #define FREE_SHARE 8
 /* Another process changes its mappings, and will have done so by then. */
 #define CHANGING_TICK_NS 2000000ull
+/* Visitors leave soon: so long those who wait for it sleep. */
+#define VISIT_NS 20000
 /* A starved fault is back with every tick, or, its event lost, with the watchdog; after a longer gap it is another. */
 #define STARVED_GAP_NS 2000000000ull
 
@@ -31,18 +33,39 @@ static uint64_t count_present(const struct mnw_cache *cache, uint64_t page, uint
     return at - page;
 }
 
-/* Resolves with the page and its resident neighbours. */
-static enum mnw__map map_present(struct mnw_view *view, uint64_t page, uint64_t around, bool wake,
-                                 enum mnw__outcome *outcome) {
+enum mnw__map mnw__fault_map_around(struct mnw_view *view, uint64_t page, uint64_t around, bool wake) {
     struct mnw_cache *cache = view->cache;
     uint64_t extent = mnw__extent_of(&cache->pages, page);
-    *outcome = MNW__OUTCOME_ENDED;
     if (mnw__cache_is_promotable(cache, extent) && mnw__view_promote(view, extent))
         return MNW__MAP_DONE;
-    enum mnw__map mapped = mnw__view_map_pages(view, page, count_present(cache, page, around), 1, wake);
-    if (mapped == MNW__MAP_DONE && !wake)
-        *outcome = MNW__OUTCOME_MAPPED;
-    return mapped;
+    return mnw__view_map_pages(view, page, count_present(cache, page, around), 1, wake);
+}
+
+/* ---- planning ---- */
+
+/* The threads of an inline view share its readahead; who comes while another is planning does without. */
+static bool may_plan(struct mnw_view *view) {
+    return !view->is_inline || !atomic_exchange_explicit(&view->asks.planning, true, memory_order_acquire);
+}
+
+static void has_planned(struct mnw_view *view) {
+    if (view->is_inline)
+        atomic_store_explicit(&view->asks.planning, false, memory_order_release);
+}
+
+void mnw__fault_plan(struct mnw_view *view, uint64_t page, struct mnw__readahead_plan *plan) {
+    *plan = (struct mnw__readahead_plan){.around = 1, .stride = 1};
+    if (!may_plan(view))
+        return;
+    mnw__readahead_fault(&view->readahead, page, plan);
+    has_planned(view);
+}
+
+void mnw__fault_plan_missed(struct mnw_view *view, uint64_t page, struct mnw__readahead_plan *plan) {
+    if (!may_plan(view))
+        return;
+    mnw__readahead_missed(&view->readahead, page, plan);
+    has_planned(view);
 }
 
 /* The kernel keeps the waiter; we remember to send it round. */
@@ -78,10 +101,7 @@ static enum mnw__outcome starve(struct mnw__fault_thread *thread, struct mnw_vie
  * The backing has no such page although its word says PRESENT: somebody punched it. The store still has it. While
  * another visitor is in the extent, it may be about to map what it saw PRESENT: then look again.
  */
-static void lose_page(struct mnw_cache *cache, uint64_t page) {
-    uint64_t extent = mnw__extent_of(&cache->pages, page);
-    if (!mnw__extent_claim_repair(&cache->pages, extent))
-        return;
+static void drop_lost(struct mnw_cache *cache, uint64_t extent, uint64_t page) {
     if (mnw__page_drop(&cache->pages, page)) {
         mnw__extent_add_present(&cache->pages, extent, -1);
         if (!cache->pool->whole_extents)
@@ -89,6 +109,24 @@ static void lose_page(struct mnw_cache *cache, uint64_t page) {
         mnw__count(&cache->counters, MNW__PAGES_LOST, 1);
     }
     mnw__reclaim_keep(cache, extent);
+}
+
+bool mnw__fault_lose_page(struct mnw_cache *cache, uint64_t page) {
+    uint64_t extent = mnw__extent_of(&cache->pages, page);
+    if (!mnw__extent_claim_repair(&cache->pages, extent))
+        return false;
+    drop_lost(cache, extent, page);
+    return true;
+}
+
+bool mnw__fault_lose_page_waiting(struct mnw_cache *cache, uint64_t page, unsigned visits) {
+    uint64_t extent = mnw__extent_of(&cache->pages, page);
+    if (mnw__extent_drain(&cache->pages, extent))
+        return false;
+    while (mnw__extent_load(&cache->pages, extent).visitors > visits)
+        mnw__sleep_ns(VISIT_NS);
+    drop_lost(cache, extent, page);
+    return true;
 }
 
 void mnw__fault_read_ahead(struct mnw__fault_thread *thread, struct mnw_cache *cache,
@@ -150,15 +188,18 @@ static bool look(struct mnw__fault_thread *thread, struct mnw_view *view, uint64
     struct mnw_cache *cache = view->cache;
     switch (mnw__page_state(mnw__page_load(&cache->pages, page))) {
     case MNW__PAGE_PRESENT:
-        switch (map_present(view, page, plan->around, wake, outcome)) {
+        *outcome = wake ? MNW__OUTCOME_ENDED : MNW__OUTCOME_MAPPED;
+        switch (mnw__fault_map_around(view, page, plan->around, wake)) {
         case MNW__MAP_LOST:
-            lose_page(cache, page);
+            mnw__fault_lose_page(cache, page);
             return false;
         case MNW__MAP_AGAIN:
             *outcome = wait_for_tick(thread, view, view->remote ? CHANGING_TICK_NS : MNW__SCARCE_TICK_NS);
             return true;
-        case MNW__MAP_DONE:
         case MNW__MAP_GONE:
+            *outcome = MNW__OUTCOME_ENDED;
+            break;
+        case MNW__MAP_DONE:
             break;
         }
         mnw__count(&cache->counters, MNW__FAULTS_RESOLVED, 1);
@@ -170,7 +211,7 @@ static bool look(struct mnw__fault_thread *thread, struct mnw_view *view, uint64
         *outcome = MNW__OUTCOME_PENDING;
         return true;
     case MNW__PAGE_ABSENT:
-        mnw__readahead_missed(&view->readahead, page, plan);
+        mnw__fault_plan_missed(view, page, plan);
         switch (fill_page(thread, view, page, plan)) {
         case MNW__BEGIN_STARTED:
             *outcome = MNW__OUTCOME_PENDING;
@@ -195,8 +236,7 @@ static bool look(struct mnw__fault_thread *thread, struct mnw_view *view, uint64
 
 /* ---- around a fault at random ---- */
 
-/* Maps what is resident on both sides of the page. */
-static void map_around(struct mnw_view *view, uint64_t page, uint64_t first, uint64_t end) {
+void mnw__fault_map_block(struct mnw_view *view, uint64_t page, uint64_t first, uint64_t end) {
     struct mnw_cache *cache = view->cache;
     uint64_t extent = mnw__extent_of(&cache->pages, page), low = page;
     first = mnw__max(first, mnw__extent_first(&cache->pages, extent));
@@ -257,7 +297,7 @@ static void read_around(struct mnw__fault_thread *thread, struct mnw_view *view,
 static void bring_around(struct mnw__fault_thread *thread, struct mnw_view *view, uint64_t page,
                          const struct mnw__readahead_plan *plan, bool resident) {
     uint64_t end = plan->block + plan->block_pages;
-    map_around(view, page, plan->block, end);
+    mnw__fault_map_block(view, page, plan->block, end);
     if (!resident)
         read_around(thread, view, plan->block, end);
 }
@@ -267,7 +307,7 @@ enum mnw__outcome mnw__fault_serve(struct mnw__fault_thread *thread, struct mnw_
     struct mnw_cache *cache = view->cache;
     uint64_t extent = mnw__extent_of(&cache->pages, page);
     enum mnw__outcome outcome = MNW__OUTCOME_PENDING;
-    mnw__readahead_fault(&view->readahead, page, plan);
+    mnw__fault_plan(view, page, plan);
     for (unsigned looks = 0; looks < LOOKS_MAX; looks++) {
         if (!mnw__cache_enter(cache, extent, true))
             return MNW__OUTCOME_PENDING; /* its evictor wakes the waiters */

@@ -49,7 +49,9 @@ struct mnw__fault_thread {
     bool soon;                     /* lock: there is more to do at once */
     uint64_t batch_progress;       /* lock: pool->progress when the batch under way was read */
     uint64_t batch_ns;             /* lock: when the batch under way was read */
-    uint64_t timer_ns, watch_ns;   /* lock: when timers and watchdog are due next */
+    _Atomic uint64_t timer_ns;     /* when timers are due next: mnw__fault_due() */
+    uint64_t watch_ns;             /* lock: when the watchdog is due next */
+    _Atomic bool asked;            /* inline.h: a view of this thread has something to ask */
     struct mnw__fill *fills;       /* fill.h */
     unsigned fill_count;
     _Atomic uint64_t free_fills[MNW__FILL_SLOTS_MAX / 64];
@@ -62,6 +64,12 @@ int mnw__fault_thread_start(struct mnw__fault_thread *thread, struct mnw_pool *p
                             const struct mnw_pool_options *options);
 void mnw__fault_thread_stop(struct mnw__fault_thread *thread);
 void mnw__fault_thread_kick(struct mnw__fault_thread *thread);
+/* Its timers are looked at by then, once it is awake: it sleeps no longer from its next wait on. Any thread. */
+static inline void mnw__fault_due(struct mnw__fault_thread *thread, uint64_t ns) {
+    uint64_t due_ns = atomic_load(&thread->timer_ns);
+    while (ns < due_ns && !atomic_compare_exchange_weak(&thread->timer_ns, &due_ns, ns))
+        ;
+}
 
 int mnw__fault_attach(struct mnw__fault_thread *thread, struct mnw_view *view);
 /* On the thread, under its lock: the view is one of its own from now on; the caller has it polled. */
@@ -83,6 +91,26 @@ enum mnw__outcome mnw__fault_serve(struct mnw__fault_thread *thread, struct mnw_
 /* Begins to read what the view will want next; gives up at the first sign of scarcity. */
 void mnw__fault_read_ahead(struct mnw__fault_thread *thread, struct mnw_cache *cache,
                            const struct mnw__readahead_plan *plan);
+
+/* ---- what inline faults do as well; any thread that knows the view to be open ---- */
+
+/* Maps the page, which is PRESENT, and those of its resident neighbours that are worth it. */
+enum mnw__map mnw__fault_map_around(struct mnw_view *view, uint64_t page, uint64_t around, bool wake);
+/* Maps what is resident of [first, end) on both sides of the page, in its extent. */
+void mnw__fault_map_block(struct mnw_view *view, uint64_t page, uint64_t first, uint64_t end);
+/*
+ * The backing has no such page although its word says PRESENT. In its entered extent; then look again. False: another
+ * visitor is there, who may be about to map what it saw.
+ */
+bool mnw__fault_lose_page(struct mnw_cache *cache, uint64_t page);
+/*
+ * The same where many come at once, and none would be alone: lets nobody in, and waits until only the caller's `visits`
+ * are left. Not on a fault thread. False: pinned, or being evicted.
+ */
+bool mnw__fault_lose_page_waiting(struct mnw_cache *cache, uint64_t page, unsigned visits);
+/* mnw__readahead_fault() and _missed() of the view. */
+void mnw__fault_plan(struct mnw_view *view, uint64_t page, struct mnw__readahead_plan *plan);
+void mnw__fault_plan_missed(struct mnw_view *view, uint64_t page, struct mnw__readahead_plan *plan);
 
 /* The watchdog: whoever waits is woken to fault again, in case an event was read and lost. */
 void mnw__fault_watch(struct mnw__fault_thread *thread);

@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "engine/cache.h"
 #include "engine/fault.h"
+#include "engine/inline.h"
 #include "engine/job.h"
 #include "engine/pool.h"
 #include "engine/remote.h"
@@ -148,19 +149,18 @@ static bool owns(const struct mnw__fault_thread *thread, const void *tag) {
 static void run_timers(struct mnw__fault_thread *thread, enum mnw__job_more more_jobs) {
     uint64_t now_ns = mnw__clock_ns();
     if (now_ns >= thread->timer_ns) {
-        thread->timer_ns = UINT64_MAX; /* retries begun below may set it sooner */
-        uint64_t next_ns = mnw__fill_timers(thread, now_ns);
-        thread->timer_ns = mnw__min(thread->timer_ns, next_ns);
+        atomic_store(&thread->timer_ns, UINT64_MAX); /* retries begun below may set it sooner */
+        mnw__fault_due(thread, mnw__fill_timers(thread, now_ns));
     }
     mnw__fault_retry_starved(thread, now_ns >= thread->starved_ns);
     thread->soon = more_jobs == MNW__JOB_MORE_SOON;
     if (more_jobs == MNW__JOB_MORE_LATER)
-        thread->timer_ns = mnw__min(thread->timer_ns, now_ns + MNW__SCARCE_TICK_NS);
+        mnw__fault_due(thread, now_ns + MNW__SCARCE_TICK_NS);
     bool active = false;
     for (struct mnw_view *view = thread->views; view; view = view->next_of_thread) {
         active |= view->active;
         if (view->remote && view->remote->parked)
-            thread->timer_ns = mnw__min(thread->timer_ns, mnw__remote_resume(view, now_ns));
+            mnw__fault_due(thread, mnw__remote_resume(view, now_ns));
     }
     if (active)
         thread->watch_ns = mnw__min(thread->watch_ns, now_ns + WATCH_BUSY_NS);
@@ -173,7 +173,7 @@ static void run_timers(struct mnw__fault_thread *thread, enum mnw__job_more more
 }
 
 static int64_t time_to_wait(const struct mnw__fault_thread *thread) {
-    uint64_t due_ns = mnw__min(thread->timer_ns, thread->watch_ns), now_ns = mnw__clock_ns();
+    uint64_t due_ns = mnw__min(atomic_load(&thread->timer_ns), thread->watch_ns), now_ns = mnw__clock_ns();
     if (thread->soon)
         return 0;
     if (thread->starving)
@@ -195,6 +195,8 @@ static void run(void *argument) {
         for (int i = 0; i < count; i++)
             if (tags[i] != thread->io && (!stale || owns(thread, tags[i])))
                 serve_view(thread, tags[i], most);
+        if (atomic_exchange(&thread->asked, false))
+            mnw__inline_attend(thread);
         push_reads(thread);
         mnw__fill_attend(thread);
         enum mnw__job_more more_jobs = MNW__JOB_MORE_NONE;

@@ -27,13 +27,15 @@
 static struct mnw__fill *take_slot(struct mnw__fault_thread *thread) {
     for (unsigned i = 0; i < mnw__array_count(thread->free_fills); i++) {
         uint64_t bits = atomic_load_explicit(&thread->free_fills[i], memory_order_acquire);
-        if (!bits)
-            continue;
-        unsigned bit = (unsigned)__builtin_ctzll(bits);
-        atomic_fetch_and_explicit(&thread->free_fills[i], ~(1ull << bit), memory_order_acq_rel);
-        struct mnw__fill *fill = &thread->fills[i * 64 + bit];
-        assert(atomic_load(&fill->state) == MNW__FILL_FREE);
-        return fill;
+        while (bits) {
+            uint64_t bit = bits & -bits;
+            bits = atomic_fetch_and_explicit(&thread->free_fills[i], ~bit, memory_order_acq_rel);
+            if (!(bits & bit)) /* somebody was faster */
+                continue;
+            struct mnw__fill *fill = &thread->fills[i * 64 + (unsigned)__builtin_ctzll(bit)];
+            assert(atomic_load(&fill->state) == MNW__FILL_FREE);
+            return fill;
+        }
     }
     return NULL;
 }
@@ -203,7 +205,7 @@ bool mnw__fill_take_back(struct mnw__fill *fill) {
     struct mnw__fault_thread *thread = fill->thread;
     if (!mnw__fill_unclaim(fill, fill->first_page, fill->page_count)) {
         atomic_store(&fill->state, MNW__FILL_OWING);
-        thread->timer_ns = mnw__min(thread->timer_ns, mnw__clock_ns() + MNW__SCARCE_TICK_NS);
+        mnw__fault_due(thread, mnw__clock_ns() + MNW__SCARCE_TICK_NS);
         return false;
     }
     mnw__fill_shrink_run(fill, fill->first_page, 0);
@@ -212,16 +214,21 @@ bool mnw__fill_take_back(struct mnw__fill *fill) {
 
 /* ---- reading ---- */
 
-void mnw__fill_read(struct mnw__fill *fill) {
-    struct mnw__fault_thread *thread = fill->thread;
-    struct mnw_cache *cache = fill->cache;
+static struct mnw_read read_of(const struct mnw__fill *fill) {
+    const struct mnw_cache *cache = fill->cache;
     uint64_t offset = mnw__cache_page_offset(cache, fill->first_page) + fill->done_bytes;
-    struct mnw_read read = {
-        .token = (uint64_t)fill->generation << 16 | (uint64_t)(fill - thread->fills),
+    return (struct mnw_read){
+        .token = (uint64_t)fill->generation << 16 | (uint64_t)(fill - fill->thread->fills),
         .offset = offset,
         .buffer = (char *)cache->backing.alias + offset,
         .length = fill->wanted_bytes - fill->done_bytes,
     };
+}
+
+void mnw__fill_read(struct mnw__fill *fill) {
+    struct mnw__fault_thread *thread = fill->thread;
+    struct mnw_cache *cache = fill->cache;
+    struct mnw_read read = read_of(fill);
     if (fill->one_by_one)
         read.length = mnw__min(read.length, cache->backing.page_bytes - fill->done_bytes);
     atomic_store_explicit(&fill->state, MNW__FILL_READING, memory_order_release);
@@ -239,6 +246,7 @@ static void set_up(struct mnw__fill *fill, struct mnw_cache *cache, uint64_t pag
     fill->view = NULL;
     fill->along = NULL;
     fill->job = NULL;
+    fill->is_inline = false;
     mnw__fill_set_run(fill, page, count);
     fill->attempts = fill->pages_failed = 0;
     fill->one_by_one = false;
@@ -246,7 +254,7 @@ static void set_up(struct mnw__fill *fill, struct mnw_cache *cache, uint64_t pag
     fill->deadline_ns = fill->began_ns + cache->deadline_ns;
     fill->retry_delay_ns = cache->retry_delay_ns;
     fill->result = 0;
-    thread->timer_ns = mnw__min(thread->timer_ns, fill->deadline_ns);
+    mnw__fault_due(thread, fill->deadline_ns);
     atomic_fetch_add_explicit(&cache->fills_active, 1, memory_order_relaxed);
 }
 
@@ -296,7 +304,7 @@ enum mnw__begin mnw__fill_begin(struct mnw__fault_thread *thread, struct mnw_cac
     }
     uint64_t spared_until_ns = atomic_load(&thread->pool->spared_until_ns);
     if (result == MNW__BEGIN_STARVED && spared_until_ns)
-        thread->timer_ns = mnw__min(thread->timer_ns, spared_until_ns);
+        mnw__fault_due(thread, spared_until_ns);
     return result;
 }
 
@@ -310,4 +318,23 @@ enum mnw__begin mnw__fill_begin_along(struct mnw__fault_thread *thread, struct m
         mnw__fill_read(fill);
     }
     return result;
+}
+
+enum mnw__begin mnw__fill_begin_inline(struct mnw_view *view, uint64_t page, uint32_t count, struct mnw__fill **begun) {
+    enum mnw__begin result;
+    *begun = prepare(view->thread, view->cache, page, count, true, true, &result);
+    if (*begun) {
+        (*begun)->view = view;
+        (*begun)->is_inline = true;
+        /* From here on the fault thread's timers look at it. */
+        atomic_store_explicit(&(*begun)->state, MNW__FILL_READING, memory_order_release);
+        mnw__fault_due(view->thread, (*begun)->deadline_ns);
+    }
+    return result;
+}
+
+int64_t mnw__fill_read_inline(const struct mnw__fill *fill, uint64_t *token) {
+    struct mnw_read read = read_of(fill);
+    *token = read.token;
+    return fill->cache->store->ops->read_now(fill->cache->store, &read);
 }

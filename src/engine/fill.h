@@ -3,8 +3,8 @@
  * Fills: bringing pages from the store into the backing, each page by one fill at a time.
  *
  * Owns: the fill slots of a fault thread, from the claim of the pages to their end. Slots are taken by their
- * fault thread only, ended by whoever has the last answer. A slot is counted in
- * the extents of its run throughout.
+ * fault thread, and by threads whose faults are resolved inline; they are ended by whoever has the last answer. A slot
+ * is counted in the extents of its run throughout.
  *
  *     FREE --begin--> READING --answer--> ANSWERED --> finish / read on --> READING
  *                        |                    |--error--> PAUSED --retry--> READING
@@ -54,6 +54,7 @@ struct mnw__fill {
     uint32_t attempts;
     uint32_t pages_failed; /* of the run so far */
     bool one_by_one;       /* one page is asked for at a time */
+    bool is_inline;        /* begun by a thread that reads its page itself, and looks for it itself */
     uint64_t wanted_bytes, done_bytes;
     uint64_t began_ns, deadline_ns, retry_ns, retry_delay_ns;
     int64_t result; /* of the last answer */
@@ -76,6 +77,14 @@ enum mnw__begin mnw__fill_begin(struct mnw__fault_thread *thread, struct mnw_cac
 /* The same for the surroundings of a page that `view` faulted on: nobody waits for them, but they are mapped there. */
 enum mnw__begin mnw__fill_begin_along(struct mnw__fault_thread *thread, struct mnw_view *view, uint64_t page,
                                       uint32_t count, uint32_t *begun);
+
+/*
+ * The same for the page that an inline thread wants, on that thread, without the lock: READING, and the read is the
+ * caller's to do (mnw__fill_read_inline) and to answer (mnw__fill_answer, with the token). Nobody else but who joined
+ * is told of the end: the caller looks for itself. While it reads, nothing of the view is used, and the cache stays.
+ */
+enum mnw__begin mnw__fill_begin_inline(struct mnw_view *view, uint64_t page, uint32_t count, struct mnw__fill **begun);
+int64_t mnw__fill_read_inline(const struct mnw__fill *fill, uint64_t *token);
 
 /* mnw__io_done: an answer, on any thread. `context` is the fault thread. */
 void mnw__fill_answer(void *context, uint64_t token, int64_t result);

@@ -81,7 +81,7 @@ static void map_run(struct mnw_view *view, uint64_t page, uint64_t count, uint64
  */
 static void resolve_run(struct mnw__fill *fill, uint32_t count, bool joined) {
     struct mnw_cache *cache = fill->cache;
-    if (!fill->view && !fill->along && !joined)
+    if (!joined && !fill->along && (!fill->view || fill->is_inline))
         return;
     mnw__mutex_lock(&cache->views_lock);
     for (struct mnw_view *view = cache->views; view; view = view->next) {
@@ -151,8 +151,7 @@ static void attend_later(struct mnw__fill *fill) {
     atomic_fetch_sub_explicit(&cache->fills_active, 1, memory_order_release);
 }
 
-void mnw__fill_answer(void *context, uint64_t token, int64_t result) {
-    struct mnw__fault_thread *thread = context;
+static void take_answer(struct mnw__fault_thread *thread, uint64_t token, int64_t result) {
     struct mnw__fill *fill = &thread->fills[token & 0xffff];
     /* Stores answer exactly once (the callback store sees to it for its embedder), so the slot is ours. */
     assert((token & 0xffff) < thread->fill_count && fill->generation == (uint32_t)(token >> 16));
@@ -174,6 +173,13 @@ void mnw__fill_answer(void *context, uint64_t token, int64_t result) {
         fill->done_bytes = 0;
     }
     attend_later(fill);
+}
+
+/* Its pages are FILLING: no handler of the program's may wait for them on top of us. */
+void mnw__fill_answer(void *context, uint64_t token, int64_t result) {
+    mnw__signals_block();
+    take_answer(context, token, result);
+    mnw__signals_restore();
 }
 
 /* ---- failure: on the fault thread ---- */
@@ -219,7 +225,7 @@ static void begin_page(struct mnw__fill *fill, uint64_t now_ns) {
     fill->attempts = 0;
     fill->retry_delay_ns = cache->retry_delay_ns;
     fill->deadline_ns = now_ns + cache->deadline_ns;
-    fill->thread->timer_ns = mnw__min(fill->thread->timer_ns, fill->deadline_ns);
+    mnw__fault_due(fill->thread, fill->deadline_ns);
     mnw__fill_read(fill);
 }
 
@@ -237,7 +243,7 @@ static void fail_first(struct mnw__fill *fill, int error, uint64_t now_ns) {
 
 void mnw__fill_pause(struct mnw__fill *fill, uint64_t retry_ns) {
     fill->retry_ns = retry_ns;
-    fill->thread->timer_ns = mnw__min(fill->thread->timer_ns, retry_ns);
+    mnw__fault_due(fill->thread, retry_ns);
     atomic_store(&fill->state, MNW__FILL_PAUSED);
 }
 

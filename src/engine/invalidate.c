@@ -101,11 +101,8 @@ static void unscar(struct mnw_cache *cache, uint64_t extent) {
             mnw__page_unscar(&cache->pages, page);
 }
 
-/* -EIO: it is forgotten, and yet a page of it is still SIGBUS. */
-static int forget_extent(struct mnw_cache *cache, uint64_t extent) {
+static int drain_and_reclaim(struct mnw_cache *cache, uint64_t extent) {
     uint64_t bytes;
-    if (mnw__extent_is_untouched(&cache->pages, extent) && !has_poison(cache, extent))
-        return 0;
     int error = drain(cache, extent);
     if (error)
         return error;
@@ -115,7 +112,16 @@ static int forget_extent(struct mnw_cache *cache, uint64_t extent) {
         return error;
     }
     heal(cache, extent);
-    error = mnw__reclaim_extent(cache, extent, &bytes);
+    return mnw__reclaim_extent(cache, extent, &bytes);
+}
+
+/* -EIO: it is forgotten, and yet a page of it is still SIGBUS. */
+static int forget_extent(struct mnw_cache *cache, uint64_t extent) {
+    if (mnw__extent_is_untouched(&cache->pages, extent) && !has_poison(cache, extent))
+        return 0;
+    mnw__signals_block();
+    int error = drain_and_reclaim(cache, extent);
+    mnw__signals_restore();
     if (error)
         return error;
     error = reopen(cache, extent);

@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "engine/cache.h"
 #include "engine/fault.h"
+#include "engine/inline.h"
 #include "engine/reclaim.h"
 #include "sys/backing.h"
 #include "sys/memory.h"
@@ -332,6 +333,7 @@ int mnw__pool_close(struct mnw_pool *pool) {
     stop_threads(pool);
     mnw__poller_kick(pool->reclaimer_poller);
     mnw__thread_join(&pool->reclaimer);
+    mnw__inline_pool_closed(pool);
     mnw__job_sweep(pool);
     mnw__poller_close(pool->reclaimer_poller);
     mnw__notices_deinit(&pool->notices);

@@ -52,6 +52,7 @@ struct mnw_pool {
     _Atomic bool reclaim_wanted;
     _Atomic bool sweep_wanted; /* the reclaimer looks for memory that nobody was charged for */
     _Atomic bool stopping;
+    _Atomic uint32_t sigbus_taken; /* inline.h: how often */
 
     struct mnw__mutex budget_lock; /* one set_budget at a time; held while it evicts and waits */
     struct mnw__mutex lock;

@@ -178,12 +178,16 @@ static bool pick(struct mnw_cache *cache, uint32_t *extent) {
 }
 
 static uint64_t evict_one(struct mnw_cache *cache, uint32_t extent, bool direct) {
+    mnw__signals_block();
     if (pass_over(cache, extent) || !mnw__extent_claim_eviction(&cache->pages, extent)) {
+        mnw__signals_restore();
         mnw__cache_sync_policy(cache, extent, true);
         return 0;
     }
     uint64_t bytes = 0;
-    if (mnw__reclaim_extent(cache, extent, &bytes) || !bytes)
+    int error = mnw__reclaim_extent(cache, extent, &bytes);
+    mnw__signals_restore();
+    if (error || !bytes)
         return 0;
     mnw__count(&cache->counters, MNW__EVICTIONS, 1);
     mnw__count(&cache->counters, MNW__EVICTED_BYTES, bytes);

@@ -19,6 +19,10 @@
 
 void mnw__view_wake(struct mnw_view *view, uint64_t page, uint64_t count) {
     struct mnw__piece part;
+    if (view->is_inline) {
+        mnw__inline_wake(view->cache, page, count);
+        return;
+    }
     for (unsigned i = 0; i < mnw__view_piece_count(view); i++)
         if (mnw__view_clip(view, i, page, count, &part))
             mnw__uffd_wake(view->uffd, part.address, part.page_count * view->cache->backing.page_bytes);
@@ -107,6 +111,8 @@ enum mnw__map mnw__view_map_pages(struct mnw_view *view, uint64_t page, uint64_t
             how = MNW__MAP_AGAIN; /* not the first page that the caller asked for */
         result = worse(result, how);
     }
+    if (wake && view->is_inline) /* the kernel knows nothing of who waits */
+        mnw__inline_wake(view->cache, page, count);
     return result;
 }
 
@@ -184,6 +190,10 @@ static int install(struct mnw_view *view, uint64_t page) {
 bool mnw__view_poison_page(struct mnw_view *view, uint64_t page) {
     struct mnw_cache *cache = view->cache;
     int error = 0;
+    if (view->is_inline) { /* its threads look at the word themselves */
+        mnw__view_wake(view, page, 1);
+        return true;
+    }
     /* Under the lock no healing comes between the look at the word and the marker. */
     mnw__mutex_lock(&cache->views_lock);
     if (mnw__page_state(mnw__page_load(&cache->pages, page)) == MNW__PAGE_FAILED) {

@@ -106,9 +106,11 @@ static int set_range(struct mnw_view *view, const struct mnw_view_options *optio
 
 static int check_flags(struct mnw_view *view, const struct mnw_view_options *options) {
     unsigned flags = options ? options->flags : 0;
-    if (flags & ~(unsigned)MNW_VIEW_WRITE)
-        return mnw__fail(-EINVAL, "view: unknown flags 0x%x", flags & ~(unsigned)MNW_VIEW_WRITE);
+    const unsigned known = MNW_VIEW_WRITE | MNW_VIEW_INLINE;
+    if (flags & ~known)
+        return mnw__fail(-EINVAL, "view: unknown flags 0x%x", flags & ~known);
     view->writable = flags & MNW_VIEW_WRITE;
+    view->is_inline = flags & MNW_VIEW_INLINE;
     enum mnw_backing kind = view->cache->backing.kind;
     if (view->writable && mnw__backing_is_hugetlb(kind))
         return mnw__fail(-EOPNOTSUPP, "view: writable views need a shmem or graded pool: on hugetlb, evicting a page "
@@ -121,6 +123,8 @@ static int open_uffd(struct mnw_view *view) {
     features |= MNW__UFFD_THREAD_ID; /* follow.h */
     if (view->cache->pool->has_poison)
         features |= MNW__UFFD_POISON;
+    if (view->is_inline)
+        features |= MNW__UFFD_SIGBUS;
     int fd = mnw__uffd_open(features);
     if (fd < 0)
         return fd;
@@ -240,6 +244,11 @@ static int map_view(struct mnw_view *view) {
     error = mnw__view_unveil(view->address, view->length, view->writable);
     if (!error)
         error = mnw__view_start(view);
+    if (!error && view->is_inline) {
+        error = mnw__inline_start(view);
+        if (error)
+            mnw__view_stop(view);
+    }
     if (!error)
         return 0;
     mnw__uffd_close(view->uffd);
@@ -272,9 +281,14 @@ int mnw__view_open(struct mnw_view **out, struct mnw_cache *cache, const struct 
  * fault again and find no mapping.
  */
 static void close_local(struct mnw_view *view) {
+    if (view->is_inline)
+        mnw__inline_stop(view);
     mnw__view_stop(view);
     mnw__view_unmap(view->address, view->length);
-    mnw__uffd_wake(view->uffd, view->address, view->length);
+    if (view->is_inline)
+        mnw__inline_end(view);
+    else
+        mnw__uffd_wake(view->uffd, view->address, view->length);
     mnw__uffd_close(view->uffd);
     mnw__view_free(view);
 }

@@ -12,6 +12,7 @@
 #define MNW_ENGINE_VIEW_H
 
 #include "engine/cache.h"
+#include "engine/inline.h"
 #include "engine/record.h"
 #include "minnow/minnow.h"
 #include "policy/readahead.h"
@@ -38,8 +39,9 @@ struct mnw_view {
     size_t length;
     uint64_t first_page, page_count; /* of the cache; remote: all of it */
     int uffd;
-    bool writable;
-    struct mnw__readahead readahead; /* thread->lock */
+    bool writable, is_inline;
+    struct mnw__asks asks;           /* of an inline view */
+    struct mnw__readahead readahead; /* thread->lock; of an inline view asks.planning */
     bool active;                     /* thread->lock: had events since the watchdog looked */
     bool starved;                    /* thread->lock: a fault of ours waits for memory or a read slot */
     uint64_t starved_since_ns;       /* thread->lock: since when no fault of ours could begin a read; 0: one could */

@@ -36,18 +36,31 @@ static struct file_store *of(struct mnw_store *store) {
     return mnw__container_of(store, struct file_store, store);
 }
 
-/* Aligned outwards; the reader takes the margins off the answer. */
+/* Aligned outwards; the reader takes the margins off the answer. False: the buffer does not lie as the offset does. */
+static bool find_margins(const struct file_store *file, const struct mnw_read *read, size_t *before, size_t *after) {
+    *before = (size_t)(read->offset & (file->align - 1));
+    *after = (size_t)(mnw__align_up(read->offset + read->length, file->align) - read->offset - read->length);
+    return ((uintptr_t)read->buffer & (file->align - 1)) == *before;
+}
+
 static int read_file(struct mnw_store *store, struct mnw__io *io, const struct mnw_read *read, mnw__io_done *done,
                      void *context) {
     const struct file_store *file = of(store);
+    size_t before, after;
     (void)done;
     (void)context;
-    size_t before = (size_t)(read->offset & (file->align - 1));
-    size_t after = (size_t)(mnw__align_up(read->offset + read->length, file->align) - read->offset - read->length);
-    if (((uintptr_t)read->buffer & (file->align - 1)) != before)
+    if (!find_margins(file, read, &before, &after))
         return mnw__fail(-EINVAL, "direct read at %llu: the buffer is not aligned as the offset is",
                          (unsigned long long)read->offset);
     return mnw__io_read(io, file->fd, read->buffer, read->length, read->offset, read->token, before, after);
+}
+
+static int64_t read_file_now(struct mnw_store *store, const struct mnw_read *read) {
+    const struct file_store *file = of(store);
+    size_t before, after;
+    if (!find_margins(file, read, &before, &after))
+        return -EINVAL;
+    return mnw__io_read_now(file->fd, read->buffer, read->length, read->offset, before, after);
 }
 
 static void close_file(struct mnw_store *store) {
@@ -55,7 +68,8 @@ static void close_file(struct mnw_store *store) {
     free(of(store));
 }
 
-static const struct mnw__store_ops file_ops = {.name = "file", .read = read_file, .close = close_file};
+static const struct mnw__store_ops file_ops = {
+    .name = "file", .read = read_file, .read_now = read_file_now, .close = close_file};
 
 /* O_NONBLOCK lest a FIFO without a writer holds us; taken off again, or io_uring would answer EAGAIN. */
 static int open_descriptor(const char *path, int direct) {

@@ -19,16 +19,20 @@ struct memory_store {
     const unsigned char *data;
 };
 
-static int read_memory(struct mnw_store *store, struct mnw__io *io, const struct mnw_read *read, mnw__io_done *done,
-                       void *context) {
+static int64_t read_memory_now(struct mnw_store *store, const struct mnw_read *read) {
     const struct memory_store *memory = mnw__container_of(store, struct memory_store, store);
-    (void)io;
     size_t length = 0;
     if (read->offset < store->size_bytes)
         length = (size_t)mnw__min(read->length, store->size_bytes - read->offset);
     if (length)
         memcpy(read->buffer, memory->data + read->offset, length);
-    done(context, read->token, (int64_t)length);
+    return (int64_t)length;
+}
+
+static int read_memory(struct mnw_store *store, struct mnw__io *io, const struct mnw_read *read, mnw__io_done *done,
+                       void *context) {
+    (void)io;
+    done(context, read->token, read_memory_now(store, read));
     return 0;
 }
 
@@ -36,7 +40,8 @@ static void close_memory(struct mnw_store *store) {
     free(mnw__container_of(store, struct memory_store, store));
 }
 
-static const struct mnw__store_ops memory_ops = {.name = "memory", .read = read_memory, .close = close_memory};
+static const struct mnw__store_ops memory_ops = {
+    .name = "memory", .read = read_memory, .read_now = read_memory_now, .close = close_memory};
 
 int mnw__store_open_memory(struct mnw_store **store, const void *data, uint64_t size_bytes) {
     struct memory_store *memory = calloc(1, sizeof(*memory));

@@ -28,6 +28,11 @@ struct mnw__store_ops {
      */
     int (*read)(struct mnw_store *store, struct mnw__io *io, const struct mnw_read *read, mnw__io_done *done,
                 void *context);
+    /*
+     * Optional: the same read in the calling thread, which may be inside a signal handler: async-signal-safe, and
+     * waits. Returns what `done` would have been told. Without it a fault thread reads.
+     */
+    int64_t (*read_now)(struct mnw_store *store, const struct mnw_read *read);
     /* Optional: 0, or a negative errno when the bytes are not the store's. */
     int (*check)(struct mnw_store *store, uint64_t offset, const void *bytes, size_t length);
     /* Frees the store. Nobody uses it any more. */

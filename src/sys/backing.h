@@ -74,6 +74,8 @@ int mnw__view_zap(uintptr_t address, size_t length);
 /* MADV_COLLAPSE: maps a complete huge extent by one entry. Maps unfilled pieces too: the caller proves there are none.
  */
 int mnw__view_collapse(uintptr_t address, size_t length);
+/* Touches every page for reading, and waits until each has come. -EIO: one cannot be had. */
+int mnw__view_populate(uintptr_t address, size_t length);
 /*
  * For kernels without poison: replaces the range by a mapping of an empty file, so that touching it is
  * SIGBUS at the exact address; and back (the caller registers the range again). Neither wakes waiters.

@@ -70,15 +70,25 @@ void mnw__io_close(struct mnw__io *io) {
     free(io);
 }
 
+static struct mnw__io_request request_of(int fd, void *buffer, size_t length, uint64_t offset, size_t before,
+                                         size_t after) {
+    return (struct mnw__io_request){.buffer = (char *)buffer - before,
+                                    .length = mnw__min(before + length + after, MNW__IO_BYTES_MAX),
+                                    .offset = offset - before,
+                                    .before = before,
+                                    .wanted = length,
+                                    .fd = fd};
+}
+
+int64_t mnw__io_read_now(int fd, void *buffer, size_t length, uint64_t offset, size_t before, size_t after) {
+    struct mnw__io_request wanted = request_of(fd, buffer, length, offset, before, after);
+    return mnw__io_answer(&wanted, mnw__io_pread(&wanted));
+}
+
 int mnw__io_read(struct mnw__io *io, int fd, void *buffer, size_t length, uint64_t offset, uint64_t token,
                  size_t before, size_t after) {
-    struct mnw__io_request wanted = {.buffer = (char *)buffer - before,
-                                     .length = mnw__min(before + length + after, MNW__IO_BYTES_MAX),
-                                     .offset = offset - before,
-                                     .token = token,
-                                     .before = before,
-                                     .wanted = length,
-                                     .fd = fd};
+    struct mnw__io_request wanted = request_of(fd, buffer, length, offset, before, after);
+    wanted.token = token;
     return io->ring ? mnw__io_ring_read(io->ring, &wanted) : mnw__io_pool_read(io->pool, &wanted);
 }
 

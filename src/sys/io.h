@@ -31,6 +31,8 @@ void mnw__io_close(struct mnw__io *io);
  */
 int mnw__io_read(struct mnw__io *io, int fd, void *buffer, size_t length, uint64_t offset, uint64_t token,
                  size_t before, size_t after);
+/* The same in the calling thread, which waits; the answer. Needs no mnw__io. Async-signal-safe. */
+int64_t mnw__io_read_now(int fd, void *buffer, size_t length, uint64_t offset, size_t before, size_t after);
 /* Starts what was queued. */
 void mnw__io_submit(struct mnw__io *io);
 /* Delivers what has ended; the number delivered. */

@@ -57,3 +57,8 @@ uint32_t mnw__memory_generation(void) {
         atomic_fetch_add(&generation, 1);
     return atomic_load(&generation);
 }
+
+bool mnw__memory_is_of(uint32_t wanted) {
+    return (!canary || atomic_load_explicit(canary, memory_order_relaxed)) &&
+           atomic_load_explicit(&generation, memory_order_relaxed) == wanted;
+}

@@ -5,6 +5,7 @@
 #ifndef MNW_SYS_MEMORY_H
 #define MNW_SYS_MEMORY_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -20,5 +21,7 @@ size_t mnw__memory_page_bytes(void);
  * belongs to a parent. Async-signal-safe, no system call (MADV_WIPEONFORK).
  */
 uint32_t mnw__memory_generation(void);
+/* Is this still the process of that number? Writes nothing: for whoever asks often. Async-signal-safe. */
+bool mnw__memory_is_of(uint32_t generation);
 
 #endif

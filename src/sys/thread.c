@@ -1,23 +1,33 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Threads, locks, waiting and time, as pthreads. Owns nothing beyond the callers' storage.
+ * Threads, locks, waiting and time, as pthreads and futexes. Owns nothing beyond the callers' storage.
+ *
+ * Who holds a lock has every signal blocked, so that a lock may be taken in a handler of SIGBUS: nobody it waits for
+ * can be the thread that it interrupted. A condition is a word that counts its wakes: pthread_cond_wait() would hold
+ * the lock again before the signals are blocked again.
  *
  * An error of a lock or a condition is a defect of the caller, and no caller could go on: it aborts.
  */
 #include "sys/thread.h"
 
 #include "base/error.h"
+#include "sys/signal_mask.h"
 #include "sys/sysfs.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
 #include <numa.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #define NS_PER_S 1000000000ll
 
@@ -29,9 +39,7 @@ struct thread {
 
 _Static_assert(sizeof(struct thread) <= sizeof(struct mnw__thread), "storage");
 _Static_assert(sizeof(pthread_mutex_t) <= sizeof(struct mnw__mutex), "storage");
-_Static_assert(sizeof(pthread_cond_t) <= sizeof(struct mnw__condition), "storage");
 _Static_assert(_Alignof(pthread_mutex_t) <= _Alignof(struct mnw__mutex), "storage");
-_Static_assert(_Alignof(pthread_cond_t) <= _Alignof(struct mnw__condition), "storage");
 
 static void must(int error) {
     if (error) {
@@ -41,6 +49,7 @@ static void must(int error) {
 
 static void *enter(void *argument) {
     struct thread *thread = argument;
+    mnw__signals_note_blocked();
     thread->run(thread->argument);
     return NULL;
 }
@@ -144,24 +153,56 @@ void mnw__mutex_destroy(struct mnw__mutex *mutex) {
 }
 
 void mnw__mutex_lock(struct mnw__mutex *mutex) {
+    mnw__signals_block();
     must(pthread_mutex_lock((pthread_mutex_t *)mutex));
 }
 
 void mnw__mutex_unlock(struct mnw__mutex *mutex) {
     must(pthread_mutex_unlock((pthread_mutex_t *)mutex));
+    mnw__signals_restore();
+}
+
+/* ---- words ------------------------------------------------------------------------------------------------- */
+
+void mnw__word_wait(_Atomic uint32_t *word, uint32_t seen, int64_t timeout_ns) {
+    struct timespec left = {.tv_sec = timeout_ns / NS_PER_S, .tv_nsec = timeout_ns % NS_PER_S};
+    if (timeout_ns > 0) {
+        syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, timeout_ns == INT64_MAX ? NULL : &left, NULL, 0);
+    }
+}
+
+void mnw__word_wake(_Atomic uint32_t *word) {
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+
+/* ---- conditions -------------------------------------------------------------------------------------------- */
+
+static _Atomic uint32_t *wakes_of(struct mnw__condition *condition) {
+    return (_Atomic uint32_t *)condition->storage;
 }
 
 void mnw__condition_init(struct mnw__condition *condition) {
-    pthread_condattr_t attributes;
-    must(pthread_condattr_init(&attributes));
-    must(pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC));
-    must(pthread_cond_init((pthread_cond_t *)condition, &attributes));
-    pthread_condattr_destroy(&attributes);
+    atomic_init(wakes_of(condition), 0);
 }
 
 void mnw__condition_destroy(struct mnw__condition *condition) {
-    must(pthread_cond_destroy((pthread_cond_t *)condition));
+    (void)condition;
 }
+
+/* Whoever wakes after the lock was given back has changed the word, and the kernel sees it. */
+void mnw__condition_wait(struct mnw__condition *condition, struct mnw__mutex *mutex, int64_t timeout_ns) {
+    uint32_t seen = atomic_load(wakes_of(condition));
+    mnw__mutex_unlock(mutex);
+    mnw__word_wait(wakes_of(condition), seen, timeout_ns);
+    mnw__mutex_lock(mutex);
+}
+
+void mnw__condition_wake_all(struct mnw__condition *condition) {
+    atomic_fetch_add(wakes_of(condition), 1);
+    mnw__word_wake(wakes_of(condition));
+}
+
+/* ---- time -------------------------------------------------------------------------------------------------- */
 
 static struct timespec after(int64_t ns) {
     struct timespec at;
@@ -175,22 +216,6 @@ static struct timespec after(int64_t ns) {
         }
     }
     return at;
-}
-
-void mnw__condition_wait(struct mnw__condition *condition, struct mnw__mutex *mutex, int64_t timeout_ns) {
-    pthread_cond_t *cond = (pthread_cond_t *)condition;
-    pthread_mutex_t *lock = (pthread_mutex_t *)mutex;
-    if (timeout_ns == INT64_MAX) {
-        must(pthread_cond_wait(cond, lock));
-        return;
-    }
-    struct timespec deadline = after(timeout_ns);
-    int error = pthread_cond_timedwait(cond, lock, &deadline);
-    must(error == ETIMEDOUT ? 0 : error);
-}
-
-void mnw__condition_wake_all(struct mnw__condition *condition) {
-    must(pthread_cond_broadcast((pthread_cond_t *)condition));
 }
 
 uint64_t mnw__clock_ns(void) {

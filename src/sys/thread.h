@@ -6,6 +6,7 @@
 #ifndef MNW_SYS_THREAD_H
 #define MNW_SYS_THREAD_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -30,6 +31,16 @@ int mnw__thread_cpu_of(uint32_t thread_id);
  */
 void mnw__thread_move_to(int cpu);
 
+/*
+ * Every signal is blocked in this thread in between. Pairs nest; the outermost restores what was. For whoever holds
+ * what a fault may wait for (a lock, an extent that is EVICTING or visited, a page that is FILLING): a handler of the
+ * program's that ran in between, and touched a view, would wait for its own thread. Nothing in the library's own
+ * threads. Async-signal-safe.
+ */
+void mnw__signals_block(void);
+void mnw__signals_restore(void);
+
+/* Who holds one has every signal blocked until the last is given back. */
 struct mnw__mutex {
     uint64_t storage[6];
 };
@@ -46,6 +57,14 @@ void mnw__condition_destroy(struct mnw__condition *condition);
 /* Returns after a wake, a spurious one, or `timeout_ns` (INT64_MAX: never). */
 void mnw__condition_wait(struct mnw__condition *condition, struct mnw__mutex *mutex, int64_t timeout_ns);
 void mnw__condition_wake_all(struct mnw__condition *condition);
+
+/*
+ * Waiting without a lock: returns at once unless the word is `seen`, and then after a wake, a spurious one, a signal,
+ * or `timeout_ns` (INT64_MAX: never). Async-signal-safe, and no place to be cancelled.
+ */
+void mnw__word_wait(_Atomic uint32_t *word, uint32_t seen, int64_t timeout_ns);
+/* Everybody who waits. */
+void mnw__word_wake(_Atomic uint32_t *word);
 
 /* CLOCK_MONOTONIC. Async-signal-safe. */
 uint64_t mnw__clock_ns(void);

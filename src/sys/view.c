@@ -98,6 +98,15 @@ int mnw__view_collapse(uintptr_t address, size_t length) {
     return advise_retry(address, length, MADV_COLLAPSE);
 }
 
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
+
+int mnw__view_populate(uintptr_t address, size_t length) {
+    int result = advise_retry(address, length, MADV_POPULATE_READ);
+    return result == -EFAULT || result == -EHWPOISON ? -EIO : result;
+}
+
 /* Made once, by whoever is first: the loser of a race closes its own. */
 static int empty_file(void) {
     static _Atomic int shared = -1;

@@ -23,6 +23,18 @@
 #define MACHINE_SANITIZED 0
 #endif
 
+/* It runs asynchronous handlers with every signal blocked, and lets no child of several threads start one. */
+#if defined(__SANITIZE_THREAD__)
+#define MACHINE_TSAN 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define MACHINE_TSAN 1
+#endif
+#endif
+#ifndef MACHINE_TSAN
+#define MACHINE_TSAN 0
+#endif
+
 #define SHMEM_ENABLED "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
 
 /* -1: this is the child, go on; otherwise the exit status for main to return. */

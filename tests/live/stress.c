@@ -3,7 +3,10 @@
  * Everything at once on the real kernel: views, readers, eviction, pins, prefetches, invalidations, changing
  * budgets, views that come and go. Every byte that is read is compared with what the store holds.
  *
- *     stress BACKING SECONDS [SEED]       BACKING: shmem, graded, hugetlb-2M, hugetlb-1G
+ *     stress BACKING SECONDS [SEED [MODE]]       BACKING: shmem, graded, hugetlb-2M, hugetlb-1G
+ *
+ * MODE `inline`: two views of three, and all that come and go, resolve their faults in the reader. `inline-file`: and
+ * the store is a file, which the reader reads himself.
  *
  * The store is the embedder's: answers come from another thread, out of order, short, and sometimes late or
  * in error (and then again well). Ends with 0, 1 (something was wrong), or 77 (the machine cannot).
@@ -18,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #define WORD    8u
@@ -28,6 +32,7 @@
 static enum mnw_backing backing;
 static uint64_t store_bytes, budget_bytes;
 static uint64_t seed = 1;
+static bool is_inline, is_file;
 static atomic_bool stopping, store_done;
 static atomic_uint_fast64_t words_read, wrong, errors_injected;
 static struct mnw_store *store;
@@ -142,12 +147,17 @@ static void *read_view(void *argument) {
     return NULL;
 }
 
+static const struct mnw_view_options *view_options(int turn) {
+    static const struct mnw_view_options inlined = {.size = sizeof(inlined), .flags = MNW_VIEW_INLINE};
+    return is_inline && turn % 3 ? &inlined : NULL;
+}
+
 static void *open_and_close(void *argument) {
     uint64_t random = seed * 17;
     (void)argument;
     while (!stopping) {
         struct mnw_view *view;
-        if (mnw_view_open(&view, cache, NULL)) {
+        if (mnw_view_open(&view, cache, view_options(1))) {
             complain("a view did not open", 0);
             break;
         }
@@ -246,6 +256,24 @@ static void end_everything(void) {
         complain("cache close", 0);
 }
 
+/* The same words in a file that has no name. */
+static int open_file(void) {
+    static uint64_t words[1 << 13];
+    char uri[64];
+    int fd = memfd_create("stress", 0);
+    for (uint64_t offset = 0; offset < store_bytes; offset += sizeof(words)) {
+        uint64_t length = store_bytes - offset < sizeof(words) ? store_bytes - offset : sizeof(words);
+        for (uint64_t i = 0; i < sizeof(words) / WORD; i++)
+            words[i] = word_at(offset + i * WORD);
+        if (pwrite(fd, words, length, (off_t)offset) != (ssize_t)length)
+            return -1;
+    }
+    snprintf(uri, sizeof(uri), "file:///proc/self/fd/%d", fd);
+    int error = mnw_store_open(&store, uri, NULL);
+    close(fd);
+    return error;
+}
+
 static int open_everything(void) {
     struct mnw_store_callbacks callbacks = {.size = sizeof(callbacks), .size_bytes = store_bytes, .read = ask};
     struct mnw_pool_options pool_options = {.size = sizeof(pool_options),
@@ -255,13 +283,13 @@ static int open_everything(void) {
                                             .policy = seed % 2 ? MNW_POLICY_S3FIFO : MNW_POLICY_CLOCK};
     /* Errors are injected at random: so many tries that a page fails about never. */
     struct mnw_cache_options cache_options = {.size = sizeof(cache_options), .read_retries = 12, .retry_delay_ms = 1};
-    int error = mnw_store_open_callbacks(&store, &callbacks, NULL);
+    int error = is_file ? open_file() : mnw_store_open_callbacks(&store, &callbacks, NULL);
     if (!error)
         error = mnw_pool_open(&pool, &pool_options);
     if (!error)
         error = mnw_cache_open(&cache, pool, store, &cache_options);
     for (int i = 0; i < VIEWS && !error; i++)
-        error = mnw_view_open(&views[i], cache, NULL);
+        error = mnw_view_open(&views[i], cache, view_options(i));
     if (error)
         fprintf(stderr, "stress: %s\n", mnw_error());
     return error;
@@ -335,7 +363,7 @@ static bool choose_backing(const char *name) {
 
 int main(int count, char **arguments) {
     if (count < 3 || !choose_backing(arguments[1])) {
-        fprintf(stderr, "usage: stress shmem|graded|hugetlb-2M|hugetlb-1G SECONDS [SEED]\n");
+        fprintf(stderr, "usage: stress shmem|graded|hugetlb-2M|hugetlb-1G SECONDS [SEED [inline|inline-file]]\n");
         return 2;
     }
     int status = machine_guard(arguments);
@@ -343,6 +371,8 @@ int main(int count, char **arguments) {
         return status;
     if (count > 3)
         seed = strtoull(arguments[3], NULL, 0);
+    is_inline = count > 4 && !strncmp(arguments[4], "inline", 6);
+    is_file = is_inline && !strcmp(arguments[4], "inline-file");
     size_t huge = backing == MNW_BACKING_HUGETLB_2M ? 2u << 20 : backing == MNW_BACKING_HUGETLB_1G ? 1u << 30 : 0;
     if (huge && !machine_free_hugepages(huge, budget_bytes / huge)) {
         fprintf(stderr, "stress: this machine has no %zu huge pages of %zu bytes to give\n",

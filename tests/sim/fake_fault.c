@@ -2,11 +2,63 @@
 /*
  * Consumers of the fake kernel: their loads and stores walk the fake page tables, and fault.
  */
+#include "base/error.h"
 #include "fake_kernel.h"
+#include "sys/backing.h"
+#include "sys/sigbus.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* ---- src/sys/sigbus.h: of one process, that of the run itself ---- */
+
+static struct {
+    mnw__sigbus_serve *serve;
+    unsigned users;
+} handler;
+
+int mnw__sigbus_acquire(mnw__sigbus_serve *serve) {
+    fake_call("sigaction");
+    if (fake_strikes(FAKE_OPEN))
+        return mnw__fail(-EINVAL, "no handler to be had");
+    handler.serve = serve;
+    handler.users++;
+    fake_call("sigaction done");
+    return 0;
+}
+
+void mnw__sigbus_release(void) {
+    fake_call("sigaction");
+    if (!handler.users--)
+        sim_fail("SIGBUS is given back more often than it was taken");
+    fake_call("sigaction done");
+}
+
+void fake_sigbus_end(void) {
+    if (handler.users)
+        sim_fail("SIGBUS was never given back");
+}
+
+/* Law 2, for faults that no kernel keeps. */
+static void check_patience(uintptr_t address, uint64_t began) {
+    if (fiber_now() - began >= fake_config.fault_ns_max)
+        sim_fail("law 2: an inline fault at %#lx has not ended for %.3f s", (unsigned long)address,
+                 (double)(fiber_now() - began) / 1e9);
+}
+
+/* The handler runs in the faulting fiber. True: the access is over, with SIGBUS. */
+static bool raise_sigbus(uintptr_t address, uint64_t began) {
+    check_patience(address, began);
+    sim_trace("SIGBUS at %#lx", (unsigned long)address);
+    fake_call("signal");
+    enum mnw__sigbus what = handler.users ? handler.serve(address) : MNW__SIGBUS_FOREIGN;
+    fake_call("sigreturn");
+    check_patience(address, began);
+    return what == MNW__SIGBUS_FAILED || (what == MNW__SIGBUS_FOREIGN && fake_view_at(address));
+}
+
+/* ---- page tables ---- */
 
 /* No userfaultfd watches this page: the kernel serves it alone, a hole as zeros (on hugetlb zeros of its own). */
 static void serve_as_kernel(struct fake_view *view, struct fake_entry *entry, uint64_t file_page) {
@@ -71,7 +123,7 @@ static bool walk(uintptr_t address, bool write, uint64_t began, enum fake_outcom
     }
     if (watch->features & MNW__UFFD_SIGBUS) {
         *outcome = FAKE_SIGBUS;
-        return true;
+        return raise_sigbus(address, began);
     }
     fake_uffd_wait(watch, page_address, flags | (cached ? MNW__UFFD_FAULT_MINOR : 0), began);
     return false;
@@ -84,6 +136,14 @@ static enum fake_outcome touch(uintptr_t address, bool write) {
     while (!walk(address, write, began, &outcome))
         fiber_point("fault again");
     return outcome;
+}
+
+int mnw__view_populate(uintptr_t address, size_t length) {
+    fake_call("madvise(POPULATE_READ)");
+    for (uintptr_t at = address; at < address + length; at += fake_view_at(address)->page_bytes)
+        if (touch(at, false) != FAKE_OK)
+            return -EIO;
+    return 0;
 }
 
 static char *bytes_at(uintptr_t address) {

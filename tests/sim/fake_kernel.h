@@ -160,5 +160,6 @@ void fake_fds_begin(void);
 void fake_fds_end(void);
 void fake_threads_begin(void);
 void fake_threads_end(void);
+void fake_sigbus_end(void);
 
 #endif

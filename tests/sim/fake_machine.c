@@ -88,6 +88,10 @@ uint32_t mnw__memory_generation(void) {
     return 0;
 }
 
+bool mnw__memory_is_of(uint32_t generation) {
+    return !generation;
+}
+
 /* ---- src/sys/numa.h ------------------------------------------------------------------------------------ */
 
 uint64_t mnw__numa_allowed(void) {
@@ -238,6 +242,7 @@ void fake_begin(void) {
 
 void fake_end(void) {
     fake_threads_end();
+    fake_sigbus_end();
     fake_views_end();
     fake_fds_end();
     fake_files_end();

@@ -50,6 +50,13 @@ void mnw__thread_move_to(int cpu) {
     fake_call("sched_setaffinity");
 }
 
+/* No fiber is ever interrupted. */
+void mnw__signals_block(void) {
+}
+
+void mnw__signals_restore(void) {
+}
+
 /* ---- mutexes ------------------------------------------------------------------------------------------- */
 
 static struct mutex *mutex_of(struct mnw__mutex *mutex) {
@@ -126,6 +133,24 @@ void mnw__condition_wait(struct mnw__condition *condition, struct mnw__mutex *mu
 
 void mnw__condition_wake_all(struct mnw__condition *condition) {
     fiber_wake(condition_of(condition));
+    fiber_point("woke");
+}
+
+/* ---- words --------------------------------------------------------------------------------------------- */
+
+void mnw__word_wait(_Atomic uint32_t *word, uint32_t seen, int64_t timeout_ns) {
+    fake_call("futex");
+    bool spurious = fake_strikes(FAKE_SPURIOUS);
+    if (timeout_ns <= 0 || atomic_load(word) != seen)
+        return;
+    uint64_t wait_ns = timeout_ns == INT64_MAX ? FIBER_FOREVER : (uint64_t)timeout_ns;
+    fiber_wait(word, spurious ? "a word (spurious)" : "a word", spurious ? 1000 : wait_ns);
+    fiber_point("futex done");
+}
+
+void mnw__word_wake(_Atomic uint32_t *word) {
+    fake_call("futex wake");
+    fiber_wake(word);
     fiber_point("woke");
 }
 

@@ -182,8 +182,8 @@ static void check_read(const struct sim_store *store, const struct mnw_read *ask
     }
 }
 
-static void read_callback(void *context, const struct mnw_read *asked) {
-    struct sim_store *store = context;
+/* Notes the read; its place among the reads. */
+static unsigned note_read(struct sim_store *store, const struct mnw_read *asked) {
     check_read(store, asked);
     unsigned index = 0;
     while (index < store->read_count && store->reads[index].used)
@@ -197,6 +197,13 @@ static void read_callback(void *context, const struct mnw_read *asked) {
     read->due_ns = due_at(store, read);
     ask_for(store, read);
     sim_trace("store: asked for [%llu, +%zu)", (unsigned long long)asked->offset, asked->length);
+    return index;
+}
+
+static void read_callback(void *context, const struct mnw_read *asked) {
+    struct sim_store *store = context;
+    unsigned index = note_read(store, asked);
+    const struct store_read *read = &store->reads[index];
     if (read->due_ns != NEVER && strikes(store, STORE_AT_ONCE))
         answer(store, index);
     else
@@ -305,17 +312,46 @@ static void flip_bits(struct sim_store *store, const struct store_read *read, in
             flip_bit(store, read, page, (size_t)result);
 }
 
+/* Brings what it brings; what it says. */
+static int64_t fetch(struct sim_store *store, const struct store_read *read) {
+    int64_t result = decide(store, read);
+    size_t brought = result < 0 ? 0 : (size_t)result > read->read.length ? read->read.length : (size_t)result;
+    bring(store, &read->read, brought);
+    flip_bits(store, read, result);
+    note_late(store);
+    if (result > 0 && result <= (int64_t)read->read.length)
+        bring_whole(store, read, brought);
+    return result;
+}
+
+/* In the thread that faulted. A device that never answers would hold it for ever, as it does with mmap: here it is
+ * late. */
+static int64_t read_now(struct mnw_store *handle, const struct mnw_read *asked) {
+    struct sim_store *store = (void *)((uintptr_t)handle->ops - offsetof(struct sim_store, crowded_ops));
+    unsigned index = note_read(store, asked);
+    struct store_read read = store->reads[index];
+    store->reads[index].answering = true;
+    if (read.due_ns == NEVER)
+        read.due_ns = fiber_now() + random_below(fiber_random(), 3 * store->deadline_ns);
+    if (!strikes(store, STORE_AT_ONCE) && read.due_ns > fiber_now())
+        fiber_sleep(read.due_ns - fiber_now(), "a device, inline");
+    int64_t result = fetch(store, &read);
+    for (uint64_t page = first_page(store, &read); result > 0 && page <= last_page(store, &read); page++)
+        if (store->pages[page].state == STORE_MUTE) {
+            blame(store, &read, page, 1);
+            result = -EIO;
+        }
+    store->reads[index].used = false;
+    sim_trace("store: an inline read of [%llu, +%zu): %lld", (unsigned long long)asked->offset, asked->length,
+              (long long)result);
+    return result > (int64_t)asked->length ? -EIO : result;
+}
+
 static void answer(struct sim_store *store, unsigned index) {
     struct store_read read = store->reads[index];
     store->reads[index].answering = true; /* it counts as open until it is answered */
-    int64_t result = decide(store, &read);
-    size_t brought = result < 0 ? 0 : (size_t)result > read.read.length ? read.read.length : (size_t)result;
-    bring(store, &read.read, brought);
-    flip_bits(store, &read, result);
-    note_late(store);
+    int64_t result = fetch(store, &read);
     bool too_long = result > (int64_t)read.read.length;
-    if (!too_long && result > 0)
-        bring_whole(store, &read, brought);
     if (strikes(store, STORE_TOKEN) && mnw_read_done(store->handle, read.read.token ^ (uint64_t)1 << 62, 1) != -ESTALE)
         sim_fail("an answer to a token that was never given is accepted");
     store->reads[index].used = false; /* before: the engine may ask again at once, in here */
@@ -380,6 +416,8 @@ void sim_store_open(struct sim_store *store, const char *name) {
         sim_fail("the store cannot be opened: %s", mnw_error());
     store->ops = store->crowded_ops = *store->handle->ops;
     store->crowded_ops.read = read_crowded;
+    if (store->reads_now)
+        store->crowded_ops.read_now = read_now;
     store->handle->ops = &store->crowded_ops;
     for (int i = 0; i < 2; i++)
         store->fibers[i] = fiber_start(name, 0, serve, store);

@@ -71,6 +71,7 @@ struct sim_store {
     uint64_t seed, size_bytes, page_bytes, page_count;
     struct store_page *pages;
     bool has_check;
+    bool reads_now;         /* who faults may read it himself */
     bool pages_may_be_lost; /* reads of pinned pages are then no proof of an eviction */
     unsigned chance[STORE_TROUBLES];
     uint64_t delay_ns_max;

@@ -70,6 +70,7 @@ static void draw_store(struct sim_store *store) {
     if (one_in(2))
         store->size_bytes -= draw(0, world.page_bytes - 1);
     store->has_check = one_in(2);
+    store->reads_now = !world.is_mortal && !one_in(3);
     store->pages_may_be_lost = fake_config.chance[FAKE_PAGE_LOST] > 0;
     store->delay_ns_max = one_in(3) ? 0 : draw(1000, 3000000);
     store->chance[STORE_SHORT] = maybe(2, 300);

@@ -34,6 +34,8 @@ struct sim_view {
     uintptr_t address;
     uint64_t first, pages;
     bool writable, open, closing;
+    bool is_inline;
+    unsigned populating; /* operators: nobody closes it meanwhile */
     uint32_t generation; /* moves when it is closed */
     uint8_t *copies;     /* per page: 0, or the byte a consumer has written all over it */
     /* mortal worlds: of a consumer's process */

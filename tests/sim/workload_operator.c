@@ -66,7 +66,8 @@ bool open_view(struct sim_view *view) {
     uint64_t first = draw(2) ? 0 : draw(store->page_count), count = store->page_count - first;
     if (draw(3) == 0)
         count = 1 + draw(count);
-    options.flags = writable ? MNW_VIEW_WRITE : 0;
+    view->is_inline = !world.is_mortal && draw(2);
+    options.flags = (writable ? MNW_VIEW_WRITE : 0u) | (view->is_inline ? MNW_VIEW_INLINE : 0u);
     options.offset_bytes = first * store->page_bytes;
     options.length_bytes = count * store->page_bytes;
     view->first = first;
@@ -96,7 +97,7 @@ void close_view(struct sim_view *view) {
 
 static void turn_view(void) {
     struct sim_view *view = &world.view[draw(world.views)];
-    if (view->closing)
+    if (view->closing || view->populating)
         return;
     if (view->open) {
         if (draw(3) == 0)
@@ -108,6 +109,20 @@ static void turn_view(void) {
         if (!open_view(view))
             view->closing = false;
     }
+}
+
+static void populate(void) {
+    struct sim_view *view = &world.view[draw(world.views)];
+    if (!view->open || world.is_mortal)
+        return;
+    uint64_t first = draw(view->pages), count = 1 + draw(view->pages - first),
+             page_bytes = view->cache->store.page_bytes;
+    view->populating++;
+    int error = mnw_view_populate(view->handle, first * page_bytes, (count - 1) * page_bytes + 1 + draw(page_bytes));
+    view->populating--;
+    if (error && error != -EAGAIN && !(error == -EIO && store_failed(view->cache)))
+        sim_fail("populating pages %llu +%llu: %d (%s)", (unsigned long long)(view->first + first),
+                 (unsigned long long)count, error, mnw_error());
 }
 
 /* ---- pins -------------------------------------------------------------------------------------------------- */
@@ -463,7 +478,7 @@ void operate(void *argument) {
     (void)argument;
     while (world.operations_left) {
         world.operations_left--;
-        switch (draw(10)) {
+        switch (draw(world.is_mortal ? 10 : 11)) {
         case 0:
         case 1:
             turn_pin();
@@ -487,6 +502,9 @@ void operate(void *argument) {
             break;
         case 8:
             take_events();
+            break;
+        case 10: /* local views only */
+            populate();
             break;
         default:
             ask();

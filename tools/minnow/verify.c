@@ -22,7 +22,7 @@ const char *const io_names[] = {"auto", "uring", "threads", NULL};
 /* The options as text, before they are understood. */
 struct words {
     char *backing, *budget, *readers, *pattern, *operations, *numa, *nodes, *policy, *seed, *threads, *io, *extent;
-    int direct, json;
+    int direct, is_inline, json;
 };
 
 static int take_name(const char *option, const char *text, const char *const *names, int *value) {
@@ -60,7 +60,10 @@ static int understand(const struct words *words, struct verify_options *options)
     int backing = MNW_BACKING_SHMEM, numa = MNW_NUMA_LOCAL, policy = MNW_POLICY_S3FIFO, io = MNW_IO_AUTO;
     int pattern = PATTERN_SEQUENTIAL;
     uint64_t threads = 0;
-    *options = (struct verify_options){.readers = 4, .seed = 1, .direct = words->direct, .json = words->json};
+    *options = (struct verify_options){.readers = 4, .seed = 1};
+    options->direct = words->direct;
+    options->is_inline = words->is_inline;
+    options->json = words->json;
 
     int code = take_name("--backing", words->backing, backing_names, &backing);
     if (!code)
@@ -151,6 +154,7 @@ int command_verify(int argc, const char **argv) {
         {"io", 0, POPT_ARG_STRING, &words.io, 0, "auto, uring or threads", "MODE"},
         {"extent", 0, POPT_ARG_STRING, &words.extent, 0, "unit of eviction on shmem (64K)", "SIZE"},
         {"direct", 0, POPT_ARG_NONE, &words.direct, 0, "read the file past the kernel's page cache", NULL},
+        {"inline", 0, POPT_ARG_NONE, &words.is_inline, 0, "resolve faults in the thread that faults", NULL},
         {"json", 0, POPT_ARG_NONE, &words.json, 0, "print one JSON object", NULL},
         POPT_AUTOHELP POPT_TABLEEND};
     poptContext context = poptGetContext("minnow verify", argc, argv, table, 0);

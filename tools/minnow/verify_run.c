@@ -301,7 +301,9 @@ static int open_all(struct run *run) {
         return refused("opening the pool");
     if (mnw_cache_open(&run->cache, run->pool, run->store, NULL))
         return refused("opening the cache");
-    if (mnw_view_open(&run->view, run->cache, NULL))
+    struct mnw_view_options view_options = {.size = sizeof(view_options),
+                                            .flags = options->is_inline ? MNW_VIEW_INLINE : 0};
+    if (mnw_view_open(&run->view, run->cache, &view_options))
         return refused("opening the view");
     return EXIT_FINE;
 }
