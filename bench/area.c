@@ -176,12 +176,19 @@ int uffd_arm(int uffd, volatile const void *data, size_t length, uint64_t modes)
 }
 
 int fault_around_off(volatile const void *data, size_t length) {
-    int uffd = uffd_open(UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_ASYNC, 0);
-    if (uffd < 0)
-        return uffd;
-    int error = uffd_arm(uffd, data, length, UFFDIO_REGISTER_MODE_WP);
-    if (!error)
-        return uffd;
-    close(uffd);
+    /* The second is older, and for shmem and hugetlb alone. */
+    static const uint64_t modes[] = {UFFD_FEATURE_WP_ASYNC, UFFD_FEATURE_WP_HUGETLBFS_SHMEM};
+    int error = 0;
+    for (unsigned i = 0; i < 2; i++) {
+        int uffd = uffd_open(UFFD_FEATURE_PAGEFAULT_FLAG_WP | modes[i], 0);
+        if (uffd < 0) {
+            error = uffd;
+            continue;
+        }
+        error = uffd_arm(uffd, data, length, UFFDIO_REGISTER_MODE_WP);
+        if (!error)
+            return uffd;
+        close(uffd);
+    }
     return error;
 }

@@ -38,7 +38,7 @@ int area_fill(struct area *area, const struct scratch *contents);
 /*
  * From here on the kernel maps one page for one fault of this range, not the neighbours too: write-protect mode, in
  * which reads raise no event, turns its fault-around off. The descriptor keeps it so; a negative errno where there is
- * no such mode (before 6.7).
+ * no such mode (before 5.19; of ordinary files before 6.7).
  */
 int fault_around_off(volatile const void *data, size_t length);
 /* Forgets what the view has mapped; the pages stay. */

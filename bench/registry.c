@@ -23,6 +23,8 @@ const struct benchmark benchmarks[] = {
      bench_kernel_faults},
     {"handlers", "bare", "what a fault takes that a textbook handler handles, by kind of pages", bench_handlers},
     {"threads", "bare", "the same faults by 1 to 64 threads", bench_threads},
+    {"waiters", "bare", "CONTINUE while 1 to 1,024 threads wait on the same userfaultfd", bench_waiters},
+    {"nodes", "bare", "the same faults by node of CPU and memory", bench_nodes},
     {"range-continue", "bare", "UFFDIO_CONTINUE of 1 to 512 pages", bench_range_continue},
     {"operations", "bare", "zap, punch, promote, poison, write-protect", bench_operations},
     {"fills", "bare", "ways to bring a file into fresh pages", bench_fills},

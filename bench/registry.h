@@ -40,6 +40,8 @@ void target_threads_64(struct bench *bench);
 void bench_kernel_faults(struct bench *bench);
 void bench_handlers(struct bench *bench);
 void bench_threads(struct bench *bench);
+void bench_waiters(struct bench *bench);
+void bench_nodes(struct bench *bench);
 void bench_range_continue(struct bench *bench);
 void bench_operations(struct bench *bench);
 void bench_fills(struct bench *bench);

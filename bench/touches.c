@@ -66,7 +66,8 @@ double touches_turn(void *context, struct bench_turn *turn) {
     double *ns = calloc(touches->count, sizeof(double));
     if (!ns)
         return NAN;
-    pin_thread(0, touches->cpu);
+    if (!touches->stay)
+        pin_thread(0, touches->cpu);
     if (touches->thread)
         pin_thread(touches->thread, touches->thread_cpu);
     if (touches->handler)
@@ -76,7 +77,8 @@ double touches_turn(void *context, struct bench_turn *turn) {
     touches->per_touch = (double)(faults_so_far(touches) - before) / touches->count;
     if (touches->handler)
         handler_rest(touches->handler);
-    pin_thread(0, -1);
+    if (!touches->stay)
+        pin_thread(0, -1);
     samples_append(turn->latencies, ns, touches->count);
     double median = median_of(ns, touches->count);
     free(ns);

@@ -23,6 +23,7 @@ struct touches {
     int cpu, thread_cpu;       /* ranks of CPUs of the toucher and of the thread; -1: any */
     void (*reset)(void *data); /* makes every page fault again; NULL: the handler's, or MADV_DONTNEED */
     void *reset_data;
+    bool stay;        /* the toucher runs where it is: `cpu` does not count */
     bool write;       /* fresh memory: a read would get the zero page */
     bool any_faults;  /* not every touch need fault: neighbours may come along */
     double per_touch; /* out: faults for each touch, of the last turn */
