@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define LENGTH (64 * MIB)
@@ -141,13 +142,21 @@ static int do_unprotect(const struct operation *operation, size_t at) {
 
 /* ---- a turn ---- */
 
+static bool has_room_to_refill(const struct operation *operation) {
+    struct stat status;
+    if (fstat(operation->area.fd, &status))
+        return false;
+    return area_provide(operation->kind, operation->area.length - (size_t)status.st_blocks * 512);
+}
+
 /* Spread over the area, so that calls do not share more than they must. */
 static double operation_turn(void *context, struct bench_turn *turn) {
     struct operation *operation = context;
     size_t pieces = operation->area.length / operation->step;
     unsigned calls = (unsigned)(pieces < CALLS ? pieces : CALLS);
     double ns[CALLS];
-    if (operation->refill && area_fill(&operation->area, operation->scratch)) {
+    /* What was punched went back to the pool, where others may have taken it. */
+    if (operation->refill && (!has_room_to_refill(operation) || area_fill(&operation->area, operation->scratch))) {
         snprintf(turn->why, sizeof(turn->why), "could not be filled again");
         return NAN;
     }

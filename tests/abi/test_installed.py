@@ -45,6 +45,7 @@ def main():
         command = next(scratch.rglob("bin/minnow"))
         version = run("pkg-config", "--modversion", "minnow", env=environment)
         assert run(command, "--version", env=environment) == f"minnow {version}"
+        assert "resident-thread" in run(next(scratch.rglob("bin/minnow-bench")), "list", env=environment)
         assert list(scratch.rglob("man3/mnw_pool_open.3*")), "the manual is installed"
 
 

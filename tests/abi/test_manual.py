@@ -61,7 +61,7 @@ class Manual(unittest.TestCase):
             self.assertIn(page.stem, calls(), page)
 
     def test_other_pages(self):
-        for name in ("minnow.1", "minnow-verify.1", "minnow-doctor.1", "minnow-serve.1", "minnow-stat.1", "minnow-top.1", "minnow.7"):
+        for name in ("minnow.1", "minnow-verify.1", "minnow-doctor.1", "minnow-bench.1", "minnow-serve.1", "minnow-stat.1", "minnow-top.1", "minnow.7"):
             self.assertTrue((MAN / name).exists(), name)
 
     def test_all_are_installed(self):
@@ -89,6 +89,13 @@ class Manual(unittest.TestCase):
             text = read(MAN / f"minnow-{command}.1")
             for option in options:
                 self.assertIn(f"-{option}", text.replace("\\-", "-"), option)
+
+    def test_bench_options_are_documented(self):
+        options = re.findall(r'\{"([a-z-]+)", (?:0|\'.\'), POPT', read(ROOT / "bench/main.c"))
+        self.assertGreater(len(options), 7)
+        text = read(MAN / "minnow-bench.1").replace("\\-", "-")
+        for option in options:
+            self.assertIn(f"-{option}", text, option)
 
     def test_serve_options_and_keys_are_documented(self):
         text = read(MAN / "minnow-serve.1").replace("\\-", "-")
