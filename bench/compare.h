@@ -22,7 +22,7 @@ struct comparison {
 json_t *compare_load(const char *path);
 struct comparison compare_runs(const json_t *before, const json_t *now);
 void compare_print(const struct comparison *comparison);
-/* A new object for the run's JSON. Takes the arrays over. */
+/* A new object for the run's JSON, which shares the arrays. */
 json_t *compare_json(struct comparison *comparison);
 void compare_free(struct comparison *comparison);
 

@@ -94,7 +94,7 @@ static void report_arm(struct bench *bench, const struct bench_arm *arms, unsign
 }
 
 /* The arms that do the same work have read the same bytes, or one of them has not done it. */
-static void check_sums(struct bench *bench, const struct bench_arm *arms, unsigned count, struct arm_state *states) {
+static void check_sums(const struct bench_arm *arms, unsigned count, struct arm_state *states) {
     int first = -1;
     for (unsigned i = 0; i < count; i++) {
         if (!arms[i].same_work || states[i].broken)
@@ -106,7 +106,6 @@ static void check_sums(struct bench *bench, const struct bench_arm *arms, unsign
         states[i].broken = true;
         snprintf(states[i].why, sizeof(states[i].why), "read other bytes than %s", arms[first].name);
     }
-    (void)bench;
 }
 
 void bench_take_turns(struct bench *bench, const struct bench_arm *arms, unsigned count) {
@@ -114,7 +113,7 @@ void bench_take_turns(struct bench *bench, const struct bench_arm *arms, unsigne
     for (unsigned round = 0; round <= bench->repeat; round++)
         for (unsigned i = 0; i < count; i++)
             take_turn(bench, &arms[(i + round) % count], &states[(i + round) % count], round);
-    check_sums(bench, arms, count, states);
+    check_sums(arms, count, states);
     for (unsigned i = 0; i < count; i++) {
         if (states[i].broken)
             bench_break(bench, arms[i].name, "%s", states[i].why);
