@@ -130,6 +130,8 @@ static void examine_features(struct examination *examination, const struct mnw__
          "a page that cannot be read is poisoned: SIGBUS for whoever touches it",
          "before Linux 6.6: instead, a page that cannot be read is replaced in each view by a mapping of an empty "
          "file, so touching it is SIGBUS at the exact address too; each such page costs a mapping (vm.max_map_count)"},
+        {"uffd-sigbus", MNW__UFFD_SIGBUS, false, "faults can be resolved in the thread that faults (MNW_VIEW_INLINE)",
+         "no inline views; Linux 4.14 has them"},
     };
     for (size_t i = 0; i < mnw__array_count(features); i++) {
         bool ok = probe->features & features[i].feature;

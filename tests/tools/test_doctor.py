@@ -63,8 +63,8 @@ class Doctor(unittest.TestCase):
 
     def test_expected_names(self):
         for name in ("kernel", "userfaultfd", "uffd-syscall", "uffd-device", "uffd-user-only", "uffd-minor-shmem",
-                     "uffd-minor-hugetlbfs", "uffd-poison", "backing-shmem", "backing-graded", "backing-hugetlb-2M",
-                     "backing-hugetlb-1G", "shmem-huge", "io-uring", "numa", "overcommit"):
+                     "uffd-minor-hugetlbfs", "uffd-poison", "uffd-sigbus", "backing-shmem", "backing-graded",
+                     "backing-hugetlb-2M", "backing-hugetlb-1G", "shmem-huge", "io-uring", "numa", "overcommit"):
             self.assertIn(name, self.findings)
         self.assertTrue(self.findings["backing-shmem"]["required"])
         self.assertFalse(self.findings["uffd-poison"]["required"])
