@@ -44,7 +44,7 @@ static void test_set_budget(void **state) {
     struct bed bed = {0};
     (void)state;
     bed_source_open(&source, BED_MIB);
-    bed_open(&bed, source.store, (struct mnw_pool_options){.fault_threads_per_node = 2}, NULL);
+    bed_open(&bed, source.store, (struct mnw_pool_options){.fault_threads_per_node = 2, .nodes = "0"}, NULL);
     uint64_t before = bed_stats(bed.pool).budget_bytes;
     bed_refused(mnw_pool_set_budget(bed.pool, (128 << 10) - 1), -EINVAL, "budget", "at least 131072");
     bed_refused(mnw_pool_set_budget(bed.pool, 0), -EINVAL, "budget", "at least 131072");

@@ -120,7 +120,7 @@ static int64_t fail_bad_page(struct bed_source *source, const struct mnw_read *r
 static void sees_failed(bool no_poison) {
     struct world world;
     open_world(&world, MNW_BACKING_SHMEM, false);
-    world.bed.pool->has_poison = !no_poison;
+    world.bed.pool->has_poison &= !no_poison;
     world.source.answer = fail_bad_page;
     atomic_store(&world.source.bad_page, 5);
     bed_assert_bus(world.bed.view, 5);

@@ -157,18 +157,19 @@ static uint64_t now_ms(void) {
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
-/* False: it did not end in time. */
-static bool supervise(const struct supervisor *supervisor, int listener) {
+/* False: it did not end in time. Before 6.11 the listener of a process that ended hangs up only when it was waited for,
+ * so `pidfd` tells. */
+static bool supervise(const struct supervisor *supervisor, int listener, int pidfd) {
     uint64_t deadline = now_ms() + TIMEOUT_MS;
     for (;;) {
-        struct pollfd wait = {.fd = listener, .events = POLLIN};
+        struct pollfd wait[] = {{.fd = listener, .events = POLLIN}, {.fd = pidfd, .events = POLLIN}};
         uint64_t now = now_ms();
-        if (now >= deadline || poll(&wait, 1, (int)(deadline - now)) == 0) {
+        if (now >= deadline || poll(wait, 2, (int)(deadline - now)) == 0) {
             return false;
         }
-        if (wait.revents & POLLIN) {
+        if (wait[0].revents & POLLIN) {
             answer(supervisor, listener);
-        } else if (wait.revents & (POLLHUP | POLLERR)) {
+        } else if (wait[0].revents & (POLLHUP | POLLERR) || wait[1].revents) {
             return true;
         }
     }
@@ -212,7 +213,9 @@ bool fail_run(const char *name, const struct fail_watch *watched, size_t count, 
     int listener = receive_descriptor(channels[0]);
     close(channels[0]);
     struct supervisor supervisor = {watched, count, nth, error, result};
-    bool ended = listener >= 0 && supervise(&supervisor, listener);
+    int pidfd = (int)syscall(SYS_pidfd_open, child, 0);
+    bool ended = listener >= 0 && supervise(&supervisor, listener, pidfd);
+    close(pidfd);
     if (!ended && listener >= 0) {
         kill(child, SIGKILL);
     }

@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -26,7 +27,24 @@
 #define MINOR    MNW__UFFD_MODE_MINOR
 #define WP       MNW__UFFD_MODE_WP
 #define DONTWAKE MNW__UFFD_DONTWAKE
-#define FEATURES (MNW__UFFD_POISON | MNW__UFFD_WP_HUGETLBFS_SHMEM)
+
+/* What the descriptors of the tests ask for: of poison and write protection of files, what this kernel has. */
+static uint64_t wanted = MNW__UFFD_POISON | MNW__UFFD_WP_HUGETLBFS_SHMEM;
+
+/* UFFDIO_CONTINUE_MODE_WP, which no feature tells. */
+static bool has_continue_wp(void) {
+    struct utsname name;
+    int major = 0, minor = 0;
+    return !uname(&name) && sscanf(name.release, "%d.%d", &major, &minor) == 2 &&
+           (major > 6 || (major == 6 && minor >= 4));
+}
+
+static void need(uint64_t feature, const char *what) {
+    if (!(wanted & feature)) {
+        print_message("this kernel has no %s\n", what);
+        skip();
+    }
+}
 
 /* One signature for all, so that refusals common to all are tested once. */
 typedef int operation(int fd, uintptr_t start, size_t length, unsigned flags, int64_t *done);
@@ -91,7 +109,7 @@ static void *remove_range(void *argument) {
 /* A page-table change whose event nobody has read yet: everything that fills answers EAGAIN. */
 static void refuse_while_changing(enum area_kind kind, operation *run, bool has_result) {
     struct area area;
-    area_open(&area, kind, FEATURES | MNW__UFFD_EVENT_REMOVE, kind == AREA_ANON ? MISSING | WP : MISSING | MINOR | WP);
+    area_open(&area, kind, wanted | MNW__UFFD_EVENT_REMOVE, kind == AREA_ANON ? MISSING | WP : MISSING | MINOR | WP);
     struct remover remover = {.at = area.view, .length = area.page};
     if (run == mnw__uffd_continue) {
         area_fill(&area, 1, 'a');
@@ -105,7 +123,8 @@ static void refuse_while_changing(enum area_kind kind, operation *run, bool has_
         usleep(1000);
     }
     assert_int_equal(result, -EAGAIN);
-    assert_int_equal(done, has_result ? -EAGAIN : 0);
+    /* Older kernels leave the field alone. */
+    assert_true(!done || (has_result && done == -EAGAIN));
     assert_int_equal(event_next(area.uffd).kind, MNW__UFFD_EV_REMOVE);
     pthread_join(remover.thread, NULL);
     result = run(area.uffd, area_at(&area, 2), area.page, 0, &done);
@@ -119,7 +138,7 @@ static void test_continue(void **state) {
     const enum area_kind *kind = *state;
     struct area area;
     struct toucher toucher;
-    area_open(&area, *kind, FEATURES, MISSING | MINOR);
+    area_open(&area, *kind, wanted, MISSING | MINOR);
     area_fill(&area, 0, 'a');
     touch_start(&toucher, area_at(&area, 0) + 5, false);
     struct mnw__uffd_event event = event_next(area.uffd);
@@ -149,14 +168,15 @@ static void test_continue(void **state) {
 static void test_continue_refusals(void **state) {
     const enum area_kind *kind = *state;
     struct area area;
-    area_open(&area, *kind, FEATURES, MISSING | MINOR);
+    area_open(&area, *kind, wanted, MISSING | MINOR);
     int64_t page = (int64_t)area.page;
     int beyond = *kind == AREA_HUGETLB ? -EFAULT : -EINVAL;
     area_fill(&area, 0, 'a');
     area_fill(&area, 2, 'c');
     uintptr_t at = area_at(&area, 0);
     assert_answer(mnw__uffd_continue(area.uffd, at, area.page, 1 << 5, &done), -EINVAL, 0);
-    assert_answer(mnw__uffd_continue(area.uffd, at, area.page, MNW__UFFD_KEEP_WP, &done), -EINVAL, -EINVAL);
+    int64_t known = has_continue_wp() ? -EINVAL : 0;
+    assert_answer(mnw__uffd_continue(area.uffd, at, area.page, MNW__UFFD_KEEP_WP, &done), -EINVAL, known);
     assert_answer(mnw__uffd_continue(area.uffd, area_at(&area, 1), area.page, 0, &done), -EFAULT, -EFAULT);
     assert_answer(mnw__uffd_continue(area.uffd, area_at(&area, 4), area.page, 0, &done), beyond, beyond);
     /* Stops before the hole, then before what is mapped already; skips neither. */
@@ -176,7 +196,7 @@ static void test_continue_private_readonly(void **state) {
     const enum area_kind *kind = *state;
     struct area area;
     struct toucher toucher;
-    area_open(&area, *kind, FEATURES, 0);
+    area_open(&area, *kind, wanted, 0);
     char path[64];
     snprintf(path, sizeof(path), "/proc/self/fd/%d", area.fd);
     int readonly = open(path, O_RDONLY | O_CLOEXEC);
@@ -199,7 +219,7 @@ static void test_wake(void **state) {
     const enum area_kind *kind = *state;
     struct area area;
     struct toucher toucher;
-    area_open(&area, *kind, FEATURES, MISSING | MINOR);
+    area_open(&area, *kind, wanted, MISSING | MINOR);
     uintptr_t at = area_at(&area, 0);
     area_fill(&area, 0, 'a');
     touch_start(&toucher, at, false);
@@ -228,7 +248,7 @@ static void test_unregister_minor_wakes_nobody(void **state) {
     (void)state;
     struct area area;
     struct toucher toucher;
-    area_open(&area, AREA_SHMEM, FEATURES, MINOR);
+    area_open(&area, AREA_SHMEM, wanted, MINOR);
     area_fill(&area, 0, 'a');
     touch_start(&toucher, area_at(&area, 0), false);
     event_next(area.uffd);
@@ -247,7 +267,7 @@ static void test_copy(void **state) {
     const enum area_kind *kind = *state;
     struct area area;
     struct toucher toucher;
-    area_open(&area, *kind, FEATURES, MISSING | WP);
+    area_open(&area, *kind, wanted, MISSING | WP);
     int64_t page = (int64_t)area.page;
     uintptr_t at = area_at(&area, 0);
     memset(source, 'k', sizeof(source));
@@ -284,14 +304,17 @@ static void test_copy(void **state) {
 static void test_copy_without_hugepages(void **state) {
     (void)state;
     struct area area;
-    area_open(&area, AREA_HUGETLB, FEATURES, MISSING);
+    area_open(&area, AREA_HUGETLB, wanted, MISSING);
     size_t length = (size_t)1 << 40;
     int hog = memfd_create("hog", MFD_CLOEXEC | MFD_HUGETLB | 21u << 26);
     assert_int_equal(ftruncate(hog, (off_t)length), 0);
     for (size_t offset = 0; !fallocate(hog, 0, (off_t)offset, (off_t)area.page); offset += area.page) {
         assert_true(offset < length);
     }
-    assert_answer(copy(area.uffd, area_at(&area, 0), area.page, 0, &done), -EEXIST, -EEXIST);
+    int64_t field = 0;
+    int result = copy(area.uffd, area_at(&area, 0), area.page, 0, &field);
+    assert_true(result == -EEXIST || result == -ENOMEM); /* which of them depends on the kernel */
+    assert_int_equal(field, result);
     close(hog);
     assert_answer(copy(area.uffd, area_at(&area, 0), area.page, 0, &done), 0, (int64_t)area.page);
     area_close(&area);
@@ -336,7 +359,7 @@ static void test_zeropage(void **state) {
     const enum area_kind *kind = *state;
     struct area area;
     struct toucher toucher;
-    area_open(&area, *kind, FEATURES, MISSING | WP);
+    area_open(&area, *kind, wanted, MISSING | WP);
     int64_t page = (int64_t)area.page;
     uintptr_t at = area_at(&area, 0);
     if (*kind == AREA_HUGETLB) {
@@ -362,10 +385,11 @@ static void test_zeropage(void **state) {
 /* ---- POISON ---- */
 
 static void test_poison(void **state) {
+    need(MNW__UFFD_POISON, "UFFDIO_POISON");
     const enum area_kind *kind = *state;
     struct area area;
     struct toucher toucher;
-    area_open(&area, *kind, FEATURES, *kind == AREA_ANON ? MISSING | WP : MISSING | MINOR | WP);
+    area_open(&area, *kind, wanted, *kind == AREA_ANON ? MISSING | WP : MISSING | MINOR | WP);
     int64_t page = (int64_t)area.page;
     uintptr_t at = area_at(&area, 0);
     memset(source, 'k', sizeof(source));
@@ -404,9 +428,10 @@ static void test_poison(void **state) {
 
 /* Who outlives a hole: poison does on shmem, not on hugetlb. */
 static void test_poison_and_punch(void **state) {
+    need(MNW__UFFD_POISON, "UFFDIO_POISON");
     const enum area_kind *kind = *state;
     struct area area;
-    area_open(&area, *kind, FEATURES, MISSING | MINOR);
+    area_open(&area, *kind, wanted, MISSING | MINOR);
     area_fill(&area, 0, 'a');
     assert_answer(mnw__uffd_poison(area.uffd, area_at(&area, 0), area.page, 0, &done), 0, (int64_t)area.page);
     assert_int_equal(area.alias[0], 'a');
@@ -425,7 +450,7 @@ static void test_writeprotect(void **state) {
     const enum area_kind *kind = *state;
     struct area area;
     struct toucher toucher;
-    area_open(&area, *kind, FEATURES | MNW__UFFD_PAGEFAULT_WP, MISSING | WP);
+    area_open(&area, *kind, wanted | MNW__UFFD_PAGEFAULT_WP, MISSING | WP);
     uintptr_t at = area_at(&area, 0);
     memset(source, 'k', sizeof(source));
     assert_answer(copy(area.uffd, at, area.page, 0, &done), 0, (int64_t)area.page);
@@ -462,10 +487,14 @@ static void test_writeprotect(void **state) {
 
 /* CONTINUE maps a page as protected when asked, and drops the protection when not. */
 static void test_continue_keeps_protection(void **state) {
+    if (!has_continue_wp()) {
+        print_message("before Linux 6.4 there is no UFFDIO_CONTINUE_MODE_WP\n");
+        skip();
+    }
     const enum area_kind *kind = *state;
     struct area area;
     struct toucher toucher;
-    area_open(&area, *kind, FEATURES, MISSING | MINOR | WP);
+    area_open(&area, *kind, wanted, MISSING | MINOR | WP);
     uintptr_t at = area_at(&area, 0);
     area_fill(&area, 0, 'a');
     assert_answer(mnw__uffd_continue(area.uffd, at, area.page, MNW__UFFD_KEEP_WP, &done), 0, (int64_t)area.page);
@@ -497,10 +526,11 @@ int main(int argc, char **argv) {
         return status;
     }
     struct mnw__uffd_probe probe;
-    if (mnw__uffd_probe(&probe) || (probe.features & FEATURES) != FEATURES) {
-        fprintf(stderr, "skipped: this kernel lacks poison or write protection of shmem\n");
+    if (mnw__uffd_probe(&probe)) {
+        fprintf(stderr, "skipped: userfaultfd is not to be had here\n");
         return 77;
     }
+    wanted &= probe.features;
     const struct CMUnitTest tests[] = {
         SHMEM(test_continue),
         HUGETLB(test_continue),
