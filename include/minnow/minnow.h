@@ -585,7 +585,7 @@ MNW_PUBLIC int mnw_client_images(struct mnw_client *client, void (*each)(void *c
 enum {                                   /* for mnw_client_map(), besides MNW_VIEW_WRITE */
        MNW_CLIENT_RECORD = 1 << 8,       /* note which pages are touched first, and keep that with the image */
        MNW_CLIENT_REPLAY = 1 << 9,       /* fetch ahead what was noted before */
-       MNW_CLIENT_FOLLOW_FORK = 1 << 10, /* children of this process have the view too; takes CAP_SYS_PTRACE */
+       MNW_CLIENT_FOLLOW_FORK = 1 << 10, /* children have the view too; takes CAP_SYS_PTRACE, Linux 6.6 */
 };
 
 struct mnw_client_map_options {
@@ -601,7 +601,8 @@ struct mnw_client_map_options {
  * mnw_view_open() holds: bytes past the end are zero, a page that cannot be had is SIGBUS, and without
  * MNW_CLIENT_FOLLOW_FORK a child made by fork(2) does not have the view.
  * Errors: -ENOENT (no such image), -EPERM, -EACCES, -EDQUOT (a limit of this peer), -ENOSPC, -EINVAL, -ENOMEM,
- * -ETIMEDOUT. System calls: mmap, mprotect, madvise, userfaultfd, ioctl(UFFDIO_API).
+ * -EOPNOTSUPP (forks cannot be followed without UFFDIO_POISON), -ETIMEDOUT. System calls: mmap, mprotect, madvise,
+ * userfaultfd, ioctl(UFFDIO_API).
  */
 MNW_PUBLIC int mnw_client_map(struct mnw_client_view **view, struct mnw_client *client, const char *image,
                               const struct mnw_client_map_options *options);

@@ -129,7 +129,8 @@ static void examine_features(struct examination *examination, const struct mnw__
         {"uffd-poison", MNW__UFFD_POISON, false,
          "a page that cannot be read is poisoned: SIGBUS for whoever touches it",
          "before Linux 6.6: instead, a page that cannot be read is replaced in each view by a mapping of an empty "
-         "file, so touching it is SIGBUS at the exact address too; each such page costs a mapping (vm.max_map_count)"},
+         "file, so touching it is SIGBUS at the exact address too; each such page costs a mapping (vm.max_map_count); "
+         "in views of other processes the reader waits, and their forks cannot be followed"},
         {"uffd-sigbus", MNW__UFFD_SIGBUS, false, "faults can be resolved in the thread that faults (MNW_VIEW_INLINE)",
          "no inline views; Linux 4.14 has them"},
     };

@@ -123,6 +123,10 @@ static int check_features(const struct mnw_cache *cache, const struct mnw__uffd_
     if (description->features & MNW__UFFD_SIGBUS)
         return mnw__fail(-EINVAL, "attach: the userfaultfd has UFFD_FEATURE_SIGBUS, so that no fault would ever be "
                                   "seen here; the consumer must not ask for it");
+    if (description->features & MNW__UFFD_EVENT_FORK && !cache->pool->has_poison)
+        return mnw__fail(-EOPNOTSUPP, "attach: the userfaultfd has UFFD_FEATURE_EVENT_FORK, and without UFFDIO_POISON "
+                                      "(Linux 6.6) a child whose view is closed would read zeros; the consumer must "
+                                      "not ask for it, and keep its mapping from children by MADV_DONTFORK");
     return 0;
 }
 

@@ -32,7 +32,7 @@ UFFDIO_API = 0xC018AA3F
 UFFDIO_UNREGISTER = 0x8010AA01
 EVENT_FORK, EVENT_REMAP, EVENT_REMOVE, MISSING_HUGETLBFS, MISSING_SHMEM, EVENT_UNMAP = (1 << n for n in range(1, 7))
 MINOR_HUGETLBFS, MINOR_SHMEM, POISON = 1 << 9, 1 << 10, 1 << 14
-FEATURES = EVENT_REMAP | EVENT_UNMAP | MISSING_HUGETLBFS | MISSING_SHMEM | MINOR_HUGETLBFS | MINOR_SHMEM | POISON
+FEATURES = EVENT_REMAP | EVENT_UNMAP | MISSING_HUGETLBFS | MISSING_SHMEM | MINOR_HUGETLBFS | MINOR_SHMEM
 
 
 def name(text):
@@ -58,13 +58,28 @@ class Gone(Exception):
     """The daemon has closed the session."""
 
 
-def userfaultfd(features=FEATURES, flags=os.O_CLOEXEC | os.O_NONBLOCK):
+def open_userfaultfd(flags):
     fd = libc.syscall(323, flags | 1)
     if fd < 0:
         fd = libc.syscall(323, flags)
     if fd < 0:
         raise OSError(ctypes.get_errno(), "userfaultfd")
+    return fd
+
+
+def offered():
+    """The features of this kernel."""
+    fd = open_userfaultfd(os.O_CLOEXEC)
+    answer = fcntl.ioctl(fd, UFFDIO_API, struct.pack("=QQQ", 0xAA, 0, 0))
+    os.close(fd)
+    return struct.unpack("=QQQ", answer)[1]
+
+
+def userfaultfd(features=FEATURES, flags=os.O_CLOEXEC | os.O_NONBLOCK):
+    """With these features, and with poison where the kernel has it; None: before the handshake."""
+    fd = open_userfaultfd(flags)
     if features is not None:
+        features |= offered() & POISON
         fcntl.ioctl(fd, UFFDIO_API, struct.pack("=QQQ", 0xAA, features, 0))
     return fd
 

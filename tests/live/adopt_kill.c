@@ -12,6 +12,7 @@
  */
 #include "adopt.h"
 #include "machine.h"
+#include "sys/uffd.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -30,10 +31,6 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
-
-#ifndef UFFD_FEATURE_POISON
-#define UFFD_FEATURE_POISON (1 << 14)
-#endif
 
 #define MIB       ((uint64_t)1 << 20)
 #define CONSUMERS 4 /* the last one writes, where writing costs the cache nothing */
@@ -103,7 +100,10 @@ static int open_uffd(void) {
     struct uffdio_api api = {.api = UFFD_API};
     api.features = huge ? UFFD_FEATURE_MISSING_HUGETLBFS | UFFD_FEATURE_MINOR_HUGETLBFS
                         : UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM;
-    api.features |= UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_UNMAP | UFFD_FEATURE_POISON;
+    struct mnw__uffd_probe probe;
+    if (mnw__uffd_probe(&probe))
+        adopt_fail("no userfaultfd: %s", strerror(errno));
+    api.features |= UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_UNMAP | (probe.features & MNW__UFFD_POISON);
     int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
     if (fd < 0 || ioctl(fd, UFFDIO_API, &api))
         adopt_fail("a userfaultfd: %s", strerror(errno));

@@ -385,7 +385,7 @@ static void test_nothing_left(void **state) {
         assert_int_equal(bed_stats(bed.pool).resident_bytes, 0);
         bed_close(&bed);
         bed_source_close(&source);
-        after = bed_holdings();
+        after = bed_settled(&before);
         assert_int_equal(before.descriptors, after.descriptors);
         assert_int_equal(before.threads, after.threads);
         if (round && !MACHINE_SANITIZED)

@@ -161,6 +161,11 @@ int machine_poke(volatile char *at, char value, uintptr_t *fault_address) {
     return guarded(at, &value, fault_address);
 }
 
+int64_t machine_slowness(void) {
+    const char *given = getenv("MINNOW_TEST_SLOWNESS");
+    return given ? strtoll(given, NULL, 10) : 1;
+}
+
 /* By fstat(2), which opens nothing itself and knows descriptors of paths and mounts too. */
 int machine_open_descriptors(void) {
     struct stat status;

@@ -48,6 +48,9 @@ bool machine_free_hugepages(size_t page_bytes, uint64_t count);
 int machine_touch(volatile char *at, uintptr_t *fault_address);
 int machine_poke(volatile char *at, char value, uintptr_t *fault_address);
 
+/* How many times longer than on ordinary hardware things may take: MINNOW_TEST_SLOWNESS, 1 by default. */
+int64_t machine_slowness(void);
+
 /* This process's open descriptors, of the first 1024. */
 int machine_open_descriptors(void);
 

@@ -185,11 +185,25 @@ static int64_t map_in_peer(struct peer_side *side, const void *argument) {
     return send_message(side->socket, &byte, 1, map->uffd) ? (int64_t)(uintptr_t)at : -EPIPE;
 }
 
+static uint64_t offered(void) {
+    struct mnw__uffd_probe probe;
+    if (mnw__uffd_probe(&probe))
+        fail_msg("no userfaultfd: %s", mnw_error());
+    return probe.features;
+}
+
+void peer_need_poison(void) {
+    if (!(offered() & MNW__UFFD_POISON)) {
+        print_message("this kernel has no UFFDIO_POISON\n");
+        skip();
+    }
+}
+
 uint64_t peer_features(const struct mnw_cache *cache) {
     uint64_t features = cache->backing.kind <= MNW_BACKING_GRADED
                             ? UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_MISSING_SHMEM
                             : UFFD_FEATURE_MINOR_HUGETLBFS | UFFD_FEATURE_MISSING_HUGETLBFS;
-    return features | UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_UNMAP | MNW__UFFD_POISON;
+    return features | UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_UNMAP | (offered() & MNW__UFFD_POISON);
 }
 
 int peer_map(struct peer *peer, struct mnw_cache *cache, const struct peer_mapping *mapping, uint64_t *address) {

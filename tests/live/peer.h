@@ -66,6 +66,9 @@ struct peer_mapping {
 int peer_map(struct peer *peer, struct mnw_cache *cache, const struct peer_mapping *mapping, uint64_t *address);
 /* All of it: maps and attaches. */
 struct mnw_view *peer_attach(struct peer *peer, struct mnw_cache *cache, const struct peer_mapping *mapping);
+/* Skips the test on a kernel without UFFDIO_POISON, where a fault of another process whose page cannot be had waits,
+ * and children are not followed. */
+void peer_need_poison(void);
 /* Features that attaching needs for a cache's memory. */
 uint64_t peer_features(const struct mnw_cache *cache);
 

@@ -163,6 +163,7 @@ static int64_t fail_bad_page(struct bed_source *source, const struct mnw_read *r
 
 /* SIGBUS at the byte, in every consumer that touches it; and the page itself after it was invalidated. */
 static void fail_and_heal(enum mnw_backing backing, uint64_t budget) {
+    peer_need_poison();
     struct world world;
     struct mnw_view *views[PEERS];
     open_world(&world, backing, budget);

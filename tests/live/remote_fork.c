@@ -4,6 +4,7 @@
  * threads of theirs tear the mapping, memory is short, and other consumers fault on the same pages.
  */
 #include "machine.h"
+#include "sys/uffd.h"
 #include "torn.h"
 
 #include "sys/uffd.h"
@@ -353,6 +354,11 @@ int main(int argc, char **argv) {
     int status = machine_guard(argv);
     if (status >= 0)
         return status;
+    struct mnw__uffd_probe probe;
+    if (mnw__uffd_probe(&probe) || !(probe.features & MNW__UFFD_POISON)) {
+        fprintf(stderr, "skipped: without UFFDIO_POISON children are not followed\n");
+        return 77;
+    }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fork),
         cmocka_unit_test(test_closed_child),

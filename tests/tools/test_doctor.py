@@ -75,6 +75,24 @@ class Doctor(unittest.TestCase):
         major, minor = map(int, re.match(r"(\d+)\.(\d+)", release).groups())
         self.assertEqual(self.findings["kernel"]["ok"], (major, minor) >= (5, 14))
 
+    def test_features_follow_the_kernel(self):
+        major, minor = map(int, re.match(r"(\d+)\.(\d+)", read("/proc/sys/kernel/osrelease")).groups())
+        if self.findings["uffd-syscall"]["ok"]:
+            self.assertEqual(self.findings["uffd-poison"]["ok"], (major, minor) >= (6, 6))
+        self.assertEqual(self.findings["uffd-device"]["ok"], os.access("/dev/userfaultfd", os.R_OK | os.W_OK))
+        if not self.findings["uffd-poison"]["ok"]:
+            for consequence in ("before Linux 6.6", "mapping of an empty file", "the reader waits", "forks"):
+                self.assertIn(consequence, self.findings["uffd-poison"]["found"])
+
+    def test_nodes_match_the_kernel(self):
+        allowed = re.search(r"^Mems_allowed_list:\s*(\S+)$", read("/proc/self/status"), re.M)[1]
+        numbers = []
+        for part in allowed.split(","):
+            first, _, last = part.partition("-")
+            numbers += range(int(first), int(last or first) + 1)
+        numbers = [n for n in numbers if os.path.exists(f"/sys/devices/system/node/node{n}")]
+        self.assertRegex(self.findings["numa"]["found"], rf"^{len(numbers)} nodes? .*: {','.join(map(str, numbers))}$")
+
     def test_hugepages_match_sysfs(self):
         self.eventually(self.hugepages_match_sysfs)
 
