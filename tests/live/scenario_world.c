@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "sys/backing.h"
+#include "sys/uffd.h"
 
 #include <errno.h>
 #include <setjmp.h>
@@ -151,6 +152,15 @@ bool world_has(enum mnw_backing kind, const char **why) {
     if (!mnw__backing_check(kind, 0))
         return true;
     *why = mnw__fail_message();
+    return false;
+}
+
+bool world_has_poison(void) {
+    struct mnw__uffd_probe probe;
+    return !mnw__uffd_probe(&probe) && probe.features & MNW__UFFD_POISON;
+}
+
+bool world_lose_poison(void) {
     return false;
 }
 

@@ -6,7 +6,9 @@
 set -u
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
-"$1" >"$work/fake" || { echo "the fake kernel's own expectations failed" >&2; exit 1; }
+# The fake kernel plays the real one's version.
+lacks=$("$2" --lacks)
+"$1" $lacks >"$work/fake" || { echo "the fake kernel's own expectations failed" >&2; exit 1; }
 for attempt in 1 2; do
     "$2" >"$work/live"
     status=$?

@@ -152,7 +152,7 @@ static uint64_t range_ioctls(const struct fake_view *view, unsigned modes) {
     if (fake_config.has_poison)
         ioctls |= IOCTL_POISON;
     if (!fake_is_hugetlb(view->file))
-        ioctls |= IOCTL_ZEROPAGE | IOCTL_MOVE;
+        ioctls |= IOCTL_ZEROPAGE | (fake_config.has_poison ? IOCTL_MOVE : 0); /* a kernel with neither, or with both */
     if (modes & MNW__UFFD_MODE_WP)
         ioctls |= IOCTL_WRITEPROTECT;
     if (modes & MNW__UFFD_MODE_MINOR)

@@ -17,7 +17,8 @@ static void must(int result, const char *what) {
 
 uint64_t low_features(void) {
     return MNW__UFFD_MISSING_SHMEM | MNW__UFFD_MINOR_SHMEM | MNW__UFFD_MISSING_HUGETLBFS | MNW__UFFD_MINOR_HUGETLBFS |
-           MNW__UFFD_PAGEFAULT_WP | MNW__UFFD_WP_HUGETLBFS_SHMEM | MNW__UFFD_POISON | MNW__UFFD_THREAD_ID;
+           MNW__UFFD_PAGEFAULT_WP | MNW__UFFD_WP_HUGETLBFS_SHMEM | MNW__UFFD_THREAD_ID |
+           (world_has_poison() ? MNW__UFFD_POISON : 0);
 }
 
 static void open_view(struct low *low, uint64_t features, unsigned modes, bool writable) {

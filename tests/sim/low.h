@@ -17,7 +17,7 @@ struct low {
     int uffd;
 };
 
-/* Every feature that pages of files can use, and no events. */
+/* Every feature that pages of files can use and this kernel has, and no events. */
 uint64_t low_features(void);
 /* A backing of LOW_PAGES pages (graded: one extent), a view of all, and a registered descriptor. */
 void low_open(struct low *low, enum mnw_backing kind, uint64_t features, unsigned modes, bool writable);

@@ -34,6 +34,10 @@ bool world_has(enum mnw_backing kind, const char **why);
 void world_run(void (*script)(enum mnw_backing kind), enum mnw_backing kind);
 void world_begin(void);
 void world_end(void);
+/* Does this world's kernel have UFFDIO_POISON? */
+bool world_has_poison(void);
+/* From now on the kernel has none; false: this world's kernel is what it is. */
+bool world_lose_poison(void);
 
 /* ---- what a scenario says ---------------------------------------------------------------------------------- */
 
@@ -82,11 +86,13 @@ enum {
     ON_HUGETLB = 1 << MNW_BACKING_HUGETLB_2M,
     ON_BASE = ON_SHMEM | ON_GRADED,
     ON_ALL = ON_BASE | ON_HUGETLB,
+    NEEDS_POISON = 1 << 16, /* or what older kernels do not have either: CONTINUE_MODE_WP */
+    NEEDS_SPEED = 1 << 17,  /* speaks of milliseconds, which an emulated machine does not keep */
 };
 
 struct scenario {
     const char *name;
-    unsigned kinds;
+    unsigned kinds; /* ON_ and NEEDS_ */
     void (*run)(enum mnw_backing kind);
 };
 

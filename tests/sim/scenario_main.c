@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Runs the scenarios in this program's world: `scenarios [NAME]`, `scenarios --list`.
+ * Runs the scenarios in this program's world: `scenarios [--without-poison] [NAME]`, `scenarios --list`; `scenarios
+ * --lacks` tells with which options another world is like this one.
  * Status 0: every expectation held. 77: the world could run none of what was asked.
  */
 #include "base/error.h"
@@ -151,7 +152,16 @@ static unsigned ran, skipped;
 
 static void run_one(const struct scenario *scenario, enum mnw_backing kind) {
     const char *why = NULL;
-    if (!world_has(kind, &why)) {
+    bool can = world_has(kind, &why);
+    if (can && scenario->kinds & NEEDS_POISON && !world_has_poison()) {
+        can = false;
+        why = "this kernel has no UFFDIO_POISON";
+    }
+    if (can && scenario->kinds & NEEDS_SPEED && getenv("MINNOW_TEST_SLOWNESS")) {
+        can = false;
+        why = "this machine is too slow for its times";
+    }
+    if (!can) {
         fprintf(stderr, "%s/%s: not run: %s\n", scenario->name, kind_names[kind], why);
         skipped++;
         return;
@@ -166,6 +176,17 @@ static void run_one(const struct scenario *scenario, enum mnw_backing kind) {
 }
 
 int main(int argc, char **argv) {
+    if (argc > 1 && !strcmp(argv[1], "--lacks")) {
+        puts(world_has_poison() ? "" : "--without-poison");
+        return 0;
+    }
+    if (argc > 1 && !strcmp(argv[1], "--without-poison")) {
+        if (!world_lose_poison()) {
+            fprintf(stderr, "%s: the kernel cannot be told to lack something\n", argv[0]);
+            return 2;
+        }
+        argc--, argv++;
+    }
     const char *wanted = argc > 1 ? argv[1] : NULL;
     bool list = wanted && !strcmp(wanted, "--list");
     unsigned named = 0;

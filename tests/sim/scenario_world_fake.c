@@ -12,6 +12,17 @@ static struct {
     enum mnw_backing kind;
 } now;
 
+static bool without_poison;
+
+bool world_has_poison(void) {
+    return !without_poison;
+}
+
+bool world_lose_poison(void) {
+    without_poison = true;
+    return true;
+}
+
 enum world_outcome world_read(uintptr_t address, void *bytes, size_t length, uintptr_t *stopped) {
     return (enum world_outcome)fake_read(address, bytes, length, stopped);
 }
@@ -61,6 +72,7 @@ void world_run(void (*script)(enum mnw_backing kind), enum mnw_backing kind) {
     now.kind = kind;
     fiber_begin(seed ? strtoull(seed, NULL, 10) : 1, 300, getenv("MNW_SCENARIO_TRACE") != NULL);
     fake_begin();
+    fake_config.has_poison = !without_poison;
     fiber_start("script", 0, run_script, NULL);
     fiber_loop();
 }

@@ -243,7 +243,7 @@ const struct scenario scenarios_memory[] = {
     {"punched-twice", ON_ALL, punched_twice},
     {"collapse", ON_GRADED, collapse},
     {"collapse-and-write", ON_GRADED, collapse_and_write},
-    {"collapse-refused", ON_GRADED, collapse_refused},
+    {"collapse-refused", ON_GRADED | NEEDS_POISON, collapse_refused},
     {"collapse-and-punch", ON_GRADED, collapse_and_punch},
     {"barred", ON_ALL, barred},
     {"bar-wakes-nobody", ON_ALL, bar_wakes_nobody},

@@ -34,7 +34,8 @@ static void open_remote(struct high *high, struct remote *remote, size_t first, 
                              : MNW__UFFD_MINOR_SHMEM | MNW__UFFD_MISSING_SHMEM;
     remote->length = pages * high->page;
     remote->address = world_map(mnw_cache_fd(high->cache), high_offset(high, first), remote->length, high->page);
-    remote->uffd = mnw__uffd_open(features | MNW__UFFD_POISON | MNW__UFFD_EVENT_REMAP | MNW__UFFD_EVENT_UNMAP);
+    remote->uffd = mnw__uffd_open(features | (world_has_poison() ? MNW__UFFD_POISON : 0) | MNW__UFFD_EVENT_REMAP |
+                                  MNW__UFFD_EVENT_UNMAP);
     int error = attach(high, remote, first);
     if (error) {
         say("attach: %s", mnw_error());
@@ -188,7 +189,7 @@ static void races(enum mnw_backing kind) {
 }
 
 const struct scenario scenarios_remote[] = {
-    {"remote-read-and-heal", ON_ALL, read_and_heal},
+    {"remote-read-and-heal", ON_ALL | NEEDS_POISON, read_and_heal},
     {"remote-tear-and-move", ON_SHMEM | ON_HUGETLB, tear_and_move},
     {"remote-place-changes-hands", ON_SHMEM | ON_HUGETLB, races},
     {0},

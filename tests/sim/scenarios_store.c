@@ -103,16 +103,18 @@ static void invalidate_heals(enum mnw_backing kind) {
     high_close(&high);
 }
 
+/* Without the kernel's poison a page is healed by reading it first. */
 static void fails_again_after_healing(enum mnw_backing kind) {
     struct high high;
+    bool poison = world_has_poison();
     high_open(&high, kind, NULL);
     fail_always(&high, 1, -EIO);
     for (int round = 0; round < 3; round++) {
         high_read(&high, high.view, 1, WORLD_SIGBUS, 0);
-        expect_result("invalidate", mnw_invalidate(high.cache, high_offset(&high, 1), high.page), 0);
+        expect_result("invalidate", mnw_invalidate(high.cache, high_offset(&high, 1), high.page), poison ? 0 : -EIO);
         high_expect_flags(&high, 1, 0);
     }
-    expect(high_reads_of(&high, 1) == 3, "it was read three times");
+    expect(high_reads_of(&high, 1) == (poison ? 3 : 4), "it was read once, and once more to heal it each time");
     high_close(&high);
 }
 

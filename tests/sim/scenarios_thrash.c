@@ -58,7 +58,7 @@ static void fight_over_two(enum mnw_backing kind) {
 }
 
 const struct scenario scenarios_thrash[] = {
-    {"fight-over-one", ON_GRADED | ON_HUGETLB, fight_over_one},
-    {"fight-over-two", ON_GRADED | ON_HUGETLB, fight_over_two},
+    {"fight-over-one", ON_GRADED | ON_HUGETLB | NEEDS_SPEED, fight_over_one},
+    {"fight-over-two", ON_GRADED | ON_HUGETLB | NEEDS_SPEED, fight_over_two},
     {0},
 };
