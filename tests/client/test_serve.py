@@ -136,6 +136,7 @@ class Run(unittest.TestCase):
 
     def forking(self, disturb):
         """Children of children too, and some that outlive their parents; every byte that they read is compared."""
+        self.need_poison()
         if os.geteuid():
             self.skipTest("EVENT_FORK takes CAP_SYS_PTRACE")
         rounds = {**os.environ, "GUEST_ROUNDS": str(OPTIONS.kills * 6)}

@@ -23,12 +23,14 @@ from machine import Hang, end_process
 QEMU = "qemu-system-x86_64"
 # Without cmpxchg16b: QEMU 7.2 emulates it wrongly where there are several CPUs, and 6.12 dies of that.
 CPU = "qemu64,+pdpe1gb,-cx16"
+SLOWER = 5  # how many times longer than on the machine itself things may take
 BOOT_SECONDS = 120
 BETWEEN_SECONDS = 30  # from one job to the next
 PR_SET_PDEATHSIG = 1
 HUGE_PAGE = "/sys/devices/system/node/node%d/hugepages/hugepages-2048kB/nr_hugepages"
 INIT = """#!/bin/sh
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
+export MINNOW_TEST_SLOWNESS=%(slower)d
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
@@ -121,7 +123,7 @@ def _initramfs(shape, jobs, files):
         made.bring(path)
     huge_pages = [SET_HUGE_PAGES % {"count": shape.huge_pages, "path": HUGE_PAGE % node, "node": node}
                   for node in range(shape.nodes)]
-    words = {"modules": made.modules([*VIRTIO, "virtio_blk"]),
+    words = {"slower": SLOWER, "modules": made.modules([*VIRTIO, "virtio_blk"]),
              "huge_pages": "\n".join(huge_pages) if shape.huge_pages else "    true"}
     made.write("/init", (INIT % words).encode())
     return made

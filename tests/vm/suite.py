@@ -16,7 +16,6 @@ sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 import debian  # noqa: E402 (its folder was just named)
 import jobs  # noqa: E402
 
-SLOWER = 4  # how much more time a test may take than it may on the machine itself
 SKIPPED = 77
 ASK_PYTHON = "import sys, sysconfig; print(sys.executable); print(sysconfig.get_path('stdlib'))"
 
@@ -37,7 +36,7 @@ class Test:
         self.word = None  # "ok", "skip" or "FAIL", once it has ended
         self.error = None
         # Meson runs tests in the build folder.
-        self.job = jobs.Job(about["cmd"], SLOWER * (about["timeout"] or 30), build, about["env"])
+        self.job = jobs.Job(about["cmd"], jobs.SLOWER * (about["timeout"] or 30), build, about["env"])
         words = [os.path.join(build, word) for word in about["cmd"][1:]]
         self.files = [word for word in words if os.path.exists(word)]
         for folder in about["env"].get("LD_LIBRARY_PATH", "").split(":"):
@@ -92,17 +91,18 @@ def main():
     parser.add_argument("--kernel", choices=debian.SUITES, default="6.1")
     parser.add_argument("--nodes", type=int, default=2, help="NUMA nodes (2)")
     parser.add_argument("--node-memory", type=int, default=1536, metavar="MIB", help="MiB per node (1536)")
-    parser.add_argument("--suite", default="live", help="the tests of this suite (live)")
+    parser.add_argument("--suite", action="append", help="the tests of this suite (live and guest); may be repeated")
     parser.add_argument("build", help="a build folder")
     parser.add_argument("names", nargs="*", metavar="TEST", help="these tests alone")
     chosen = parser.parse_args()
     if why := jobs.lacking():
         print(why)
         return SKIPPED
-    found = [about for about in known_tests(chosen.build) if any(suite.endswith(":" + chosen.suite) for suite in about["suite"])]
+    suites = chosen.suite or ["live", "guest"]
+    found = [about for about in known_tests(chosen.build) if any(full.split(":")[1] in suites for full in about["suite"])]
     unknown = set(chosen.names) - {about["name"] for about in found}
     if unknown or not found:
-        parser.error(f"suite {chosen.suite} of {chosen.build} has no test {', '.join(sorted(unknown))}")
+        parser.error(f"suite {' or '.join(suites)} of {chosen.build} has no test {', '.join(sorted(unknown))}")
     tests = [Test(about, os.path.abspath(chosen.build)) for about in found if not chosen.names or about["name"] in chosen.names]
     print(f"Linux {debian.kernel(chosen.kernel).release}, {chosen.nodes} nodes", flush=True)
     run(jobs.Shape(chosen.kernel, chosen.nodes, node_mib=chosen.node_memory), tests)
