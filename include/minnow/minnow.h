@@ -276,10 +276,10 @@ struct mnw_view_options {
  * System calls given an untouched pointer block like a reader; a failed page gives them EFAULT.
  * System calls: mmap, madvise, userfaultfd, ioctl(UFFDIO_REGISTER), epoll_ctl.
  *
- * With MNW_VIEW_INLINE no other thread is woken for a fault: a resident page costs about two thirds. A pool's first such
- * view takes SIGBUS over for the process (sigaction), and closing the pool gives it back; what is not ours goes to the
- * action that was there, and so does a page that failed. A handler installed later must pass on what is not its own.
- * What touches the view must not block SIGBUS: the kernel would kill the process. System calls given an untouched
+ * With MNW_VIEW_INLINE no other thread is woken for a fault: a resident page costs about two thirds. A pool's first
+ * such view takes SIGBUS over for the process (sigaction), and closing the pool gives it back; what is not ours goes to
+ * the action that was there, and so does a page that failed. A handler installed later must pass on what is not its
+ * own. What touches the view must not block SIGBUS: the kernel would kill the process. System calls given an untouched
  * pointer fail with EFAULT: call mnw_view_populate() first. -ENOSYS: a kernel before 4.14.
  */
 MNW_PUBLIC int mnw_view_open(struct mnw_view **view, struct mnw_cache *cache, const struct mnw_view_options *options);
