@@ -128,8 +128,8 @@ enum mnw_backing {
 };
 
 enum mnw_numa {
-    MNW_NUMA_LOCAL = 0,      /* the node of the thread that serves the fault */
-    MNW_NUMA_INTERLEAVE = 1, /* round robin over the nodes */
+    MNW_NUMA_LOCAL = 0,      /* the node of the CPU that faulted, while it has memory */
+    MNW_NUMA_INTERLEAVE = 1, /* round robin over the nodes, by offset */
     MNW_NUMA_BIND = 2,       /* only these nodes */
     MNW_NUMA_PREFERRED = 3,  /* the first of these nodes while it has memory */
 };
@@ -517,7 +517,9 @@ struct mnw_stats {
     uint64_t pages_lost;       /* present by our word, gone from the backing; filled again */
     uint64_t redeliveries;     /* waiters woken to fault again */
     uint64_t events_dropped;
-    uint64_t pages_foreign; /* put into the backing by processes that map it and are not attached; taken out */
+    uint64_t pages_foreign;    /* put into the backing by processes that map it and are not attached; taken out */
+    uint64_t pages_elsewhere;  /* given memory on a node the policy would rather not have had: it had none left */
+    uint64_t policies_foreign; /* times that a consumer's mbind(2) had redirected the cache; it was undone */
 };
 
 struct mnw_node_latency {

@@ -35,7 +35,9 @@
     X(ZAPS, zaps)                                                                                                      \
     X(PAGES_LOST, pages_lost)                                                                                          \
     X(REDELIVERIES, redeliveries)                                                                                      \
-    X(PAGES_FOREIGN, pages_foreign)
+    X(PAGES_FOREIGN, pages_foreign)                                                                                    \
+    X(PAGES_ELSEWHERE, pages_elsewhere)                                                                                \
+    X(POLICIES_FOREIGN, policies_foreign)
 
 static void add_counters(struct mnw_stats *stats, const struct mnw__counters *counters) {
 #define ADD(counter, field)                                                                                            \

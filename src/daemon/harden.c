@@ -99,6 +99,7 @@ static const int allowed[] = {
     SCMP_SYS(mbind),
     SCMP_SYS(set_mempolicy),
     SCMP_SYS(get_mempolicy),
+    SCMP_SYS(move_pages),
     /* files: images, working sets, /proc, /sys */
     SCMP_SYS(read),
     SCMP_SYS(write),

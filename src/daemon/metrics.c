@@ -42,6 +42,8 @@ const struct mnw__metrics_field mnw__metrics_fields[] = {
     COUNTER(pages_lost, "Pages gone from the backing and read again."),
     COUNTER(redeliveries, "Waiters woken to fault again."),
     COUNTER(pages_foreign, "Pages put into memory by processes that are not attached; taken out."),
+    COUNTER(pages_elsewhere, "Pages given memory on another NUMA node than the policy wanted."),
+    COUNTER(policies_foreign, "Times that a consumer's own memory policy had redirected a cache; undone."),
     POOL_COUNTER(events_dropped, "Notices of failed pages that nobody took."),
 };
 const size_t mnw__metrics_field_count = sizeof(mnw__metrics_fields) / sizeof(mnw__metrics_fields[0]);

@@ -4,10 +4,10 @@
 #include "base/bits.h"
 #include "base/error.h"
 #include "engine/adopt.h"
+#include "engine/place.h"
 #include "engine/pool.h"
 #include "store/store.h"
 #include "sys/memory.h"
-#include "sys/numa.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -139,9 +139,9 @@ static int open_backing(struct mnw_cache *cache, const struct mnw_kept *kept) {
                      : mnw__backing_create(&cache->backing, pool->backing, size_bytes);
     if (error)
         return error;
-    /* For shmem the file's policy counts, not the allocating thread's. */
-    if (pool->numa != MNW_NUMA_LOCAL)
-        error = mnw__numa_set_range_policy(cache->backing.alias, cache->backing.size_bytes, pool->numa, pool->nodes);
+    /* A shmem file's own policy counts more than the allocating thread's; one that was kept may have another. */
+    if (pool->numa != MNW_NUMA_LOCAL || kept)
+        error = mnw__place_set_policy(cache);
     if (error) {
         mnw__backing_destroy(&cache->backing);
         return mnw__fail(error, "cache: the NUMA policy could not be set on its backing (error %d)", -error);

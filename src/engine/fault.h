@@ -12,6 +12,7 @@
 #include "base/histogram.h"
 #include "engine/fill.h"
 #include "engine/follow.h"
+#include "engine/place.h"
 #include "engine/view.h"
 #include "sys/thread.h"
 
@@ -57,6 +58,7 @@ struct mnw__fault_thread {
     _Atomic uint64_t free_fills[MNW__FILL_SLOTS_MAX / 64];
     _Atomic uint64_t attention[MNW__FILL_SLOTS_MAX / 64];
     struct mnw__follow follow;    /* lock */
+    struct mnw__place place;      /* lock */
     struct mnw__latency *latency; /* of this thread's node */
 };
 

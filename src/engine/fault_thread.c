@@ -9,7 +9,6 @@
 #include "engine/pool.h"
 #include "engine/remote.h"
 #include "sys/io.h"
-#include "sys/numa.h"
 #include "sys/poller.h"
 #include "sys/uffd.h"
 
@@ -70,6 +69,7 @@ static void serve_event(struct mnw__fault_thread *thread, struct mnw_view *view,
     mnw__count(&view->cache->counters, minor ? MNW__FAULTS_MINOR : MNW__FAULTS_MISSING, 1);
     mnw__record_note(&view->record, page);
 
+    mnw__place_for_thread(&thread->place, event->thread_id);
     uint64_t begin_ns = mnw__clock_ns();
     struct mnw__readahead_plan plan;
     enum mnw__outcome outcome = mnw__fault_serve(thread, view, page, wake, &plan);
@@ -184,7 +184,7 @@ static int64_t time_to_wait(const struct mnw__fault_thread *thread) {
 static void run(void *argument) {
     struct mnw__fault_thread *thread = argument;
     void *tags[TAGS_MAX];
-    mnw__numa_set_thread_policy(thread->pool->numa, thread->pool->nodes);
+    mnw__place_begin(thread);
     while (!atomic_load_explicit(&thread->pool->stopping, memory_order_acquire)) {
         uint64_t detached = atomic_load(&thread->detached);
         int count = mnw__poller_wait(thread->poller, tags, TAGS_MAX, time_to_wait(thread));

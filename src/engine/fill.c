@@ -72,13 +72,15 @@ static uint32_t charge_pages(struct mnw_cache *cache, uint32_t count, bool may_e
     return count > 1 && charge(cache, page_bytes, may_evict) ? 1 : 0;
 }
 
-/* Charges an extent that is entered, once for all its pages. */
-static bool charge_extent(struct mnw_cache *cache, uint64_t extent, bool may_evict) {
+/* Charges an extent that is entered, once for all its pages. `*fresh`: it has no memory yet. */
+static bool charge_extent(struct mnw_cache *cache, uint64_t extent, bool may_evict, bool *fresh) {
+    *fresh = false;
     if (mnw__extent_load(&cache->pages, extent).charged)
         return true;
     if (!charge(cache, cache->pool->extent_bytes, may_evict))
         return false;
-    if (!mnw__extent_charge(&cache->pages, extent))
+    *fresh = mnw__extent_charge(&cache->pages, extent);
+    if (!*fresh)
         mnw__cache_uncharge(cache, cache->pool->extent_bytes);
     return true;
 }
@@ -124,12 +126,12 @@ static enum mnw__begin claim_run(struct mnw_cache *cache, uint64_t page, uint32_
 
 /* Claims pages of one extent whose memory comes whole. */
 static enum mnw__begin claim_in_extent(struct mnw_cache *cache, uint64_t page, uint32_t *count, bool demand,
-                                       bool may_evict) {
+                                       bool may_evict, bool *fresh) {
     uint64_t extent = mnw__extent_of(&cache->pages, page);
     if (!mnw__cache_enter(cache, extent, demand))
         return MNW__BEGIN_TAKEN;
     enum mnw__begin result = MNW__BEGIN_STARVED;
-    if (charge_extent(cache, extent, may_evict)) {
+    if (charge_extent(cache, extent, may_evict, fresh)) {
         uint64_t left = mnw__extent_end(&cache->pages, extent) - page;
         *count = claim_pages(cache, page, (uint32_t)mnw__min(*count, left), demand);
         result = *count ? MNW__BEGIN_STARTED : MNW__BEGIN_TAKEN;
@@ -140,7 +142,8 @@ static enum mnw__begin claim_in_extent(struct mnw_cache *cache, uint64_t page, u
 
 /* ---- memory ---- */
 
-static bool allocate_run(struct mnw_cache *cache, uint64_t page, uint32_t count, bool may_evict) {
+static bool allocate_run(struct mnw__place *place, struct mnw_cache *cache, uint64_t page, uint32_t count, bool fresh,
+                         bool may_evict) {
     uint64_t offset = mnw__cache_page_offset(cache, page);
     uint64_t length = count * (uint64_t)cache->backing.page_bytes;
     if (cache->pool->whole_extents) {
@@ -149,7 +152,7 @@ static bool allocate_run(struct mnw_cache *cache, uint64_t page, uint32_t count,
         length = mnw__cache_page_offset(cache, mnw__extent_end(&cache->pages, extent)) - offset;
     }
     for (unsigned tries = 0;; tries++) {
-        int error = mnw__backing_allocate(&cache->backing, offset, length);
+        int error = mnw__place_allocate(place, cache, offset, length, fresh);
         if (!error)
             return true;
         if (tries == ALLOCATE_TRIES || !may_evict || !mnw__reclaim(cache->pool, length, true))
@@ -268,21 +271,22 @@ static void call_off(struct mnw__fill *fill) {
 }
 
 /* A fill with its run claimed, and memory for it; NULL, and why not. */
-static struct mnw__fill *prepare(struct mnw__fault_thread *thread, struct mnw_cache *cache, uint64_t page,
-                                 uint32_t count, bool demand, bool may_evict, enum mnw__begin *result) {
+static struct mnw__fill *prepare(struct mnw__fault_thread *thread, struct mnw__place *place, struct mnw_cache *cache,
+                                 uint64_t page, uint32_t count, bool demand, bool may_evict, enum mnw__begin *result) {
     struct mnw__fill *fill = take_slot(thread);
+    bool fresh = true;
     *result = MNW__BEGIN_STARVED;
     if (!fill)
         return NULL;
     count = (uint32_t)mnw__min(mnw__min(count, cache->fill_pages_max), cache->pages.page_count - page);
-    *result = cache->pool->whole_extents ? claim_in_extent(cache, page, &count, demand, may_evict)
+    *result = cache->pool->whole_extents ? claim_in_extent(cache, page, &count, demand, may_evict, &fresh)
                                          : claim_run(cache, page, &count, demand, may_evict);
     if (*result != MNW__BEGIN_STARTED) {
         mnw__fill_give_slot(fill);
         return NULL;
     }
     set_up(fill, cache, page, count);
-    if (allocate_run(cache, page, count, may_evict))
+    if (allocate_run(place, cache, page, count, fresh, may_evict))
         return fill;
     call_off(fill);
     *result = MNW__BEGIN_STARVED;
@@ -292,7 +296,7 @@ static struct mnw__fill *prepare(struct mnw__fault_thread *thread, struct mnw_ca
 enum mnw__begin mnw__fill_begin(struct mnw__fault_thread *thread, struct mnw_cache *cache, struct mnw_view *view,
                                 struct mnw__job *job, uint64_t page, uint32_t count, uint32_t *begun) {
     enum mnw__begin result;
-    struct mnw__fill *fill = prepare(thread, cache, page, count, view != NULL, view || job, &result);
+    struct mnw__fill *fill = prepare(thread, &thread->place, cache, page, count, view != NULL, view || job, &result);
     *begun = fill ? fill->page_count : 0;
     if (fill) {
         fill->view = view;
@@ -311,7 +315,7 @@ enum mnw__begin mnw__fill_begin(struct mnw__fault_thread *thread, struct mnw_cac
 enum mnw__begin mnw__fill_begin_along(struct mnw__fault_thread *thread, struct mnw_view *view, uint64_t page,
                                       uint32_t count, uint32_t *begun) {
     enum mnw__begin result;
-    struct mnw__fill *fill = prepare(thread, view->cache, page, count, false, false, &result);
+    struct mnw__fill *fill = prepare(thread, &thread->place, view->cache, page, count, false, false, &result);
     *begun = fill ? fill->page_count : 0;
     if (fill) {
         fill->along = view;
@@ -322,7 +326,7 @@ enum mnw__begin mnw__fill_begin_along(struct mnw__fault_thread *thread, struct m
 
 enum mnw__begin mnw__fill_begin_inline(struct mnw_view *view, uint64_t page, uint32_t count, struct mnw__fill **begun) {
     enum mnw__begin result;
-    *begun = prepare(view->thread, view->cache, page, count, true, true, &result);
+    *begun = prepare(view->thread, NULL, view->cache, page, count, true, true, &result);
     if (*begun) {
         (*begun)->view = view;
         (*begun)->is_inline = true;

@@ -5,6 +5,7 @@
 #include "engine/fault.h"
 #include "engine/fill.h"
 #include "engine/pool.h"
+#include "sys/numa.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -39,6 +40,7 @@ static struct mnw__job *start(struct mnw_cache *cache, uint64_t page, uint64_t c
     free(job->runs);
     job->runs = runs;
     job->run_count = run_count;
+    job->node = mnw__numa_here();
     job->is_begun = false;
     job->stalled_ns = 0;
     atomic_store(&job->running, 1);
@@ -144,6 +146,7 @@ static enum mnw__job_more stall(struct mnw__job *job) {
 static enum mnw__job_more advance(struct mnw__fault_thread *thread, struct mnw__job *job) {
     struct mnw_cache *cache = job->cache;
     unsigned fills = 0, pages = 0;
+    mnw__place_for_node(&thread->place, job->node);
     while (job->next_page < job->end_page && !atomic_load(&job->cancelled)) {
         uint32_t begun = 1;
         uint64_t end = find_wanted(job);

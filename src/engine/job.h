@@ -39,6 +39,7 @@ struct mnw__job {
     struct mnw__run *runs; /* what of it is wanted, in order; NULL: all. Stays until the slot is used anew or swept */
     uint64_t run_count;
     uint64_t next_page;  /* the fault thread's */
+    int node;            /* of whoever asked for it: where its memory belongs under MNW_NUMA_LOCAL */
     bool is_begun;       /* the fault thread's: every part of it has been begun */
     uint64_t stalled_ns; /* the fault thread's: since when nothing could be begun; 0: it could */
     _Atomic uint32_t running;

@@ -214,6 +214,13 @@ static int check_uffd(struct mnw_pool *pool, const struct mnw_pool_options *opti
     return 0;
 }
 
+static int check_memory(const struct mnw_pool *pool, uint64_t bytes) {
+    int error = mnw__backing_check(pool->backing, bytes);
+    if (!error && pool->numa == MNW_NUMA_BIND)
+        error = mnw__backing_check_nodes(pool->backing, bytes, pool->nodes);
+    return error;
+}
+
 static int check_options(struct mnw_pool *pool, const struct mnw_pool_options *options) {
     if ((unsigned)options->backing > MNW_BACKING_HUGETLB_1G)
         return mnw__fail(-EINVAL, "pool: unknown backing %u", (unsigned)options->backing);
@@ -236,6 +243,8 @@ static int check_options(struct mnw_pool *pool, const struct mnw_pool_options *o
     int error = mnw__numa_parse(options->nodes, &pool->nodes);
     if (error)
         return error;
+    pool->has_nodes = __builtin_popcountll(mnw__numa_allowed()) > 1;
+    mnw__numa_of_cpus(pool->node_of_cpu, MNW__PLACE_CPUS);
     error = choose_extent(pool, options->extent_bytes);
     if (error)
         return error;
@@ -249,8 +258,8 @@ static int check_options(struct mnw_pool *pool, const struct mnw_pool_options *o
                          (unsigned long long)mnw__pool_budget_min(pool));
     atomic_store(&pool->budget, options->budget_bytes);
     error = check_uffd(pool, options);
-    uint64_t kept = mnw__min(options->kept_bytes, options->budget_bytes);
-    return error ? error : mnw__backing_check(pool->backing, options->budget_bytes - kept);
+    return error ? error
+                 : check_memory(pool, options->budget_bytes - mnw__min(options->kept_bytes, options->budget_bytes));
 }
 
 static void stop_threads(struct mnw_pool *pool) {

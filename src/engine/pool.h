@@ -11,6 +11,7 @@
 #include "engine/counters.h"
 #include "engine/job.h"
 #include "engine/notice.h"
+#include "engine/place.h"
 #include "minnow/minnow.h"
 #include "policy/policy.h"
 #include "sys/thread.h"
@@ -28,6 +29,8 @@ struct mnw_pool {
     enum mnw_backing backing;
     enum mnw_numa numa;
     uint64_t nodes;
+    bool has_nodes;                      /* the machine has more than one that we may use */
+    int8_t node_of_cpu[MNW__PLACE_CPUS]; /* -1: none that we know */
     size_t page_bytes;
     size_t extent_bytes;
     bool whole_extents; /* memory comes and goes by extents, not by pages */

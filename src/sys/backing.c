@@ -158,23 +158,27 @@ static const char *size_name(enum mnw_backing kind) {
     return kind == MNW_BACKING_HUGETLB_1G ? "1 GiB" : "2 MiB";
 }
 
+/* Pages that may be made when none is free. */
+static uint64_t overcommit(size_t page_bytes) {
+    struct mnw__hugepages pages;
+    char path[128];
+    uint64_t most = 0;
+    snprintf(path, sizeof(path), "/sys/kernel/mm/hugepages/hugepages-%zukB/nr_overcommit_hugepages", page_bytes >> 10);
+    return mnw__hugepages(page_bytes, -1, &pages) || mnw__sysfs_number(path, &most) || most < pages.surplus
+               ? 0
+               : most - pages.surplus;
+}
+
 static int check_hugetlb(enum mnw_backing kind, uint64_t budget_bytes) {
     size_t page_bytes = mnw__backing_page_bytes(kind);
-    uint64_t needed = budget_bytes / page_bytes + (budget_bytes % page_bytes != 0), overcommit = 0;
+    uint64_t needed = budget_bytes / page_bytes + (budget_bytes % page_bytes != 0);
     struct mnw__hugepages pages;
     if (mnw__hugepages(page_bytes, -1, &pages)) {
         return mnw__fail(-EOPNOTSUPP, "hugetlb backing: this machine has no %s pages; choose another backing",
                          size_name(kind));
     }
-    char path[128];
-    snprintf(path, sizeof(path), "/sys/kernel/mm/hugepages/hugepages-%zukB/nr_overcommit_hugepages", page_bytes >> 10);
     uint64_t spare = pages.free > pages.reserved ? pages.free - pages.reserved : 0;
-    if (!mnw__sysfs_number(path, &overcommit) && overcommit > pages.surplus) {
-        overcommit -= pages.surplus;
-    } else {
-        overcommit = 0;
-    }
-    if (spare + overcommit >= needed) {
+    if (spare + overcommit(page_bytes) >= needed) {
         return 0;
     }
     return mnw__fail(-ENOMEM,
@@ -195,6 +199,45 @@ int mnw__backing_check(enum mnw_backing kind, uint64_t budget_bytes) {
         return check_hugetlb(kind, budget_bytes);
     }
     return mnw__fail(-EINVAL, "unknown backing kind %d", (int)kind);
+}
+
+static int check_hugetlb_nodes(enum mnw_backing kind, uint64_t budget_bytes, uint64_t nodes) {
+    size_t page_bytes = mnw__backing_page_bytes(kind);
+    uint64_t needed = budget_bytes / page_bytes + (budget_bytes % page_bytes != 0), spare = overcommit(page_bytes);
+    int first = __builtin_ctzll(nodes);
+    struct mnw__hugepages pages, of_first = {0};
+    for (uint64_t left = nodes; left; left &= left - 1) {
+        if (mnw__hugepages(page_bytes, __builtin_ctzll(left), &pages)) {
+            return 0; /* a kernel that does not tell nodes apart */
+        }
+        spare += pages.free;
+        if (left == nodes) {
+            of_first = pages;
+        }
+    }
+    if (spare >= needed) {
+        return 0;
+    }
+    return mnw__fail(-ENOMEM,
+                     "%s pages of node %d%s: %" PRIu64 " free, %" PRIu64 " needed there; echo %" PRIu64
+                     " > /sys/devices/system/node/node%d/hugepages/hugepages-%zukB/nr_hugepages",
+                     size_name(kind), first, nodes & (nodes - 1) ? " and the others the pool is bound to" : "", spare,
+                     needed, of_first.total + needed - spare, first, page_bytes >> 10);
+}
+
+int mnw__backing_check_nodes(enum mnw_backing kind, uint64_t budget_bytes, uint64_t nodes) {
+    if (mnw__backing_is_hugetlb(kind)) {
+        return check_hugetlb_nodes(kind, budget_bytes, nodes);
+    }
+    /* A node that is bound to and full makes the kernel kill somebody. */
+    uint64_t bytes = mnw__numa_memory(nodes);
+    if (budget_bytes <= bytes) {
+        return 0;
+    }
+    return mnw__fail(-ENOMEM,
+                     "NUMA nodes 0x%" PRIx64 ": they have %" PRIu64 " bytes of memory, the budget of a pool bound to "
+                     "them is %" PRIu64 "; bind it to more nodes, or lower the budget",
+                     nodes, bytes, budget_bytes);
 }
 
 /* ---- making one ---- */
@@ -405,6 +448,10 @@ int mnw__backing_allocate(struct mnw__backing *backing, uint64_t offset, size_t 
         return retry_fallocate(backing->fd, 0, offset, length);
     }
     return populate((char *)backing->alias + offset, whole_length(backing, offset, length));
+}
+
+void mnw__backing_map_alias(struct mnw__backing *backing, uint64_t offset, size_t length) {
+    populate((char *)backing->alias + offset, whole_length(backing, offset, length));
 }
 
 int mnw__backing_punch(struct mnw__backing *backing, uint64_t offset, size_t length) {

@@ -29,6 +29,11 @@ static inline bool mnw__backing_is_hugetlb(enum mnw_backing kind) {
 
 /* What a kind needs of the machine, before anything is made. -ENOMEM, -EOPNOTSUPP with a message; or 0. */
 int mnw__backing_check(enum mnw_backing kind, uint64_t budget_bytes);
+/*
+ * The same of nodes that the memory must come from: -ENOMEM with a message that names them when they do not have it, or
+ * not in huge pages that are free.
+ */
+int mnw__backing_check_nodes(enum mnw_backing kind, uint64_t budget_bytes, uint64_t nodes);
 /* Bytes of a page of this kind: what faults, fills and CONTINUE count in. */
 size_t mnw__backing_page_bytes(enum mnw_backing kind);
 /* The unit of allocation that the kind forces; 0 where any power-of-two run of pages will do (shmem). */
@@ -56,6 +61,8 @@ int mnw__backing_name(const struct mnw__backing *backing, struct mnw__backing_na
  * stores through the alias cannot fail. Whole extents, or up to the end of the backing.
  */
 int mnw__backing_allocate(struct mnw__backing *backing, uint64_t offset, size_t length);
+/* Maps a range that has memory through the alias, which move_pages(2) sees pages by. Need not succeed. */
+void mnw__backing_map_alias(struct mnw__backing *backing, uint64_t offset, size_t length);
 /* Takes the range's memory away and drops every mapping of it. */
 int mnw__backing_punch(struct mnw__backing *backing, uint64_t offset, size_t length);
 

@@ -19,7 +19,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#ifndef MPOL_F_STATIC_NODES /* of the kernel's own header, which libnuma's cannot stand beside */
+#define MPOL_F_STATIC_NODES (1 << 15)
+#endif
+
 #define MASK_BITS 64
+/* The kernel refuses to answer into fewer bits than it may have nodes. */
+#define KERNEL_MASK_BITS 1024
 
 static bool has_numa(void) {
     return numa_available() >= 0;
@@ -100,6 +106,20 @@ int mnw__numa_here(void) {
     return getcpu(&cpu, &node) || node >= MASK_BITS ? 0 : (int)node;
 }
 
+void mnw__numa_of_cpus(int8_t *nodes, unsigned count) {
+    memset(nodes, has_numa() ? -1 : 0, count);
+    for (int node = 0; has_numa() && node <= numa_max_node() && node < MASK_BITS; node++) {
+        struct bitmask *cpus = numa_allocate_cpumask();
+        bool found = !numa_node_to_cpus(node, cpus);
+        for (unsigned cpu = 0; found && cpu < cpus->size && cpu < count; cpu++) {
+            if (numa_bitmask_isbitset(cpus, cpu)) {
+                nodes[cpu] = (int8_t)node;
+            }
+        }
+        numa_free_cpumask(cpus);
+    }
+}
+
 static int mode_of(enum mnw_numa policy, uint64_t *nodes) {
     switch (policy) {
     case MNW_NUMA_LOCAL:
@@ -138,20 +158,39 @@ int mnw__numa_set_thread_policy(enum mnw_numa policy, uint64_t nodes) {
     return 0;
 }
 
+/* A file's own policy is the allocating thread's unless it has one. */
+static int range_mode_of(enum mnw_numa policy, uint64_t *nodes) {
+    int mode = mode_of(policy, nodes);
+    return mode == MPOL_LOCAL ? MPOL_DEFAULT : mode;
+}
+
 int mnw__numa_set_range_policy(void *address, size_t length, enum mnw_numa policy, uint64_t nodes) {
-    unsigned long mask;
-    int mode = mode_of(policy, &nodes);
+    int mode = range_mode_of(policy, &nodes);
     if (mode < 0) {
         return mnw__fail(mode, "unknown NUMA policy %d", (int)policy);
     }
     if (!has_numa()) {
         return 0;
     }
-    mask = nodes;
-    if (mbind(address, length, mode, mask ? &mask : NULL, mask ? MASK_BITS + 1 : 0, 0)) {
+    unsigned long mask = nodes, *to = mask ? &mask : NULL, bits = mask ? MASK_BITS + 1 : 0;
+    /*
+     * The kernel does nothing when the mapping has this policy already, though the file may have another by now. So it
+     * gets one first that differs in name alone.
+     */
+    int other = mode == MPOL_DEFAULT ? MPOL_LOCAL : mode | MPOL_F_STATIC_NODES;
+    if (mbind(address, length, other, to, bits, 0) || mbind(address, length, mode, to, bits, 0)) {
         return fail_policy("mbind", policy, nodes, errno);
     }
     return 0;
+}
+
+bool mnw__numa_is_redirected(void *address, enum mnw_numa policy, uint64_t nodes) {
+    unsigned long mask[KERNEL_MASK_BITS / 64] = {0};
+    int mode;
+    if (get_mempolicy(&mode, mask, KERNEL_MASK_BITS, address, MPOL_F_ADDR)) {
+        return false;
+    }
+    return mode != range_mode_of(policy, &nodes) || (mode != MPOL_DEFAULT && mask[0] != nodes);
 }
 
 int mnw__numa_where(void *const *addresses, int *nodes, size_t count) {
@@ -163,6 +202,18 @@ int mnw__numa_where(void *const *addresses, int *nodes, size_t count) {
     }
     memset(nodes, 0, count * sizeof(nodes[0]));
     return 0;
+}
+
+uint64_t mnw__numa_memory(uint64_t nodes) {
+    uint64_t bytes = 0;
+    if (!has_numa()) {
+        return UINT64_MAX;
+    }
+    for (; nodes; nodes &= nodes - 1) {
+        long long some = numa_node_size64(__builtin_ctzll(nodes), NULL);
+        bytes += some > 0 ? (uint64_t)some : 0;
+    }
+    return bytes;
 }
 
 static int pool_number(size_t page_bytes, int node, const char *name, uint64_t *value) {

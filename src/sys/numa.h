@@ -18,12 +18,25 @@ uint64_t mnw__numa_allowed(void);
 int mnw__numa_parse(const char *text, uint64_t *nodes);
 /* The node of the CPU the calling thread runs on. */
 int mnw__numa_here(void);
+/* The node of each CPU below `count`; -1: there is no such CPU. Allocates. */
+void mnw__numa_of_cpus(int8_t *nodes, unsigned count);
 /* Sets the calling thread's memory policy: what fallocate on hugetlb and shmem obeys. */
 int mnw__numa_set_thread_policy(enum mnw_numa policy, uint64_t nodes);
-/* Sets the policy of a mapping, and so of a shmem file (mbind of the alias). */
+/*
+ * Sets the policy of a mapping, and so of a shmem file (mbind of the alias), whose threads' policies then count no
+ * more. MNW_NUMA_LOCAL: none of its own.
+ */
 int mnw__numa_set_range_policy(void *address, size_t length, enum mnw_numa policy, uint64_t nodes);
+/*
+ * Has somebody given the page there another policy than mnw__numa_set_range_policy() with these gave it? Whoever maps a
+ * shmem file can.
+ */
+bool mnw__numa_is_redirected(void *address, enum mnw_numa policy, uint64_t nodes);
 /* Node of the page at each address (move_pages query); -ENOENT for an absent page. */
 int mnw__numa_where(void *const *addresses, int *nodes, size_t count);
+
+/* Bytes of memory that these nodes have, used or not. UINT64_MAX: there is no telling. */
+uint64_t mnw__numa_memory(uint64_t nodes);
 
 struct mnw__hugepages {
     uint64_t total, free, reserved, surplus; /* pages */

@@ -9,9 +9,11 @@
 
 #include "base/error.h"
 #include "sys/backing.h"
+#include "sys/numa.h"
 #include "sys/uffd.h"
 
 #include <errno.h>
+#include <numaif.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdio.h>
@@ -143,6 +145,19 @@ static void borrow_pages(void) {
 }
 
 /* ---- the world --------------------------------------------------------------------------------------------- */
+
+unsigned world_nodes(unsigned wanted) {
+    unsigned count = (unsigned)__builtin_popcountll(mnw__numa_allowed());
+    return count < wanted ? count : wanted;
+}
+
+void world_mbind(uintptr_t address, size_t length, unsigned node) {
+    unsigned long mask = 1ul << node;
+    if (mbind((void *)address, length, MPOL_BIND, &mask, 64, 0)) {
+        perror("mbind");
+        exit(1);
+    }
+}
 
 bool world_has(enum mnw_backing kind, const char **why) {
     if (kind == MNW_BACKING_HUGETLB_2M && pages_now < HUGE_PAGES) {

@@ -85,6 +85,8 @@ void fake_process_died(int process);
 /* What a consumer does to its mapping: whole pages of one view. Blocks until whoever watches it has read of it. */
 void fake_munmap(uintptr_t address, size_t length);
 void fake_mremap(uintptr_t from, size_t length, uintptr_t to);
+/* mbind(MPOL_BIND) of whole pages of a view. */
+void fake_mbind(uintptr_t address, size_t length, int node);
 /* mprotect(PROT_NONE) of a whole view: touching it is SIGSEGV. */
 void fake_view_veil(uintptr_t address);
 /* Moves whenever the page of an alias's address leaves its file; what a device still writes then goes nowhere. */

@@ -72,6 +72,7 @@ void fake_file_fill_hole(struct fake_file *file, uint64_t page) {
         sim_fail("mprotect: %s", strerror(errno));
     memset(bytes, 0, file->page_bytes);
     file->cached[page] = true;
+    file->nodes[page] = (int8_t)fake_numa_choose(file, page);
     files.resident += file->page_bytes;
     if (files.resident > files.resident_max)
         files.resident_max = files.resident;
@@ -90,7 +91,7 @@ void fake_file_drop(struct fake_file *file, uint64_t page) {
     files.resident -= file->page_bytes;
 }
 
-static struct fake_file *file_at(const void *address, uint64_t *page) {
+struct fake_file *fake_file_at(const void *address, uint64_t *page) {
     for (int i = 0; i < FAKE_FILES; i++) {
         struct fake_file *file = &files.files[i];
         if (!file->exists || (const char *)address < file->bytes)
@@ -104,13 +105,13 @@ static struct fake_file *file_at(const void *address, uint64_t *page) {
 
 uint64_t fake_incarnation(const void *address) {
     uint64_t page;
-    const struct fake_file *file = file_at(address, &page);
+    const struct fake_file *file = fake_file_at(address, &page);
     return file ? file->incarnation[page] : UINT64_MAX;
 }
 
 bool fake_is_cached(const void *address) {
     uint64_t page;
-    const struct fake_file *file = file_at(address, &page);
+    const struct fake_file *file = fake_file_at(address, &page);
     return file && file->cached[page];
 }
 
@@ -153,6 +154,12 @@ int mnw__backing_check(enum mnw_backing kind, uint64_t budget_bytes) {
     if (budget_bytes / page_bytes > fake_config.hugepages)
         return mnw__fail(-ENOMEM, "the fake machine has %llu huge pages of %zu bytes",
                          (unsigned long long)fake_config.hugepages, page_bytes);
+    return 0;
+}
+
+int mnw__backing_check_nodes(enum mnw_backing kind, uint64_t budget_bytes, uint64_t nodes) {
+    (void)kind, (void)budget_bytes, (void)nodes; /* nodes never run out one by one */
+    fake_call("backing_check");
     return 0;
 }
 
@@ -210,8 +217,10 @@ int mnw__backing_create(struct mnw__backing *backing, enum mnw_backing kind, uin
     file->page_count = size / page_bytes;
     file->cached = calloc(file->page_count, sizeof(*file->cached));
     file->incarnation = calloc(file->page_count, sizeof(*file->incarnation));
+    file->nodes = calloc(file->page_count, sizeof(*file->nodes));
+    file->policies = calloc(file->page_count, sizeof(*file->policies));
     void *alias = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (!file->cached || !file->incarnation || alias == MAP_FAILED)
+    if (!file->cached || !file->incarnation || !file->nodes || !file->policies || alias == MAP_FAILED)
         sim_fail("no memory for a fake file of %llu bytes", (unsigned long long)size);
     file->bytes = alias;
     open_backing(backing, file, size_bytes);
@@ -233,6 +242,8 @@ void fake_file_free(struct fake_file *file) {
     munmap(file->bytes, file->page_count * file->page_bytes);
     free(file->cached);
     free(file->incarnation);
+    free(file->nodes);
+    free(file->policies);
     *file = (struct fake_file){0};
 }
 
@@ -280,6 +291,11 @@ int mnw__backing_allocate(struct mnw__backing *backing, uint64_t offset, size_t 
                  (unsigned long long)files.budget);
     fake_call("allocate done");
     return 0;
+}
+
+void mnw__backing_map_alias(struct mnw__backing *backing, uint64_t offset, size_t length) {
+    (void)backing, (void)offset, (void)length;
+    fake_call("populate");
 }
 
 int mnw__backing_punch(struct mnw__backing *backing, uint64_t offset, size_t length) {

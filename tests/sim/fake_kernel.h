@@ -13,14 +13,23 @@ enum { FAKE_FILES = 16, FAKE_VIEWS = 48, FAKE_FDS = 192, FAKE_FD_BASE = 100, FAK
 
 /* ---- files --------------------------------------------------------------------------------------------- */
 
+/* Where memory comes from; not set: the node of the allocating thread's CPU. */
+struct fake_policy {
+    bool is_set;
+    enum mnw_numa policy;
+    uint64_t nodes;
+};
+
 struct fake_file {
     bool exists;
     enum mnw_backing kind;
     size_t page_bytes, extent_bytes;
     uint64_t page_count;
-    bool *cached;          /* in the page cache; false: a hole */
-    uint64_t *incarnation; /* per page: how often it has left */
-    char *bytes;           /* the alias */
+    bool *cached;                 /* in the page cache; false: a hole */
+    uint64_t *incarnation;        /* per page: how often it has left */
+    int8_t *nodes;                /* per page: where it lies */
+    struct fake_policy *policies; /* per page: the file's own */
+    char *bytes;                  /* the alias */
     uint64_t inode;
 };
 
@@ -28,6 +37,11 @@ bool fake_is_hugetlb(const struct fake_file *file);
 void fake_file_fill_hole(struct fake_file *file, uint64_t page);
 void fake_file_drop(struct fake_file *file, uint64_t page);
 void *fake_file_page(struct fake_file *file, uint64_t page);
+/* The file whose alias the address is in, and its page; NULL: none. */
+struct fake_file *fake_file_at(const void *address, uint64_t *page);
+/* The node that a page allocated by this thread comes from. */
+int fake_numa_choose(const struct fake_file *file, uint64_t page);
+void fake_numa_begin(void);
 /* The file behind a backing's descriptor. */
 struct fake_file *fake_file_of(int fd);
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The rest of the fake machine: memory, NUMA nodes, huge pages, files that are never read, and trouble.
+ * The rest of the fake machine: memory, files that are never read, and trouble.
  */
 #include "base/error.h"
 #include "base/point.h"
@@ -9,7 +9,6 @@
 #include "sys/backing.h"
 #include "sys/io.h"
 #include "sys/memory.h"
-#include "sys/numa.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -92,86 +91,6 @@ bool mnw__memory_is_of(uint32_t generation) {
     return !generation;
 }
 
-/* ---- src/sys/numa.h ------------------------------------------------------------------------------------ */
-
-uint64_t mnw__numa_allowed(void) {
-    return ((uint64_t)1 << fake_config.nodes) - 1;
-}
-
-int mnw__numa_parse(const char *text, uint64_t *nodes) {
-    *nodes = 0;
-    if (!text) {
-        *nodes = mnw__numa_allowed();
-        return 0;
-    }
-    for (const char *at = text; *at;) {
-        char *end;
-        unsigned long first = strtoul(at, &end, 10), last = first;
-        if (end != at && *end == '-') {
-            at = end + 1;
-            last = strtoul(at, &end, 10);
-        }
-        if (end == at || (*end && *end != ',') || last < first || last >= fake_config.nodes)
-            return mnw__fail(-EINVAL, "\"%s\" does not name nodes of this fake machine of %u", text, fake_config.nodes);
-        for (unsigned long node = first; node <= last; node++)
-            *nodes |= (uint64_t)1 << node;
-        at = *end ? end + 1 : end;
-    }
-    return *nodes ? 0 : mnw__fail(-EINVAL, "no nodes");
-}
-
-int mnw__numa_here(void) {
-    return fiber_node(fiber_self());
-}
-
-static int check_nodes(uint64_t nodes) {
-    if (nodes & ~mnw__numa_allowed())
-        sim_fail("a memory policy names nodes %#llx of a machine of %u", (unsigned long long)nodes, fake_config.nodes);
-    return 0;
-}
-
-int mnw__numa_set_thread_policy(enum mnw_numa policy, uint64_t nodes) {
-    (void)policy;
-    fake_call("set_mempolicy");
-    return check_nodes(nodes);
-}
-
-int mnw__numa_set_range_policy(void *address, size_t length, enum mnw_numa policy, uint64_t nodes) {
-    (void)address, (void)length, (void)policy;
-    fake_call("mbind");
-    return check_nodes(nodes);
-}
-
-int mnw__numa_where(void *const *addresses, int *nodes, size_t count) {
-    (void)addresses;
-    for (size_t i = 0; i < count; i++)
-        nodes[i] = 0;
-    return 0;
-}
-
-int mnw__hugepages(size_t page_bytes, int node, struct mnw__hugepages *pages) {
-    (void)node;
-    if (page_bytes != mnw__backing_page_bytes(MNW_BACKING_HUGETLB_2M) &&
-        page_bytes != mnw__backing_page_bytes(MNW_BACKING_HUGETLB_1G))
-        return -ENOENT;
-    uint64_t used = fake_resident() / page_bytes;
-    *pages = (struct mnw__hugepages){.total = fake_config.hugepages, .free = fake_config.hugepages - used};
-    return 0;
-}
-
-int mnw__hugepage_sizes(size_t *sizes, int count) {
-    if (count > 0)
-        sizes[0] = mnw__backing_page_bytes(MNW_BACKING_HUGETLB_2M);
-    if (count > 1)
-        sizes[1] = mnw__backing_page_bytes(MNW_BACKING_HUGETLB_1G);
-    return count < 2 ? count : 2;
-}
-
-const char *mnw__hugetlbfs_mount(size_t page_bytes) {
-    (void)page_bytes;
-    return NULL;
-}
-
 /* ---- src/sys/io.h: the simulator's stores are callbacks, so this is never asked to read ----------------- */
 
 struct mnw__io {
@@ -238,6 +157,7 @@ void fake_begin(void) {
     fake_views_begin();
     fake_fds_begin();
     fake_threads_begin();
+    fake_numa_begin();
 }
 
 void fake_end(void) {

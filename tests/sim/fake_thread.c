@@ -39,10 +39,13 @@ void mnw__thread_join(struct mnw__thread *thread) {
     threads[fiber_process_of((int)thread->storage[0])]--;
 }
 
-/* Whatever is said here must not matter to any page. */
+/* A node has one CPU, of its number. Whatever is said here must not matter to the bytes of any page: now and then a
+ * lie. */
 int mnw__thread_cpu_of(uint32_t thread_id) {
     fake_call("stat of a thread");
-    return (int)(thread_id % 2);
+    if (fake_strikes(FAKE_SPURIOUS))
+        return (int)random_below(fiber_random(), 3) - 1;
+    return fiber_node((int)thread_id - 1);
 }
 
 void mnw__thread_move_to(int cpu) {

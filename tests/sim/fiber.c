@@ -21,7 +21,7 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
-enum { FIBERS_MAX = 512, STACK_BYTES = 256 << 10, SWITCHES_MAX = 20000000 };
+enum { STACK_BYTES = 256 << 10, SWITCHES_MAX = 20000000 };
 
 enum state { UNUSED, READY, BLOCKED, ENDED };
 

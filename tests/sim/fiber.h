@@ -18,6 +18,8 @@
 #define FIBER_FOREVER UINT64_MAX
 #define FIBER_NONE    (-1)
 
+enum { FIBERS_MAX = 512 }; /* of one run */
+
 /* Starts a run; the last one's fibers are forgotten. `switch_per_1024`: how often a point switches. */
 void fiber_begin(uint64_t seed, unsigned switch_per_1024, bool trace);
 /* Runs until every fiber has ended. */

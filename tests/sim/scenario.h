@@ -28,6 +28,10 @@ enum world_outcome world_write(uintptr_t address, const void *bytes, size_t leng
 uintptr_t world_map(int fd, uint64_t offset, size_t length, size_t page_bytes);
 void world_unmap(uintptr_t address, size_t length);
 void world_move(uintptr_t from, size_t length, uintptr_t to);
+/* How many NUMA nodes there are: as many as are wanted, or fewer. Before the pool opens. */
+unsigned world_nodes(unsigned wanted);
+/* mbind(MPOL_BIND) by a consumer, of a mapping of its own. */
+void world_mbind(uintptr_t address, size_t length, unsigned node);
 /* Can this backing be had here? If not, says why. */
 bool world_has(enum mnw_backing kind, const char **why);
 /* Runs one script from beginning to end; everything it made must be gone after it. */
@@ -105,6 +109,7 @@ extern const struct scenario scenarios_jobs[];    /* the public API: ranges with
 extern const struct scenario scenarios_store[];   /* the public API: the store */
 extern const struct scenario scenarios_replay[];  /* working sets */
 extern const struct scenario scenarios_around[];  /* what is read around a fault at random */
+extern const struct scenario scenarios_place[];   /* NUMA nodes */
 extern const struct scenario scenarios_remote[];  /* views of other processes */
 
 #endif

@@ -15,7 +15,7 @@
 
 static const struct scenario *const tables[] = {scenarios_kernel, scenarios_resolve, scenarios_memory, scenarios_cache,
                                                 scenarios_thrash, scenarios_jobs,    scenarios_store,  scenarios_replay,
-                                                scenarios_remote, scenarios_around};
+                                                scenarios_remote, scenarios_around,  scenarios_place};
 static const char *const kind_names[] = {"shmem", "graded", "hugetlb-2M", "hugetlb-1G"};
 
 static char story[64 << 10];

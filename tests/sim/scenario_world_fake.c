@@ -54,6 +54,15 @@ void world_move(uintptr_t from, size_t length, uintptr_t to) {
     fake_mremap(from, length, to);
 }
 
+unsigned world_nodes(unsigned wanted) {
+    fake_config.nodes = wanted;
+    return wanted;
+}
+
+void world_mbind(uintptr_t address, size_t length, unsigned node) {
+    fake_mbind(address, length, (int)node);
+}
+
 bool world_has(enum mnw_backing kind, const char **why) {
     (void)kind, (void)why;
     return true;

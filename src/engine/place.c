@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: MIT */
+#include "engine/place.h"
+
+#include "base/bits.h"
+#include "engine/cache.h"
+#include "engine/fault.h"
+#include "engine/pool.h"
+#include "sys/backing.h"
+#include "sys/numa.h"
+#include "sys/thread.h"
+
+#include <errno.h>
+
+/* A consumer may set its policy again just when ours was put back. */
+#define TRIES 4
+/* Pages asked for in one system call. */
+#define BATCH 64
+
+void mnw__place_begin(struct mnw__fault_thread *thread) {
+    thread->place = (struct mnw__place){.home = thread->node, .node = thread->node, .preferred = -1};
+    mnw__numa_set_thread_policy(thread->pool->numa, thread->pool->nodes);
+}
+
+void mnw__place_for_thread(struct mnw__place *place, uint32_t faulter) {
+    place->faulter = faulter;
+    place->node = -1;
+}
+
+void mnw__place_for_node(struct mnw__place *place, int node) {
+    place->faulter = 0;
+    place->node = node;
+}
+
+int mnw__place_set_policy(struct mnw_cache *cache) {
+    const struct mnw_pool *pool = cache->pool;
+    uint64_t unit = pool->whole_extents ? pool->extent_bytes : pool->page_bytes;
+    return mnw__numa_set_range_policy(cache->backing.alias, mnw__align_up(cache->backing.size_bytes, unit), pool->numa,
+                                      pool->nodes);
+}
+
+/* A faulter that nothing is known of, or whose node is not the pool's, is taken to be where its fault thread is. */
+static int node_of_faulter(struct mnw__place *place, const struct mnw_pool *pool) {
+    if (place->node < 0 && place->faulter) {
+        int cpu = mnw__thread_cpu_of(place->faulter);
+        if (cpu >= 0 && cpu < MNW__PLACE_CPUS)
+            place->node = pool->node_of_cpu[cpu];
+    }
+    if (place->node < 0 || !(pool->nodes >> place->node & 1))
+        place->node = place->home;
+    return place->node;
+}
+
+static void prefer(struct mnw__place *place, int node) {
+    if (node != place->preferred && !mnw__numa_set_thread_policy(MNW_NUMA_PREFERRED, 1ull << node))
+        place->preferred = node;
+}
+
+/* The nodes that the memory should come from. */
+static uint64_t wanted_nodes(struct mnw__place *place, const struct mnw_pool *pool) {
+    uint64_t nodes = pool->nodes;
+    switch (pool->numa) {
+    case MNW_NUMA_LOCAL:
+        if (!place)
+            return 1ull << mnw__numa_here();
+        prefer(place, node_of_faulter(place, pool));
+        return 1ull << place->node;
+    case MNW_NUMA_PREFERRED:
+        return nodes & -nodes;
+    case MNW_NUMA_INTERLEAVE:
+    case MNW_NUMA_BIND:
+        break;
+    }
+    return nodes;
+}
+
+/* The policy of the file at an offset is made the pool's again; true when it was another. */
+static bool put_policy_right(struct mnw_cache *cache, uint64_t offset) {
+    const struct mnw_pool *pool = cache->pool;
+    if (!mnw__numa_is_redirected((char *)cache->backing.alias + offset, pool->numa, pool->nodes))
+        return false;
+    mnw__count(&cache->counters, MNW__POLICIES_FOREIGN, 1);
+    return !mnw__place_set_policy(cache);
+}
+
+/* How many pages of the range lie on none of the nodes, and where the first one is. Pages nobody can see do not. */
+static uint64_t count_elsewhere(struct mnw_cache *cache, uint64_t offset, size_t length, uint64_t nodes,
+                                uint64_t *first) {
+    uint64_t page_bytes = cache->backing.page_bytes, elsewhere = 0;
+    for (uint64_t end = offset + length; offset < end;) {
+        void *addresses[BATCH];
+        int found[BATCH];
+        size_t count = 0;
+        for (; count < BATCH && offset < end; offset += page_bytes)
+            addresses[count++] = (char *)cache->backing.alias + offset;
+        if (mnw__numa_where(addresses, found, count))
+            return elsewhere;
+        for (size_t i = 0; i < count; i++)
+            if (found[i] >= 0 && !(nodes >> found[i] & 1) && !elsewhere++)
+                *first = offset - (count - i) * page_bytes;
+    }
+    return elsewhere;
+}
+
+int mnw__place_allocate(struct mnw__place *place, struct mnw_cache *cache, uint64_t offset, size_t length, bool fresh) {
+    const struct mnw_pool *pool = cache->pool;
+    struct mnw__backing *backing = &cache->backing;
+    /* Another page of a graded extent may be on its way into the memory already: it is not taken back. */
+    bool is_ours = backing->kind != MNW_BACKING_GRADED;
+    if (!pool->has_nodes)
+        return mnw__backing_allocate(backing, offset, length);
+    uint64_t nodes = wanted_nodes(place, pool), elsewhere, first = offset;
+    put_policy_right(cache, offset);
+    for (unsigned tries = 1;; tries++) {
+        int error = mnw__backing_allocate(backing, offset, length);
+        if (error || !fresh)
+            return error;
+        if (mnw__backing_is_hugetlb(backing->kind))
+            mnw__backing_map_alias(backing, offset, length);
+        elsewhere = count_elsewhere(cache, offset, length, nodes, &first);
+        if (!elsewhere || !is_ours || tries == TRIES || !put_policy_right(cache, first) ||
+            mnw__backing_punch(backing, offset, length))
+            break;
+    }
+    /* Should it not be punched now, the caller will, as he does after any allocation that failed. */
+    if (elsewhere && is_ours && pool->numa == MNW_NUMA_BIND) {
+        mnw__backing_punch(backing, offset, length);
+        return -ENOSPC;
+    }
+    mnw__count(&cache->counters, MNW__PAGES_ELSEWHERE, elsewhere);
+    return 0;
+}

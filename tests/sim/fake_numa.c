@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * NUMA nodes of the fake machine, and its huge pages: src/sys/numa.h. A file's own policy, which whoever maps it may
+ * set, goes before the allocating thread's. Nodes never run out of memory one by one.
+ */
+#include "base/error.h"
+#include "fake_kernel.h"
+#include "sys/backing.h"
+#include "sys/numa.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static struct fake_policy policies[FIBERS_MAX]; /* of threads */
+
+uint64_t mnw__numa_allowed(void) {
+    return ((uint64_t)1 << fake_config.nodes) - 1;
+}
+
+int mnw__numa_parse(const char *text, uint64_t *nodes) {
+    *nodes = 0;
+    if (!text) {
+        *nodes = mnw__numa_allowed();
+        return 0;
+    }
+    for (const char *at = text; *at;) {
+        char *end;
+        unsigned long first = strtoul(at, &end, 10), last = first;
+        if (end != at && *end == '-') {
+            at = end + 1;
+            last = strtoul(at, &end, 10);
+        }
+        if (end == at || (*end && *end != ',') || last < first || last >= fake_config.nodes)
+            return mnw__fail(-EINVAL, "\"%s\" does not name nodes of this fake machine of %u", text, fake_config.nodes);
+        for (unsigned long node = first; node <= last; node++)
+            *nodes |= (uint64_t)1 << node;
+        at = *end ? end + 1 : end;
+    }
+    return *nodes ? 0 : mnw__fail(-EINVAL, "no nodes");
+}
+
+/* One CPU each. */
+void mnw__numa_of_cpus(int8_t *nodes, unsigned count) {
+    for (unsigned cpu = 0; cpu < count; cpu++)
+        nodes[cpu] = (int8_t)(cpu < fake_config.nodes ? (int)cpu : -1);
+}
+
+int mnw__numa_here(void) {
+    return fiber_node(fiber_self());
+}
+
+static int check_nodes(uint64_t nodes) {
+    if (nodes & ~mnw__numa_allowed())
+        sim_fail("a memory policy names nodes %#llx of a machine of %u", (unsigned long long)nodes, fake_config.nodes);
+    return 0;
+}
+
+/* ---- policies ------------------------------------------------------------------------------------------ */
+
+int mnw__numa_set_thread_policy(enum mnw_numa policy, uint64_t nodes) {
+    fake_call("set_mempolicy");
+    if (fiber_self() >= 0)
+        policies[fiber_self()] = (struct fake_policy){policy != MNW_NUMA_LOCAL, policy, nodes};
+    return check_nodes(nodes);
+}
+
+int mnw__numa_set_range_policy(void *address, size_t length, enum mnw_numa policy, uint64_t nodes) {
+    fake_call("mbind");
+    uint64_t first;
+    struct fake_file *file = fake_file_at(address, &first);
+    if (!file)
+        sim_fail("a memory policy is set where there is no alias");
+    for (uint64_t page = first; page < first + length / file->page_bytes; page++)
+        file->policies[page] = (struct fake_policy){policy != MNW_NUMA_LOCAL, policy, nodes};
+    return check_nodes(nodes);
+}
+
+bool mnw__numa_is_redirected(void *address, enum mnw_numa policy, uint64_t nodes) {
+    fake_call("get_mempolicy");
+    uint64_t page;
+    const struct fake_file *file = fake_file_at(address, &page);
+    const struct fake_policy *set = &file->policies[page];
+    return set->is_set ? set->policy != policy || set->nodes != nodes : policy != MNW_NUMA_LOCAL;
+}
+
+void fake_mbind(uintptr_t address, size_t length, int node) {
+    fake_call("mbind of a consumer");
+    struct fake_view *view = fake_view_at(address);
+    if (!view)
+        sim_fail("mbind where nothing is mapped");
+    if (fake_is_hugetlb(view->file))
+        return; /* the mapping's own, and nobody allocates through that */
+    uint64_t first = view->first + (address - view->address) / view->page_bytes;
+    for (uint64_t page = first; page < first + length / view->page_bytes; page++)
+        view->file->policies[page] = (struct fake_policy){true, MNW_NUMA_BIND, (uint64_t)1 << node};
+}
+
+static int nth_node(uint64_t nodes, uint64_t rank) {
+    for (rank %= (uint64_t)__builtin_popcountll(nodes); rank; rank--)
+        nodes &= nodes - 1;
+    return __builtin_ctzll(nodes);
+}
+
+int fake_numa_choose(const struct fake_file *file, uint64_t page) {
+    const struct fake_policy *policy = &file->policies[page];
+    if (!policy->is_set && fiber_self() >= 0)
+        policy = &policies[fiber_self()];
+    if (!policy->is_set)
+        return fiber_node(fiber_self());
+    return nth_node(policy->nodes, policy->policy == MNW_NUMA_INTERLEAVE ? page : 0);
+}
+
+int mnw__numa_where(void *const *addresses, int *nodes, size_t count) {
+    fake_call("move_pages");
+    for (size_t i = 0; i < count; i++) {
+        uint64_t page;
+        const struct fake_file *file = fake_file_at(addresses[i], &page);
+        struct fake_view *view = file ? NULL : fake_view_at((uintptr_t)addresses[i]);
+        if (view && fake_entry_at(view, (uintptr_t)addresses[i])->pte == PTE_MAPPED) {
+            file = view->file;
+            page = view->first + ((uintptr_t)addresses[i] - view->address) / view->page_bytes;
+        }
+        nodes[i] = file && file->cached[page] ? file->nodes[page] : -ENOENT;
+    }
+    return 0;
+}
+
+void fake_numa_begin(void) {
+    memset(policies, 0, sizeof(policies));
+}
+
+/* ---- huge pages ---------------------------------------------------------------------------------------- */
+
+int mnw__hugepages(size_t page_bytes, int node, struct mnw__hugepages *pages) {
+    (void)node;
+    if (page_bytes != mnw__backing_page_bytes(MNW_BACKING_HUGETLB_2M) &&
+        page_bytes != mnw__backing_page_bytes(MNW_BACKING_HUGETLB_1G))
+        return -ENOENT;
+    uint64_t used = fake_resident() / page_bytes;
+    *pages = (struct mnw__hugepages){.total = fake_config.hugepages, .free = fake_config.hugepages - used};
+    return 0;
+}
+
+int mnw__hugepage_sizes(size_t *sizes, int count) {
+    if (count > 0)
+        sizes[0] = mnw__backing_page_bytes(MNW_BACKING_HUGETLB_2M);
+    if (count > 1)
+        sizes[1] = mnw__backing_page_bytes(MNW_BACKING_HUGETLB_1G);
+    return count < 2 ? count : 2;
+}
+
+const char *mnw__hugetlbfs_mount(size_t page_bytes) {
+    (void)page_bytes;
+    return NULL;
+}
