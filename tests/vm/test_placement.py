@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: MIT
+"""On which NUMA node a cache's pages lie, in guests with several nodes: tests/live/placement on both kernels.
+
+usage: test_placement.py PLACEMENT
+"""
+import os
+import subprocess
+import sys
+import unittest
+
+import jobs
+
+RUN = [sys.executable, os.path.join(os.path.dirname(os.path.realpath(__file__)), "run")]
+
+
+class Placement(unittest.TestCase):
+    def run_on(self, kernel, nodes):
+        done = subprocess.run([*RUN, "--kernel", kernel, "--nodes", str(nodes), "--node-memory", "512M", "--timeout", "200", "--",
+                               PLACEMENT], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              text=True, timeout=300, check=False)
+        self.assertEqual(done.returncode, 0, done.stdout[-4000:])
+        self.assertNotIn("skipped", done.stdout)
+
+    def test_two_nodes_on_6_1(self):
+        self.run_on("6.1", 2)
+
+    def test_four_nodes_on_the_newest(self):
+        self.run_on("newest", 4)
+
+
+if __name__ == "__main__":
+    if why := jobs.lacking():
+        print(why)
+        sys.exit(77)
+    PLACEMENT = os.path.abspath(sys.argv.pop())
+    unittest.main(verbosity=2)
