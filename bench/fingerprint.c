@@ -66,7 +66,7 @@ static void each_numbered(const char *directory, const char *prefix, void (*each
         size_t length = strlen(prefix);
         if (strncmp(entry->d_name, prefix, length) != 0 || !isdigit((unsigned char)entry->d_name[length]))
             continue;
-        snprintf(path, sizeof(path), "%s/%s", directory, entry->d_name);
+        snprintf(path, sizeof(path), "%.200s/%.255s", directory, entry->d_name);
         each(into, path);
     }
     if (open)
