@@ -301,13 +301,12 @@ static void test_consumer_cannot_loosen_bind(void **state) {
     (void)state;
     bed_hurry(100);
     run_on(0);
-    open_bed(&bed, &source, &backings[0], pages, MNW_NUMA_BIND, "1", false);
-    for (unsigned page = 0; page < pages; page++) {
-        if (page % 32 == 0)
-            for (unsigned odd = page + 1; odd < page + 32; odd += 2)
-                set_own_policy(bed.data + odd * BED_PAGE, BED_PAGE, 0);
-        assert_int_equal(bed_compare(bed.data + page * BED_PAGE, page * BED_PAGE, BED_PAGE, 1, NULL), BED_RIGHT);
-    }
+    open_bed(&bed, &source, &backings[0], pages, MNW_NUMA_BIND, "1", true);
+    for (unsigned odd = 1; odd < pages; odd += 2)
+        set_own_policy(bed.data + odd * BED_PAGE, BED_PAGE, 0);
+    assert_int_equal(mnw_pin(bed.cache, 0, pages * BED_PAGE), 0); /* in long runs, that begin with even pages */
+    read_some(&bed, 0, pages);
+    assert_int_equal(mnw_unpin(bed.cache, 0, pages * BED_PAGE), 0);
     count_nodes(&bed, &backings[0], 0, pages * BED_PAGE, counts);
     assert_int_equal(counts[1], pages);
     assert_true(bed_stats(bed.pool).policies_foreign > 0);
