@@ -162,9 +162,11 @@ static struct by_hand {
 
 static void evict_and_fill(int number, siginfo_t *info, void *context) {
     size_t at = ((uintptr_t)info->si_addr - (uintptr_t)by_hand.area.view) & ~(size_t)(PAGE - 1);
-    (void)context;
-    if (at >= by_hand.area.length) {
-        sigaction(number, &by_hand.before, NULL);
+    if (at >= by_hand.area.length) { /* a view of minnow's, if it is anybody's */
+        if (by_hand.before.sa_flags & SA_SIGINFO)
+            by_hand.before.sa_sigaction(number, info, context);
+        else
+            sigaction(number, &by_hand.before, NULL);
         return;
     }
     uint32_t *slot = &by_hand.ring[by_hand.next++ % by_hand.room];

@@ -282,11 +282,13 @@ static void check_refusals(const struct sim_cache *cache) {
 void close_cache(struct sim_cache *cache) {
     uint64_t limit_ns = fiber_now() + 100000000000;
     int error;
+    cache->closing = true;
     while ((error = mnw_cache_close(cache->handle)) == -EBUSY && fiber_now() < limit_ns)
         fiber_sleep(10000000, "a cache to close");
     if (error)
         sim_fail("a cache cannot be closed: %d (%s)", error, mnw_error());
     cache->handle = NULL; /* freed: nobody looks at it any more */
+    cache->closing = false;
     if (cache->kept.size) {
         fake_fd_close(cache->kept.backing_fd);
         fake_fd_close(cache->kept.words_fd);
@@ -383,7 +385,7 @@ static void describe(void) {
 
 static struct mnw_cache *cache_of_alias(const void *alias) {
     for (unsigned i = 0; i < world.caches; i++)
-        if (world.cache[i].handle && world.cache[i].handle->backing.alias == alias)
+        if (world.cache[i].handle && !world.cache[i].closing && world.cache[i].handle->backing.alias == alias)
             return world.cache[i].handle;
     return NULL;
 }

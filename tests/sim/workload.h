@@ -14,6 +14,7 @@ enum { CACHES_MAX = 3, VIEWS_MAX = 9, CONSUMERS_USUAL = 6, CONSUMERS_MAX = 14, P
 
 struct sim_cache {
     struct mnw_cache *handle;
+    bool closing; /* the handle may be freed at any moment */
     struct sim_store store;
     uint64_t extent_pages;
     uint8_t *refused; /* per page: a touch met SIGBUS that only a lack of memory explains; to be confirmed */
