@@ -377,8 +377,11 @@ static void change_store(void) {
     if (error && error != -EBUSY && !(error == -ENOMEM && punches_fail))
         sim_fail("invalidate: %d (%s)", error, mnw_error());
     bool has_writers = world.is_mortal && world.backing >= MNW_BACKING_HUGETLB_2M; /* whose copies would be lost */
-    bool unanswered = sim_store_has_overdue(store, first > cache->extent_pages ? first - cache->extent_pages : 0,
-                                            count + 2 * cache->extent_pages);
+    /* A job reads a run that failed page by page, and each has its deadline to itself. */
+    bool reads_on = store->failures_total && world.prefetch_count;
+    bool unanswered =
+        reads_on || sim_store_has_overdue(store, first > cache->extent_pages ? first - cache->extent_pages : 0,
+                                          count + 2 * cache->extent_pages);
     if (error && !pinned_before && !has_pin(cache, first, count) && !unanswered && !punches_fail && !has_writers &&
         world.operators == 1)
         sim_fail("invalidate: EBUSY (%s), though nothing is pinned and nothing unanswered", mnw_error());
