@@ -129,8 +129,9 @@ bool mnw__fault_lose_page_waiting(struct mnw_cache *cache, uint64_t page, unsign
     return true;
 }
 
-void mnw__fault_read_ahead(struct mnw__fault_thread *thread, struct mnw_cache *cache,
+bool mnw__fault_read_ahead(struct mnw__fault_thread *thread, struct mnw_cache *cache,
                            const struct mnw__readahead_plan *plan) {
+    bool reads = false;
     uint64_t page = plan->start, count = plan->count;
     int64_t stride = plan->stride;
     while (count && page < cache->pages.page_count && mnw__fill_has_spare_slots(thread)) {
@@ -140,11 +141,13 @@ void mnw__fault_read_ahead(struct mnw__fault_thread *thread, struct mnw_cache *c
         if (absent && cache->pool->whole_extents && thread->io)
             mnw__io_submit(thread->io);
         if (absent && mnw__fill_begin(thread, cache, NULL, NULL, page, run, &begun) == MNW__BEGIN_STARVED)
-            return;
+            return reads;
+        reads |= begun > 0;
         uint64_t step = begun ? begun : 1;
         count -= mnw__min(count, step);
         page += stride == 1 ? step : (uint64_t)stride;
     }
+    return reads;
 }
 
 /* The page's own read, and with it the first neighbours that a sequential reader will want at once. */

@@ -116,7 +116,8 @@ void peer_kill(struct peer *peer) {
 void peer_ask(struct peer *peer, peer_body *body, const void *argument, size_t size) {
     struct order order = {.body = body};
     assert_true(size <= sizeof(order.argument));
-    memcpy(order.argument, argument, size);
+    if (size)
+        memcpy(order.argument, argument, size);
     assert_true(send_message(peer->socket, &order, sizeof(order), -1));
 }
 
