@@ -82,7 +82,7 @@ static bool is_unmapped(const siginfo_t *info) {
     unsigned char resident;
     size_t page_bytes = mnw__memory_page_bytes();
     uintptr_t page = (uintptr_t)info->si_addr & ~(uintptr_t)(page_bytes - 1);
-    return info->si_code == BUS_ADRERR && mincore((void *)page, 1, &resident) && errno == ENOMEM;
+    return mincore((void *)page, 1, &resident) && errno == ENOMEM;
 }
 
 static void on_sigbus(int number, siginfo_t *info, void *context) {
@@ -90,7 +90,8 @@ static void on_sigbus(int number, siginfo_t *info, void *context) {
     bool resolved = false;
     pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
     mnw__signals_note_blocked();
-    if (info->si_code > 0) {
+    /* As every fault of userfaultfd. Memory that broke (BUS_MCEERR_*) would be found broken for ever. */
+    if (info->si_code == BUS_ADRERR) {
         enum mnw__sigbus what = atomic_load_explicit(&ask, memory_order_acquire)((uintptr_t)info->si_addr);
         resolved = what == MNW__SIGBUS_RESOLVED || (what == MNW__SIGBUS_FOREIGN && is_unmapped(info));
     }

@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -89,6 +90,26 @@ static int chained(void *argument) {
     struct sigaction now;
     sigaction(SIGBUS, NULL, &now);
     bed_check(now.sa_sigaction == action.sa_sigaction && sigismember(&now.sa_mask, SIGUSR2));
+    return 0;
+}
+
+/* Memory of the view that broke: no read mends it. As the kernel tells of it, early (AO) and at a touch (AR). */
+static int broken(void *argument) {
+    static const int codes[] = {BUS_MCEERR_AR, BUS_MCEERR_AO};
+    struct sigaction action = {.sa_sigaction = note, .sa_flags = SA_SIGINFO};
+    (void)argument;
+    sigaction(SIGBUS, &action, NULL);
+    open_file_bed(PAGES * BED_PAGE / 8);
+    bed_check(is_right(3));
+    for (int i = 0; i < 2; i++) {
+        siginfo_t info = {.si_signo = SIGBUS, .si_code = codes[i]};
+        info.si_addr = bed.data + 3 * BED_PAGE;
+        if (!sigsetjmp(here, 1))
+            bed_check(!syscall(SYS_rt_tgsigqueueinfo, getpid(), gettid(), SIGBUS, &info));
+        bed_check(times == i + 1 && signalled_code == codes[i] && signalled_at == (uintptr_t)info.si_addr);
+    }
+    bed_check(is_right(3));
+    close_file_bed();
     return 0;
 }
 
@@ -245,6 +266,7 @@ static void run(int (*body)(void *argument), void *argument, int expected) {
         (void)state;                                                                                                   \
         run(name, NULL, 0);                                                                                            \
     }
+TEST(broken)
 TEST(sent)
 TEST(system_calls)
 TEST(cancellation)
@@ -274,8 +296,9 @@ int main(int count, char **arguments) {
     if (status >= 0)
         return status;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_chained),      cmocka_unit_test(test_sent),         cmocka_unit_test(test_due),
-        cmocka_unit_test(test_system_calls), cmocka_unit_test(test_cancellation), cmocka_unit_test(test_forks),
+        cmocka_unit_test(test_chained), cmocka_unit_test(test_broken),       cmocka_unit_test(test_sent),
+        cmocka_unit_test(test_due),     cmocka_unit_test(test_system_calls), cmocka_unit_test(test_cancellation),
+        cmocka_unit_test(test_forks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
