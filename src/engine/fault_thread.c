@@ -194,7 +194,7 @@ static void run(void *argument) {
         for (int i = 0; i < count; i++)
             if (tags[i] != thread->io && (!stale || owns(thread, tags[i])))
                 serve_view(thread, tags[i], most);
-        if (atomic_exchange(&thread->asked, false))
+        if (atomic_load(&thread->asked) && atomic_exchange(&thread->asked, false))
             mnw__inline_attend(thread);
         push_reads(thread);
         mnw__fill_attend(thread);

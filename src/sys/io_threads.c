@@ -26,6 +26,7 @@ struct mnw__io_pool {
     struct mnw__io_request *free;
     struct mnw__io_request *queued_first, *queued_last; /* not submitted */
     struct mnw__io_request *ready_first, *ready_last;   /* submitted, not taken */
+    unsigned idle;                                      /* threads that wait for work */
     bool stop;
 
     struct mnw__io_request requests[];
@@ -34,7 +35,9 @@ struct mnw__io_pool {
 static struct mnw__io_request *take(struct mnw__io_pool *pool) {
     mnw__mutex_lock(&pool->mutex);
     while (!pool->ready_first && !pool->stop) {
+        pool->idle++;
         mnw__condition_wait(&pool->work, &pool->mutex, INT64_MAX);
+        pool->idle--;
     }
     struct mnw__io_request *request = pool->ready_first;
     if (request) {
@@ -128,7 +131,8 @@ void mnw__io_pool_submit(struct mnw__io_pool *pool) {
         }
         pool->ready_last = pool->queued_last;
         pool->queued_first = NULL;
-        mnw__condition_wake_all(&pool->work);
+        if (pool->idle) /* a wake is a system call, whoever waits */
+            mnw__condition_wake_all(&pool->work);
     }
     mnw__mutex_unlock(&pool->mutex);
 }
