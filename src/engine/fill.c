@@ -33,7 +33,7 @@ static struct mnw__fill *take_slot(struct mnw__fault_thread *thread) {
             if (!(bits & bit)) /* somebody was faster */
                 continue;
             struct mnw__fill *fill = &thread->fills[i * 64 + (unsigned)__builtin_ctzll(bit)];
-            assert(atomic_load(&fill->state) == MNW__FILL_FREE);
+            assert(mnw__fill_state_of(atomic_load(&fill->word)) == MNW__FILL_FREE);
             return fill;
         }
     }
@@ -44,7 +44,7 @@ void mnw__fill_give_slot(struct mnw__fill *fill) {
     struct mnw__fault_thread *thread = fill->thread;
     unsigned slot = (unsigned)(fill - thread->fills);
     fill->generation++;
-    atomic_store_explicit(&fill->state, MNW__FILL_FREE, memory_order_release);
+    mnw__fill_set_state(fill, MNW__FILL_FREE);
     atomic_fetch_or_explicit(&thread->free_fills[slot / 64], 1ull << (slot % 64), memory_order_acq_rel);
 }
 
@@ -207,7 +207,7 @@ void mnw__fill_shrink_run(struct mnw__fill *fill, uint64_t page, uint32_t count)
 bool mnw__fill_take_back(struct mnw__fill *fill) {
     struct mnw__fault_thread *thread = fill->thread;
     if (!mnw__fill_unclaim(fill, fill->first_page, fill->page_count)) {
-        atomic_store(&fill->state, MNW__FILL_OWING);
+        mnw__fill_set_state(fill, MNW__FILL_OWING);
         mnw__fault_due(thread, mnw__clock_ns() + MNW__SCARCE_TICK_NS);
         return false;
     }
@@ -234,7 +234,7 @@ void mnw__fill_read(struct mnw__fill *fill) {
     struct mnw_read read = read_of(fill);
     if (fill->one_by_one)
         read.length = mnw__min(read.length, cache->backing.page_bytes - fill->done_bytes);
-    atomic_store_explicit(&fill->state, MNW__FILL_READING, memory_order_release);
+    mnw__fill_set_state(fill, MNW__FILL_READING);
     int error = cache->store->ops->read(cache->store, thread->io, &read, mnw__fill_answer, thread);
     if (error == -EAGAIN) /* too many reads in flight: not a failure, ask again soon */
         mnw__fill_pause(fill, mnw__clock_ns() + CROWDED_PAUSE_NS);
@@ -254,10 +254,11 @@ static void set_up(struct mnw__fill *fill, struct mnw_cache *cache, uint64_t pag
     fill->attempts = fill->pages_failed = 0;
     fill->one_by_one = false;
     fill->began_ns = mnw__clock_ns();
-    fill->deadline_ns = fill->began_ns + cache->deadline_ns;
+    uint64_t deadline_ns = fill->began_ns + cache->deadline_ns;
+    atomic_store_explicit(&fill->deadline_ns, deadline_ns, memory_order_relaxed);
     fill->retry_delay_ns = cache->retry_delay_ns;
     fill->result = 0;
-    mnw__fault_due(thread, fill->deadline_ns);
+    mnw__fault_due(thread, deadline_ns);
     atomic_fetch_add_explicit(&cache->fills_active, 1, memory_order_relaxed);
 }
 
@@ -331,7 +332,7 @@ enum mnw__begin mnw__fill_begin_inline(struct mnw_view *view, uint64_t page, uin
         (*begun)->view = view;
         (*begun)->is_inline = true;
         /* From here on the fault thread's timers look at it. */
-        atomic_store_explicit(&(*begun)->state, MNW__FILL_READING, memory_order_release);
+        mnw__fill_set_state(*begun, MNW__FILL_READING);
         mnw__fault_due(view->thread, (*begun)->deadline_ns);
     }
     return result;

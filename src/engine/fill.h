@@ -42,8 +42,8 @@ enum mnw__fill_state {
 };
 
 struct mnw__fill {
-    _Atomic uint32_t state;
-    uint32_t generation; /* of the slot; part of the token */
+    _Atomic uint64_t word; /* state and generation: a fill that began in the slot meanwhile has another word */
+    uint32_t generation;   /* of the slot; part of the token. Moves while the slot is its fill's */
     struct mnw__fault_thread *thread;
     struct mnw_cache *cache;
     struct mnw_view *view;  /* whose fault began it; a name only: it may be closed. NULL: read ahead */
@@ -56,8 +56,9 @@ struct mnw__fill {
     bool one_by_one;       /* one page is asked for at a time */
     bool is_inline;        /* begun by a thread that reads its page itself, and looks for it itself */
     uint64_t wanted_bytes, done_bytes;
-    uint64_t began_ns, deadline_ns, retry_ns, retry_delay_ns;
-    int64_t result; /* of the last answer */
+    uint64_t began_ns, retry_ns, retry_delay_ns;
+    _Atomic uint64_t deadline_ns; /* looked at by the fault thread while another takes the slot anew */
+    int64_t result;               /* of the last answer */
 };
 
 #define MNW__FILL_SLOTS_MAX 1024

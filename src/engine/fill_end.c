@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Ending a fill: answers, success, retries, failure, deadlines. See fill.h for the states. */
 #include "base/bits.h"
+#include "base/point.h"
 #include "engine/cache.h"
 #include "engine/fault.h"
 #include "engine/fill.h"
@@ -155,10 +156,11 @@ static void take_answer(struct mnw__fault_thread *thread, uint64_t token, int64_
     struct mnw__fill *fill = &thread->fills[token & 0xffff];
     /* Stores answer exactly once (the callback store sees to it for its embedder), so the slot is ours. */
     assert((token & 0xffff) < thread->fill_count && fill->generation == (uint32_t)(token >> 16));
-    uint32_t seen = MNW__FILL_READING;
-    if (!atomic_compare_exchange_strong(&fill->state, &seen, MNW__FILL_ANSWERED)) {
-        assert(seen == MNW__FILL_ABANDONED);
-        atomic_store_explicit(&fill->state, MNW__FILL_LATE, memory_order_release);
+    uint64_t seen = mnw__fill_word(fill->generation, MNW__FILL_READING);
+    uint64_t answered = mnw__fill_word(fill->generation, MNW__FILL_ANSWERED);
+    if (!atomic_compare_exchange_strong(&fill->word, &seen, answered)) {
+        assert(mnw__fill_state_of(seen) == MNW__FILL_ABANDONED);
+        mnw__fill_set_state(fill, MNW__FILL_LATE);
         attend_later(fill);
         return;
     }
@@ -224,8 +226,8 @@ static void begin_page(struct mnw__fill *fill, uint64_t now_ns) {
     }
     fill->attempts = 0;
     fill->retry_delay_ns = cache->retry_delay_ns;
-    fill->deadline_ns = now_ns + cache->deadline_ns;
-    mnw__fault_due(fill->thread, fill->deadline_ns);
+    atomic_store_explicit(&fill->deadline_ns, now_ns + cache->deadline_ns, memory_order_relaxed);
+    mnw__fault_due(fill->thread, now_ns + cache->deadline_ns);
     mnw__fill_read(fill);
 }
 
@@ -244,7 +246,7 @@ static void fail_first(struct mnw__fill *fill, int error, uint64_t now_ns) {
 void mnw__fill_pause(struct mnw__fill *fill, uint64_t retry_ns) {
     fill->retry_ns = retry_ns;
     mnw__fault_due(fill->thread, retry_ns);
-    atomic_store(&fill->state, MNW__FILL_PAUSED);
+    mnw__fill_set_state(fill, MNW__FILL_PAUSED);
 }
 
 /*
@@ -320,11 +322,13 @@ static void fail_joined(struct mnw__fill *fill, int error) {
     }
 }
 
-static void abandon(struct mnw__fill *fill) {
-    struct mnw_cache *cache = fill->cache;
-    uint32_t seen = MNW__FILL_READING;
-    if (!atomic_compare_exchange_strong(&fill->state, &seen, MNW__FILL_ABANDONED))
+/* `word` is that of the fill whose deadline has passed: once it is answered, the slot may be another's. */
+static void abandon(struct mnw__fill *fill, uint64_t word) {
+    uint64_t abandoned = mnw__fill_word((uint32_t)(word >> 32), MNW__FILL_ABANDONED);
+    mnw__point("abandon");
+    if (!atomic_compare_exchange_strong(&fill->word, &word, abandoned))
         return; /* answered just now */
+    struct mnw_cache *cache = fill->cache;
     mnw__count(&cache->counters, MNW__FILLS_LATE, 1);
     mnw__count(&cache->counters, MNW__FILLS_FAILED, 1);
     if (fill->view)
@@ -339,7 +343,7 @@ static void abandon(struct mnw__fill *fill) {
 /* ---- the fault thread's visits ---- */
 
 static void attend(struct mnw__fill *fill) {
-    uint32_t state = atomic_load_explicit(&fill->state, memory_order_acquire);
+    enum mnw__fill_state state = mnw__fill_state_of(atomic_load_explicit(&fill->word, memory_order_acquire));
     if (state == MNW__FILL_ANSWERED)
         go_on(fill, mnw__clock_ns());
     else if (state == MNW__FILL_LATE) /* the store has let go of the buffer at last; what it brought is not trusted */
@@ -365,11 +369,13 @@ static int error_at_deadline(const struct mnw__fill *fill) {
 
 /* What is due for one fill; returns when it is due next. */
 static uint64_t check_timers(struct mnw__fill *fill, uint64_t now_ns) {
-    uint32_t state = atomic_load_explicit(&fill->state, memory_order_acquire);
+    uint64_t word = atomic_load_explicit(&fill->word, memory_order_acquire);
+    uint64_t deadline_ns = atomic_load_explicit(&fill->deadline_ns, memory_order_relaxed);
+    enum mnw__fill_state state = mnw__fill_state_of(word);
     if (state == MNW__FILL_READING) {
-        if (now_ns < fill->deadline_ns)
-            return fill->deadline_ns;
-        abandon(fill);
+        if (now_ns < deadline_ns)
+            return deadline_ns;
+        abandon(fill, word);
         return now_ns + ABANDONED_TICK_NS;
     }
     if (state == MNW__FILL_ABANDONED) {
@@ -377,13 +383,12 @@ static uint64_t check_timers(struct mnw__fill *fill, uint64_t now_ns) {
         return now_ns + ABANDONED_TICK_NS;
     }
     if (state == MNW__FILL_OWING) {
-        if (now_ns >= fill->deadline_ns)
+        if (now_ns >= deadline_ns)
             fail_joined(fill, -ENOMEM);
         give_up(fill);
         return now_ns + MNW__SCARCE_TICK_NS;
     }
     if (state == MNW__FILL_PAUSED) {
-        uint64_t deadline_ns = fill->deadline_ns;
         if (now_ns >= deadline_ns)
             fail(fill, error_at_deadline(fill));
         else if (now_ns >= fill->retry_ns)
@@ -411,8 +416,7 @@ uint64_t mnw__fill_timers(struct mnw__fault_thread *thread, uint64_t now_ns) {
     uint64_t next_ns = check_spared(thread->pool, now_ns);
     for (unsigned slot = 0; slot < thread->fill_count; slot++) {
         struct mnw__fill *fill = &thread->fills[slot];
-        if (atomic_load_explicit(&fill->state, memory_order_acquire) != MNW__FILL_FREE)
-            next_ns = mnw__min(next_ns, check_timers(fill, now_ns));
+        next_ns = mnw__min(next_ns, check_timers(fill, now_ns));
     }
     return next_ns;
 }

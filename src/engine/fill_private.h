@@ -3,12 +3,22 @@
 #ifndef MNW_ENGINE_FILL_PRIVATE_H
 #define MNW_ENGINE_FILL_PRIVATE_H
 
-#include <stdbool.h>
-#include <stdint.h>
+#include "engine/fill.h"
 
-struct mnw_cache;
-struct mnw__fill;
 struct mnw__pages;
+
+static inline enum mnw__fill_state mnw__fill_state_of(uint64_t word) {
+    return (enum mnw__fill_state)(uint32_t)word;
+}
+
+static inline uint64_t mnw__fill_word(uint32_t generation, enum mnw__fill_state state) {
+    return (uint64_t)generation << 32 | state;
+}
+
+/* By whoever has the fill. */
+static inline void mnw__fill_set_state(struct mnw__fill *fill, enum mnw__fill_state state) {
+    atomic_store(&fill->word, mnw__fill_word(fill->generation, state));
+}
 
 /* Starts, or goes on with, the read of a fill. The fill may have ended when this returns. */
 void mnw__fill_read(struct mnw__fill *fill);
