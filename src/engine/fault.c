@@ -87,10 +87,13 @@ static enum mnw__outcome starve(struct mnw__fault_thread *thread, struct mnw_vie
     mnw__count(&cache->counters, MNW__FAULTS_STARVED, 1);
     uint64_t hopeless_ns = MNW__STARVED_DEADLINES * cache->deadline_ns;
     uint64_t gap_ns = mnw__max(mnw__min(STARVED_GAP_NS, hopeless_ns), 4 * MNW__SCARCE_TICK_NS);
-    if (!view->starved_since_ns || thread->batch_ns - view->starved_last_ns > gap_ns)
-        view->starved_since_ns = thread->batch_ns;
+    uint64_t since_ns = atomic_load(&view->starved_since_ns);
+    if (!since_ns || thread->batch_ns - view->starved_last_ns > gap_ns) {
+        since_ns = thread->batch_ns;
+        atomic_store(&view->starved_since_ns, since_ns);
+    }
     view->starved_last_ns = thread->batch_ns;
-    if (thread->batch_ns - view->starved_since_ns > hopeless_ns) {
+    if (thread->batch_ns - since_ns > hopeless_ns) {
         mnw__fill_refuse(view, page, -ENOMEM);
         return MNW__OUTCOME_ENDED;
     }
@@ -164,7 +167,7 @@ static enum mnw__begin fill_page(struct mnw__fault_thread *thread, struct mnw_vi
         plan->count -= mnw__min(plan->count, begun - 1);
     }
     if (result == MNW__BEGIN_STARTED)
-        view->starved_since_ns = 0;
+        mnw__view_note_begun(view);
     return result;
 }
 

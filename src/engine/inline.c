@@ -273,6 +273,7 @@ static enum step begin(struct fault *fault) {
         run += (uint32_t)mnw__min(plan->count, cache->demand_pages_max - 1);
     switch (mnw__fill_begin_inline(view, fault->page, run, &fault->fill)) {
     case MNW__BEGIN_STARTED:
+        mnw__view_note_begun(view);
         break;
     case MNW__BEGIN_STARVED:
         return ask(fault);

@@ -44,10 +44,11 @@ struct mnw_view {
     struct mnw__readahead readahead; /* thread->lock; of an inline view asks.planning */
     bool active;                     /* thread->lock: had events since the watchdog looked */
     bool starved;                    /* thread->lock: a fault of ours waits for memory or a read slot */
-    uint64_t starved_since_ns;       /* thread->lock: since when no fault of ours could begin a read; 0: one could */
-    uint64_t starved_last_ns;        /* thread->lock */
-    uint64_t *poisoned;              /* cache->views_lock: bit per page of the view */
-    uint64_t poisoned_count;         /* cache->views_lock */
+    /* Since when no fault of ours could begin a read; 0: one could. Set under thread->lock, cleared by any thread. */
+    _Atomic uint64_t starved_since_ns;
+    uint64_t starved_last_ns; /* thread->lock */
+    uint64_t *poisoned;       /* cache->views_lock: bit per page of the view */
+    uint64_t poisoned_count;  /* cache->views_lock */
     struct mnw__record record;
 };
 
@@ -85,6 +86,11 @@ void mnw__view_free(struct mnw_view *view);
 /* Of a local view. */
 static inline uintptr_t mnw__view_address_of(const struct mnw_view *view, uint64_t page) {
     return view->address + (page - view->first_page) * view->cache->backing.page_bytes;
+}
+/* A read of some fault of the view could begin: it starves no more. */
+static inline void mnw__view_note_begun(struct mnw_view *view) {
+    if (atomic_load_explicit(&view->starved_since_ns, memory_order_relaxed))
+        atomic_store(&view->starved_since_ns, 0);
 }
 static inline bool mnw__view_holds(const struct mnw_view *view, uint64_t page) {
     return page >= view->first_page && page - view->first_page < view->page_count;
