@@ -66,11 +66,16 @@ int mnw__fault_thread_start(struct mnw__fault_thread *thread, struct mnw_pool *p
                             const struct mnw_pool_options *options);
 void mnw__fault_thread_stop(struct mnw__fault_thread *thread);
 void mnw__fault_thread_kick(struct mnw__fault_thread *thread);
-/* Its timers are looked at by then, once it is awake: it sleeps no longer from its next wait on. Any thread. */
-static inline void mnw__fault_due(struct mnw__fault_thread *thread, uint64_t ns) {
+/*
+ * Its timers are looked at by then, once it is awake: it sleeps no longer from its next wait on. Any thread. True: it
+ * was to sleep longer, and who is another thread has to kick it.
+ */
+static inline bool mnw__fault_due(struct mnw__fault_thread *thread, uint64_t ns) {
     uint64_t due_ns = atomic_load(&thread->timer_ns);
-    while (ns < due_ns && !atomic_compare_exchange_weak(&thread->timer_ns, &due_ns, ns))
-        ;
+    while (ns < due_ns)
+        if (atomic_compare_exchange_weak(&thread->timer_ns, &due_ns, ns))
+            return true;
+    return false;
 }
 
 int mnw__fault_attach(struct mnw__fault_thread *thread, struct mnw_view *view);

@@ -244,7 +244,6 @@ void mnw__fill_read(struct mnw__fill *fill) {
 
 /* The run is claimed: from here on the cache knows of the fill. */
 static void set_up(struct mnw__fill *fill, struct mnw_cache *cache, uint64_t page, uint32_t count) {
-    struct mnw__fault_thread *thread = fill->thread;
     fill->cache = cache;
     fill->view = NULL;
     fill->along = NULL;
@@ -254,19 +253,20 @@ static void set_up(struct mnw__fill *fill, struct mnw_cache *cache, uint64_t pag
     fill->attempts = fill->pages_failed = 0;
     fill->one_by_one = false;
     fill->began_ns = mnw__clock_ns();
-    uint64_t deadline_ns = fill->began_ns + cache->deadline_ns;
-    atomic_store_explicit(&fill->deadline_ns, deadline_ns, memory_order_relaxed);
+    atomic_store_explicit(&fill->deadline_ns, fill->began_ns + cache->deadline_ns, memory_order_relaxed);
     fill->retry_delay_ns = cache->retry_delay_ns;
     fill->result = 0;
-    mnw__fault_due(thread, deadline_ns);
     atomic_fetch_add_explicit(&cache->fills_active, 1, memory_order_relaxed);
 }
 
 /* There is no memory for it. */
 static void call_off(struct mnw__fill *fill) {
     struct mnw_cache *cache = fill->cache;
-    if (!mnw__fill_take_back(fill))
+    struct mnw__fault_thread *thread = fill->thread;
+    if (!mnw__fill_take_back(fill)) {
+        mnw__fault_thread_kick(thread); /* who calls may be another thread */
         return;
+    }
     mnw__fill_give_slot(fill);
     atomic_fetch_sub_explicit(&cache->fills_active, 1, memory_order_release);
 }
@@ -302,6 +302,7 @@ enum mnw__begin mnw__fill_begin(struct mnw__fault_thread *thread, struct mnw_cac
     if (fill) {
         fill->view = view;
         fill->job = job;
+        mnw__fault_due(thread, fill->deadline_ns);
         if (job)
             atomic_fetch_add_explicit(&job->running, 1, memory_order_relaxed);
         mnw__fill_read(fill);
@@ -320,6 +321,7 @@ enum mnw__begin mnw__fill_begin_along(struct mnw__fault_thread *thread, struct m
     *begun = fill ? fill->page_count : 0;
     if (fill) {
         fill->along = view;
+        mnw__fault_due(thread, fill->deadline_ns);
         mnw__fill_read(fill);
     }
     return result;
@@ -333,7 +335,8 @@ enum mnw__begin mnw__fill_begin_inline(struct mnw_view *view, uint64_t page, uin
         (*begun)->is_inline = true;
         /* From here on the fault thread's timers look at it. */
         mnw__fill_set_state(*begun, MNW__FILL_READING);
-        mnw__fault_due(view->thread, (*begun)->deadline_ns);
+        if (mnw__fault_due(view->thread, (*begun)->deadline_ns))
+            mnw__fault_thread_kick(view->thread);
     }
     return result;
 }

@@ -322,16 +322,38 @@ static void fail_joined(struct mnw__fill *fill, int error) {
     }
 }
 
+static bool is_joined(const struct mnw__fill *fill) {
+    const struct mnw__pages *pages = &fill->cache->pages;
+    for (uint64_t page = fill->first_page; page < fill->first_page + fill->page_count; page++)
+        if (mnw__page_load(pages, page) & MNW__PAGE_JOINED)
+            return true;
+    return false;
+}
+
+/*
+ * A thread that reads for itself has no deadline, and what it reads is good at any time, as long as nobody waits for
+ * it. True: the read goes on, unless it was answered just now; then its thread reads anew.
+ */
+static bool goes_on(struct mnw__fill *fill, uint64_t reading, uint64_t abandoned) {
+    if (!fill->is_inline || is_joined(fill))
+        return false;
+    mnw__point("go on");
+    atomic_compare_exchange_strong(&fill->word, &abandoned, reading);
+    return true;
+}
+
 /* `word` is that of the fill whose deadline has passed: once it is answered, the slot may be another's. */
 static void abandon(struct mnw__fill *fill, uint64_t word) {
     uint64_t abandoned = mnw__fill_word((uint32_t)(word >> 32), MNW__FILL_ABANDONED);
     mnw__point("abandon");
     if (!atomic_compare_exchange_strong(&fill->word, &word, abandoned))
         return; /* answered just now */
+    if (goes_on(fill, word, abandoned))
+        return;
     struct mnw_cache *cache = fill->cache;
     mnw__count(&cache->counters, MNW__FILLS_LATE, 1);
     mnw__count(&cache->counters, MNW__FILLS_FAILED, 1);
-    if (fill->view)
+    if (fill->view && !fill->is_inline)
         fail_page(cache, fill->first_page, -ETIMEDOUT);
     fail_joined(fill, -ETIMEDOUT);
     if (fill->job) {
@@ -369,7 +391,8 @@ static int error_at_deadline(const struct mnw__fill *fill) {
 
 /* What is due for one fill; returns when it is due next. */
 static uint64_t check_timers(struct mnw__fill *fill, uint64_t now_ns) {
-    uint64_t word = atomic_load_explicit(&fill->word, memory_order_acquire);
+    /* Sequentially consistent against who begins inline: either its deadline comes after the timer's, or we see it. */
+    uint64_t word = atomic_load(&fill->word);
     uint64_t deadline_ns = atomic_load_explicit(&fill->deadline_ns, memory_order_relaxed);
     enum mnw__fill_state state = mnw__fill_state_of(word);
     if (state == MNW__FILL_READING) {

@@ -14,7 +14,7 @@
 
 /* Words move under us; so often they are looked at again before the instruction is repeated: signals get their turn. */
 #define LOOKS_MAX 16
-/* As the watchdog: a wait that is over by then is looked into, deadlines too. */
+/* As the watchdog: a wait that is over by then is looked into. */
 #define WAIT_NS 1000000000
 /* A view is being unmapped: so long its threads sleep before they touch it again. */
 #define CLOSING_NS 50000
@@ -195,7 +195,7 @@ struct fault {
     uint32_t serial;
     uint64_t page;
     unsigned visits; /* of ours, in the page's extent */
-    bool is_known, is_impatient;
+    bool is_known;
     struct mnw__readahead_plan plan;
     struct bucket *ticket; /* we are counted there */
     uint32_t seen;
@@ -326,8 +326,6 @@ static enum step look_inside(struct fault *fault) {
     if (!mnw__page_join(&cache->pages, fault->page))
         return STEP_AGAIN;
     mnw__count(&cache->counters, MNW__FAULTS_JOINED, 1);
-    if (fault->is_impatient) /* who reads inline has no clock: its deadline is looked at by the fault thread */
-        mnw__fault_thread_kick(fault->view->thread);
     return wait_for(fault, WAIT_NS);
 }
 
@@ -444,13 +442,9 @@ static enum step go(struct fault *fault) {
     return step;
 }
 
-/* True: nobody woke us, for the first time; look again at once, and see to it that somebody looks at deadlines. */
-static bool wait_here(struct fault *fault) {
-    bool was_impatient = fault->is_impatient;
+static void wait_here(struct fault *fault) {
     mnw__word_wait(&fault->ticket->wakes, fault->seen, fault->wait_ns);
-    fault->is_impatient = atomic_load(&fault->ticket->wakes) == fault->seen;
     drop_ticket(fault);
-    return fault->is_impatient && !was_impatient;
 }
 
 enum mnw__sigbus mnw__inline_serve(uintptr_t address) {
@@ -461,8 +455,8 @@ enum mnw__sigbus mnw__inline_serve(uintptr_t address) {
             step = go(&fault);
         if (step != STEP_TICKET && step != STEP_WAIT)
             drop_ticket(&fault);
-        if (step == STEP_WAIT && wait_here(&fault))
-            step = STEP_AGAIN;
+        if (step == STEP_WAIT)
+            wait_here(&fault);
     }
     drop_ticket(&fault);
     if (step == STEP_FAILED)
@@ -510,6 +504,7 @@ static void serve_asked(struct mnw__fault_thread *thread, struct mnw_view *view,
 static void begin_ahead(struct mnw__fault_thread *thread, struct mnw_view *view) {
     if (atomic_exchange_explicit(&view->asks.planning, true, memory_order_acquire)) {
         atomic_store(&thread->asked, true); /* a faulter has it for a few instructions */
+        mnw__fault_due(thread, thread->batch_ns + MNW__SCARCE_TICK_NS);
         return;
     }
     struct mnw__readahead_plan plan = view->asks.ahead;
