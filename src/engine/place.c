@@ -31,11 +31,14 @@ void mnw__place_for_node(struct mnw__place *place, int node) {
     place->node = node;
 }
 
+static uint64_t policy_bytes(const struct mnw_cache *cache) {
+    const struct mnw_pool *pool = cache->pool;
+    return mnw__align_up(cache->backing.size_bytes, pool->whole_extents ? pool->extent_bytes : pool->page_bytes);
+}
+
 int mnw__place_set_policy(struct mnw_cache *cache) {
     const struct mnw_pool *pool = cache->pool;
-    uint64_t unit = pool->whole_extents ? pool->extent_bytes : pool->page_bytes;
-    return mnw__numa_set_range_policy(cache->backing.alias, mnw__align_up(cache->backing.size_bytes, unit), pool->numa,
-                                      pool->nodes);
+    return mnw__numa_set_range_policy(cache->backing.alias, policy_bytes(cache), pool->numa, pool->nodes);
 }
 
 /* A faulter that nothing is known of, or whose node is not the pool's, is taken to be where its fault thread is. */
@@ -79,7 +82,7 @@ static bool put_policy_right(struct mnw_cache *cache, uint64_t offset) {
     if (!mnw__numa_is_redirected((char *)cache->backing.alias + offset, pool->numa, pool->nodes))
         return false;
     mnw__count(&cache->counters, MNW__POLICIES_FOREIGN, 1);
-    return !mnw__place_set_policy(cache);
+    return !mnw__numa_put_range_policy(cache->backing.alias, policy_bytes(cache), pool->numa, pool->nodes);
 }
 
 /* How many pages of the range lie on none of the nodes, and where the first one is. Pages nobody can see do not. */

@@ -164,10 +164,10 @@ static int range_mode_of(enum mnw_numa policy, uint64_t *nodes) {
     return mode == MPOL_LOCAL ? MPOL_DEFAULT : mode;
 }
 
-int mnw__numa_set_range_policy(void *address, size_t length, enum mnw_numa policy, uint64_t nodes) {
+int mnw__numa_put_range_policy(void *address, size_t length, enum mnw_numa policy, uint64_t nodes) {
     int mode = range_mode_of(policy, &nodes);
     if (mode < 0) {
-        return mnw__fail(mode, "unknown NUMA policy %d", (int)policy);
+        return mode;
     }
     if (!has_numa()) {
         return 0;
@@ -179,9 +179,14 @@ int mnw__numa_set_range_policy(void *address, size_t length, enum mnw_numa polic
      */
     int other = mode == MPOL_DEFAULT ? MPOL_LOCAL : mode | MPOL_F_STATIC_NODES;
     if (mbind(address, length, other, to, bits, 0) || mbind(address, length, mode, to, bits, 0)) {
-        return fail_policy("mbind", policy, nodes, errno);
+        return -errno;
     }
     return 0;
+}
+
+int mnw__numa_set_range_policy(void *address, size_t length, enum mnw_numa policy, uint64_t nodes) {
+    int error = mnw__numa_put_range_policy(address, length, policy, nodes);
+    return error ? fail_policy("mbind", policy, nodes, -error) : 0;
 }
 
 bool mnw__numa_is_redirected(void *address, enum mnw_numa policy, uint64_t nodes) {

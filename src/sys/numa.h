@@ -27,6 +27,8 @@ int mnw__numa_set_thread_policy(enum mnw_numa policy, uint64_t nodes);
  * more. MNW_NUMA_LOCAL: none of its own.
  */
 int mnw__numa_set_range_policy(void *address, size_t length, enum mnw_numa policy, uint64_t nodes);
+/* The same without a message: async-signal-safe. */
+int mnw__numa_put_range_policy(void *address, size_t length, enum mnw_numa policy, uint64_t nodes);
 /*
  * Has somebody given the page there another policy than mnw__numa_set_range_policy() with these gave it? Whoever maps a
  * shmem file can.

@@ -65,7 +65,7 @@ int mnw__numa_set_thread_policy(enum mnw_numa policy, uint64_t nodes) {
     return check_nodes(nodes);
 }
 
-int mnw__numa_set_range_policy(void *address, size_t length, enum mnw_numa policy, uint64_t nodes) {
+int mnw__numa_put_range_policy(void *address, size_t length, enum mnw_numa policy, uint64_t nodes) {
     fake_call("mbind");
     uint64_t first;
     struct fake_file *file = fake_file_at(address, &first);
@@ -74,6 +74,10 @@ int mnw__numa_set_range_policy(void *address, size_t length, enum mnw_numa polic
     for (uint64_t page = first; page < first + length / file->page_bytes; page++)
         file->policies[page] = (struct fake_policy){policy != MNW_NUMA_LOCAL, policy, nodes};
     return check_nodes(nodes);
+}
+
+int mnw__numa_set_range_policy(void *address, size_t length, enum mnw_numa policy, uint64_t nodes) {
+    return mnw__numa_put_range_policy(address, length, policy, nodes);
 }
 
 bool mnw__numa_is_redirected(void *address, enum mnw_numa policy, uint64_t nodes) {
