@@ -344,7 +344,8 @@ struct mnw_attach_options {
  *
  * MNW_VIEW_FORKED: a view that MNW_VIEW_CHANGED_FORKED told of, in another process before, is attached again. The
  * userfaultfd watches its ranges already; those that it does not watch any more are left out, where the kernel tells
- * (not on hugetlb). Closing the view makes what the child has not touched SIGBUS.
+ * (not on hugetlb). Closing the view makes what the child has not touched SIGBUS. With `pid`: a child that nobody
+ * serves yet, which asks by itself; its range is looked at and registered as any consumer's.
  *
  * Errors: -EINVAL (no userfaultfd, features missing; the range is not mapped, or maps something else), -EBUSY (the
  * userfaultfd, or part of the range, belongs to another view), -ESRCH (the consumer is gone), -ENOSPC (a writable

@@ -263,7 +263,7 @@ int mnw__views_adopt(struct mnw__session *session, int record, struct mnw__daemo
 void mnw__views_drop_all(struct mnw__session *session);
 /* Children are left to themselves. */
 void mnw__views_drop_orphans(struct mnw__daemon *daemon);
-/* Closes a view that is ATTACHED; what it records is saved first by end(), and not by close(). */
+/* Closes a view if it is ATTACHED; what it records is saved first by end(), and not by close(). */
 void mnw__views_end(struct mnw__daemon *daemon, struct mnw__daemon_view *view);
 void mnw__views_close(struct mnw__daemon *daemon, struct mnw__daemon_view *view);
 /* Begins to save what all views have recorded so far; false: nothing. */

@@ -150,7 +150,10 @@ void mnw__views_handle_detach(struct mnw__session *session, const struct mnw__wi
         mnw__request_refuse(session, packet, error);
 }
 
+/* Telling a peer may have ended its session, and so have begun this already: so it is with end(), too. */
 void mnw__views_close(struct mnw__daemon *daemon, struct mnw__daemon_view *view) {
+    if (view->phase != MNW__VIEW_ATTACHED)
+        return;
     if (!begin_close(daemon, view, NULL))
         mnw__daemon_log("out of memory: a view of '%s' stays attached", view->image->config->name);
 }
@@ -190,7 +193,7 @@ static int attach_now(struct mnw__daemon_view *view, int uffd, const struct mnw_
         .length_bytes = view->length,
         .address = view->address,
         .uffd = uffd,
-        .flags = view->flags & MNW_VIEW_WRITE,
+        .flags = (view->flags & MNW_VIEW_WRITE) | (view->flags & MNW__WIRE_ATTACH_CHILD ? MNW_VIEW_FORKED : 0),
         .pid = session->peer.pid,
         .faults_per_second = (uint32_t)session->daemon->config->limits.faults_per_second,
         .cookie = view->cookie,
@@ -403,6 +406,8 @@ bool mnw__views_save_all(struct mnw__daemon *daemon) {
 }
 
 void mnw__views_end(struct mnw__daemon *daemon, struct mnw__daemon_view *view) {
+    if (view->phase != MNW__VIEW_ATTACHED)
+        return;
     view->is_ending = true;
     if (!view->is_recording || !view->image->config->working_set || begin_save(view->session, view, NULL))
         mnw__views_close(daemon, view);

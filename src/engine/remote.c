@@ -261,7 +261,7 @@ static int arm_forked(struct mnw_view *view) {
 static int arm_all(struct mnw_view *view) {
     const struct mnw__remote *remote = view->remote;
     int error = 0;
-    if (remote->forked && !is_hugetlb(view->cache))
+    if (remote->forked && !remote->pid && !is_hugetlb(view->cache))
         return arm_forked(view);
     for (unsigned i = 0; i < remote->piece_count && !error; i++)
         error = check_mapping(view, &remote->pieces[i]);

@@ -93,21 +93,35 @@ int mnw__uffd_poison(int fd, uintptr_t start, size_t length, unsigned flags, int
 int mnw__uffd_wake(int fd, uintptr_t start, size_t length);
 /*
  * Poisons every page of the range that is not mapped. 0; -EAGAIN: the address space changes, and its event is unread;
- * -ENOENT: a part is not watched any more, and what follows it was left alone; -ESRCH.
+ * -ENOENT: a part is not watched any more; all the rest was barred, unless that part has more than
+ * MNW__UFFD_BAR_SKIPS pages; -ESRCH.
+ *
+ * The kernel takes no range that leaves a mapping, and a mapping is split by who protects or locks a part of it, of
+ * which no event tells. So what is refused is halved.
  */
+#define MNW__UFFD_BAR_SKIPS (1u << 20)
 static inline int mnw__uffd_bar(int fd, uintptr_t start, size_t length, size_t page_bytes) {
     uintptr_t end = start + length;
-    while (start < end) {
+    unsigned skips = 0;
+    for (size_t part = length; start < end;) {
         int64_t done = 0;
-        int error = mnw__uffd_poison(fd, start, end - start, 0, &done);
-        if (done > 0)
+        part = part < end - start ? part : end - start;
+        int error = mnw__uffd_poison(fd, start, part, 0, &done);
+        if (done > 0) {
             start += (uintptr_t)done;
-        else if (error == -EEXIST) /* mapped already */
+            part *= 2;
+        } else if (error == -EEXIST) { /* mapped already */
             start += page_bytes;
-        else if (error)
+        } else if (error == -ENOENT && part > page_bytes) {
+            part = part / page_bytes / 2 * page_bytes;
+        } else if (error == -ENOENT && skips < MNW__UFFD_BAR_SKIPS) {
+            skips++;
+            start += page_bytes;
+        } else if (error) {
             return error;
+        }
     }
-    return 0;
+    return skips ? -ENOENT : 0;
 }
 int mnw__uffd_writeprotect(int fd, uintptr_t start, size_t length, bool protect, unsigned flags);
 

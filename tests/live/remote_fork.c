@@ -147,15 +147,31 @@ static int64_t let_go_on(struct peer_side *side, const void *argument) {
     return wait_for((pid_t)side->maps[1].length);
 }
 
-static void test_closed_child(void **state) {
-    (void)state;
+/* No event tells that the mapping is more than one now. */
+static int read_second_and_split(const char *data, size_t unit) {
+    if (read_second(data, unit))
+        return 7;
+    return mprotect((void *)((uintptr_t)data + 3 * unit), BED_PAGE, PROT_NONE) ? 5 : 0;
+}
+
+static int64_t fork_and_split(struct peer_side *side, const void *argument) {
+    return fork_in_two(side, *(const size_t *)argument, read_second_and_split, read_second_and_sixth);
+}
+
+static void run_closed_child(peer_body *fork_it) {
     struct torn world;
     torn_open(&world, MNW_BACKING_SHMEM, 0, UFFD_FEATURE_EVENT_FORK);
-    assert_int_equal(peer_do(&world.peers[0], fork_and_wait, &world.unit, sizeof(world.unit)), 0);
+    assert_int_equal(peer_do(&world.peers[0], fork_it, &world.unit, sizeof(world.unit)), 0);
     assert_int_equal(torn_close_children(&world, 1), 1);
     assert_int_equal(peer_do(&world.peers[0], let_go_on, &world.unit, sizeof(world.unit)), 0);
     peer_assert_right(&world.peers[0], 0, 0, TORN_UNITS * world.unit, 1);
     torn_close(&world);
+}
+
+static void test_closed_child(void **state) {
+    (void)state;
+    run_closed_child(fork_and_wait);
+    run_closed_child(fork_and_split);
 }
 
 /* SIGBUS is inherited, and taken off in all. */
@@ -237,6 +253,35 @@ static void test_forked_ranges_may_be_stale(void **state) {
     peer_assert_right(&pair.peers[0], 0, GONE_TO * BED_PAGE, 9 * BED_PAGE, 1);
     assert_int_equal(peer_do(&pair.peers[0], use_the_other, NULL, 0), 0);
     assert_int_equal(mnw_view_close(view), 0); /* as of a child: what it has not touched is SIGBUS */
+    peer_assert_bus(&pair.peers[0], 0, (ALL - 1) * BED_PAGE);
+    close(uffd);
+    pair_close(&pair);
+}
+
+/*
+ * A child that nobody serves yet, and that says so itself: it is looked at as any consumer, and closed as a child. Its
+ * own duplicate of the userfaultfd would let it wait for ever.
+ */
+static void test_forked_that_asks(void **state) {
+    (void)state;
+    struct pair pair;
+    uint64_t address;
+    pair_open(&pair, MNW_BACKING_SHMEM, ALL * BED_PAGE, 512 << 10);
+    int uffd = peer_map(&pair.peers[0], pair.bed.cache, &(struct peer_mapping){.length = ALL * BED_PAGE}, &address);
+    struct mnw_attach_options options = {.size = sizeof(options),
+                                         .uffd = uffd,
+                                         .address = address,
+                                         .offset_bytes = BED_PAGE,
+                                         .length_bytes = (ALL - 1) * BED_PAGE,
+                                         .flags = MNW_VIEW_FORKED,
+                                         .pid = pair.peers[0].pid};
+    struct mnw_view *view;
+    assert_int_equal(mnw_view_attach(&view, pair.bed.cache, &options), -EINVAL); /* another offset is mapped there */
+    options.offset_bytes = 0;
+    options.length_bytes = ALL * BED_PAGE;
+    assert_int_equal(mnw_view_attach(&view, pair.bed.cache, &options), 0);
+    peer_assert_right(&pair.peers[0], 0, 0, 9 * BED_PAGE, 1);
+    assert_int_equal(mnw_view_close(view), 0);
     peer_assert_bus(&pair.peers[0], 0, (ALL - 1) * BED_PAGE);
     close(uffd);
     pair_close(&pair);
@@ -364,6 +409,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_closed_child),
         cmocka_unit_test(test_fork_with_sigbus),
         cmocka_unit_test(test_forked_ranges_may_be_stale),
+        cmocka_unit_test(test_forked_that_asks),
         cmocka_unit_test(test_storm_shmem),
         cmocka_unit_test(test_storm_graded),
         cmocka_unit_test(test_storm_hugetlb),
