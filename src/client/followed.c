@@ -97,26 +97,27 @@ static bool is_huge(const struct mnw_client_view *view) {
 }
 
 /* A child of a child: its parent may have unmapped or moved it, and something else is there now. */
-static bool is_mapped(const struct mnw_client_view *view) {
-    enum mnw__mapped mapped =
-        mnw__process_maps_file(getpid(), view->address, view->length, view->device, view->inode, view->offset, true);
-    return mapped == MNW__MAPPED_AS_SAID || mapped == MNW__MAPPED_UNSEEN;
+static enum mnw__mapped mapped(const struct mnw_client_view *view) {
+    return mnw__process_maps_file(getpid(), view->address, view->length, view->device, view->inode, view->offset, true);
 }
 
 /*
  * By the userfaultfd of our birth, then nothing has changed. Else nobody is watching, and `uffd` does so from now on;
- * or it is no view any more, and none of our business.
+ * or it is no view any more, and none of our business; or it is one, and cannot be watched: it would be zeros.
  */
-enum watch { WATCHED, WATCHED_ANEW, NO_VIEW };
+enum watch { WATCHED, WATCHED_ANEW, UNWATCHABLE, NO_VIEW };
 
 static enum watch look(const struct mnw_client_view *view, int uffd) {
     if (!is_huge(view) && mnw__uffd_is_one_mapping(uffd, view->address, view->length) == 1)
         return WATCHED;
-    if (!is_mapped(view))
+    enum mnw__mapped what = mapped(view);
+    if (what != MNW__MAPPED_AS_SAID && what != MNW__MAPPED_UNSEEN)
         return NO_VIEW;
     int error =
         mnw__uffd_register(uffd, view->address, view->length, MNW__UFFD_MODE_MISSING | MNW__UFFD_MODE_MINOR, NULL);
-    return error == -EBUSY ? WATCHED : error ? NO_VIEW : WATCHED_ANEW;
+    if (error == -EBUSY)
+        return WATCHED;
+    return !error ? WATCHED_ANEW : what == MNW__MAPPED_AS_SAID ? UNWATCHABLE : NO_VIEW;
 }
 
 /* ---- what a child does ---- */
@@ -186,6 +187,8 @@ static void settle(struct mnw__followed *followed) {
         serve_anew(view, followed->uffd);
         return;
     }
+    if (watch == UNWATCHABLE)
+        close_view(view);
     mnw__uffd_close(followed->uffd);
     followed->uffd = -1;
 }

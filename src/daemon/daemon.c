@@ -113,6 +113,13 @@ int mnw__daemon_open(struct mnw__daemon *daemon, const struct mnw__config *confi
     return error ? error : mnw__lane_open(&daemon->slow, "minnow-slow", SLOW_THREADS, &daemon->finished);
 }
 
+/* A parent that is being closed, or saved, may fork still: its children are barred, too. */
+static void drop_children(struct mnw__daemon *daemon) {
+    for (unsigned i = 0; i < daemon->pool_count; i++)
+        mnw__daemon_take_events(&daemon->pools[i], daemon, EVENTS_A_TURN);
+    mnw__views_drop_orphans(daemon);
+}
+
 static void end_sessions(struct mnw__daemon *daemon) {
     while (daemon->sessions) {
         struct mnw__session *session = daemon->sessions;
@@ -121,10 +128,14 @@ static void end_sessions(struct mnw__daemon *daemon) {
                 mnw__views_tell_detached(session, view->id, -ESHUTDOWN);
         mnw__session_drop(session, -ESHUTDOWN, "the daemon was asked to stop");
     }
-    mnw__views_drop_orphans(daemon);
     uint64_t until = mnw__clock_ns() + CLOSING_MS * UINT64_C(1000000);
-    while ((daemon->dead || daemon->orphans || daemon->prefetches) && mnw__clock_ns() < until)
+    for (;;) {
+        drop_children(daemon);
+        bool any = daemon->dead || daemon->orphans || daemon->prefetches;
+        if (!any || mnw__clock_ns() >= until)
+            return;
         mnw__daemon_turn(daemon, 10);
+    }
 }
 
 void mnw__daemon_close(struct mnw__daemon *daemon) {

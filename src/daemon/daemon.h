@@ -133,6 +133,7 @@ struct mnw__work {
     void (*run)(struct mnw__work *work);  /* on a thread of a lane */
     void (*done)(struct mnw__work *work); /* on the loop, which then frees it */
     struct mnw__work *next_waiting, *next_of_session;
+    const void *owner;            /* of which one is run at a time; NULL: the session */
     struct mnw__session *session; /* NULL: nobody to answer */
     enum mnw__wire_type type;
     uint32_t request; /* 0: nothing to answer */
@@ -266,8 +267,10 @@ void mnw__views_drop_orphans(struct mnw__daemon *daemon);
 /* Closes a view if it is ATTACHED; what it records is saved first by end(), and not by close(). */
 void mnw__views_end(struct mnw__daemon *daemon, struct mnw__daemon_view *view);
 void mnw__views_close(struct mnw__daemon *daemon, struct mnw__daemon_view *view);
-/* Begins to save what all views have recorded so far; false: nothing. */
-bool mnw__views_save_all(struct mnw__daemon *daemon);
+/* Begins to save what all views have recorded so far. */
+void mnw__views_save_all(struct mnw__daemon *daemon);
+/* How many views are being saved. */
+unsigned mnw__views_saving(const struct mnw__daemon *daemon);
 int mnw__views_take_record(struct mnw__daemon *daemon, struct mnw__daemon_view *view);
 /* Tells the peer that a view is served no more. */
 void mnw__views_tell_detached(struct mnw__session *session, uint32_t id, int reason);

@@ -43,6 +43,8 @@ enum {
     PAUSE_MS = 1000,
     STOP_MS = 10000,
     SEND_MS = 2000, /* a standby that takes nothing for so long is none */
+    STANDBY_MS =
+        30000, /* and one that is not the worker after so long is replaced when a handover is asked for again */
 };
 
 struct held {
@@ -59,6 +61,7 @@ struct holder {
     struct held *fds;
     pid_t worker, standby; /* 0: none */
     int standby_socket;    /* with a standby */
+    uint64_t standby_until_ns;
     bool ready, was_ready; /* this worker; any */
     bool stopping, worker_stops;
     uint64_t started_ns, start_at_ns, kill_at_ns; /* 0: no */
@@ -256,8 +259,20 @@ static int open_pair(int ends[2]) {
 /* A new binary or configuration that would not start is found out while the old worker still serves. */
 static void begin_handover(struct holder *holder) {
     int ends[2];
-    if (holder->standby || !holder->worker || open_pair(ends))
+    if (holder->standby && mnw__clock_ns() >= holder->standby_until_ns) {
+        mnw__daemon_log("holder: the next worker (process %d) did not get ready within %d s: it is killed, and another "
+                        "one started",
+                        (int)holder->standby, STANDBY_MS / 1000);
+        drop_standby(holder);
+    }
+    if (holder->standby || !holder->worker) {
+        mnw__daemon_log("holder: no handover: %s", holder->standby ? "one is under way" : "no worker is running");
         return;
+    }
+    if (open_pair(ends)) {
+        mnw__daemon_log("holder: no handover: making a socket: %s; the old worker goes on", strerror(errno));
+        return;
+    }
     pid_t pid = fork();
     if (!pid) {
         if (dup2(ends[1], FIRST_FD) < 0) /* without close-on-exec */
@@ -274,6 +289,7 @@ static void begin_handover(struct holder *holder) {
     }
     holder->standby = pid;
     holder->standby_socket = ends[0];
+    holder->standby_until_ns = mnw__clock_ns() + STANDBY_MS * MS;
 }
 
 static void standby_ended(struct holder *holder) {

@@ -18,7 +18,7 @@
 struct mnw__task {
     struct mnw__task *next;
     void (*run)(struct mnw__task *task); /* on a thread of the lane */
-    const void *owner;                   /* one at a time of each; NULL: no matter */
+    const void *owner;                   /* a session, an image that is saved: one at a time of each; NULL: no matter */
 };
 
 /* What lanes have done, until the loop fetches it. */

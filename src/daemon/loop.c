@@ -14,6 +14,8 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#define MS UINT64_C(1000000)
+
 enum { EVENTS_MAX = 64, LEAVE_MS = 20, SAVE_MS = 2000 };
 
 void mnw__daemon_log(const char *format, ...) {
@@ -58,8 +60,8 @@ static void signal_came(struct mnw__daemon *daemon, struct mnw__source *source, 
     while (read(daemon->signals, &info, sizeof(info)) == sizeof(info)) {
         if (info.ssi_signo == SIGHUP && daemon->holding.holder) {
             daemon->phase = MNW__HANDING_OVER;
-            uint64_t ms = mnw__views_save_all(daemon) ? SAVE_MS : LEAVE_MS; /* faults are served meanwhile */
-            daemon->leave_ns = mnw__clock_ns() + ms * UINT64_C(1000000);
+            mnw__views_save_all(daemon); /* faults are served meanwhile */
+            daemon->leave_ns = mnw__clock_ns() + LEAVE_MS * MS;
         } else if (info.ssi_signo != SIGHUP) {
             daemon->phase = MNW__STOPPING;
         }
@@ -112,10 +114,24 @@ int mnw__daemon_turn(struct mnw__daemon *daemon, int timeout_ms) {
     return 0;
 }
 
-/* What was asked for and is nearly done is finished first: the next worker would have to do it again. */
+/*
+ * What was asked for and is nearly done is finished first: the next worker would have to do it again. What is being
+ * saved cannot be done again, and gets more time, whoever began it.
+ */
 static bool may_leave(const struct mnw__daemon *daemon) {
-    return daemon->phase == MNW__STOPPING ||
-           (daemon->phase == MNW__HANDING_OVER && (!daemon->works || mnw__clock_ns() >= daemon->leave_ns));
+    if (daemon->phase != MNW__HANDING_OVER)
+        return daemon->phase == MNW__STOPPING;
+    uint64_t now = mnw__clock_ns();
+    if (!daemon->works || now < daemon->leave_ns)
+        return !daemon->works;
+    unsigned saving = mnw__views_saving(daemon);
+    if (saving && now < daemon->leave_ns + SAVE_MS * MS)
+        return false;
+    if (saving)
+        mnw__daemon_log("the working sets of %u views are not saved: that takes more than %d ms, and the next worker "
+                        "takes over",
+                        saving, SAVE_MS);
+    return true;
 }
 
 int mnw__daemon_loop(struct mnw__daemon *daemon) {

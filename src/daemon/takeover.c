@@ -115,18 +115,22 @@ static void take_over_session(struct mnw__daemon *daemon, unsigned index) {
     session->name[sizeof(session->name) - 1] = '\0';
 }
 
-/* Its parent's session may be over; it is served all the same, or barred. */
+/*
+ * Its parent's session may be over; it is served all the same, or barred. One whose record is not valid has asked by
+ * itself, has its own duplicate, and asks again.
+ */
 static void take_over_child(struct mnw__daemon *daemon, unsigned index, struct mnw__session *session,
                             struct mnw__daemon_image *image, int fd) {
     struct mnw__record *record = &daemon->state.views[index].record;
+    bool valid = mnw__state_is_valid(record);
     int error = -ESTALE;
-    if (fd >= 0 && image)
+    if (valid && fd >= 0 && image)
         error = mnw__changes_adopt_child(daemon, session, index, image, fd);
     if (!error) {
         close(fd); /* the view has its own */
         return;
     }
-    if (fd >= 0 && error != -ESRCH) {
+    if (valid && fd >= 0 && error != -ESRCH) {
         mnw__daemon_log("the child of a consumer is not taken over: %s", image ? mnw_error() : "its image is lost");
         mnw__changes_bar_child(daemon, index, fd);
     }
@@ -144,7 +148,7 @@ static void take_over_view(struct mnw__daemon *daemon, unsigned index) {
     struct mnw__daemon_image *image = image_of(daemon, record->image);
     int error = -ENOENT;
     if (record->is_child) {
-        take_over_child(daemon, index, session, image, valid ? fd : -1);
+        take_over_child(daemon, index, session, image, fd);
         return;
     }
     if (valid && session && image && fd >= 0)

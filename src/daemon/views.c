@@ -391,18 +391,27 @@ static int begin_save(struct mnw__session *session, struct mnw__daemon_view *vie
         return -ENOMEM;
     work->view = view;
     work->image = view->image;
+    work->owner = view->image; /* what is saved is united with what is there: one after the other */
     view->phase = MNW__VIEW_SAVING;
     mnw__work_start(work, &session->daemon->slow, run_save, save_done);
     return 0;
 }
 
-bool mnw__views_save_all(struct mnw__daemon *daemon) {
-    bool any = false;
+void mnw__views_save_all(struct mnw__daemon *daemon) {
     for (const struct mnw__session *session = daemon->sessions; session; session = session->next)
         for (struct mnw__daemon_view *view = session->views; view; view = view->next)
             if (view->is_recording && view->phase == MNW__VIEW_ATTACHED && view->image->config->working_set)
-                any |= !begin_save(view->session, view, NULL);
-    return any;
+                begin_save(view->session, view, NULL);
+}
+
+unsigned mnw__views_saving(const struct mnw__daemon *daemon) {
+    const struct mnw__session *lists[] = {daemon->sessions, daemon->dead};
+    unsigned count = 0;
+    for (unsigned i = 0; i < 2; i++)
+        for (const struct mnw__session *session = lists[i]; session; session = session->next)
+            for (const struct mnw__daemon_view *view = session->views; view; view = view->next)
+                count += view->phase == MNW__VIEW_SAVING;
+    return count;
 }
 
 void mnw__views_end(struct mnw__daemon *daemon, struct mnw__daemon_view *view) {

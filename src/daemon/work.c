@@ -48,7 +48,7 @@ void mnw__work_start(struct mnw__work *work, struct mnw__lane *lane, void (*run)
                      void (*done)(struct mnw__work *work)) {
     work->run = run;
     work->done = done;
-    work->task = (struct mnw__task){.run = enter, .owner = work->session};
+    work->task = (struct mnw__task){.run = enter, .owner = work->owner ? work->owner : work->session};
     mnw__lane_add(lane, &work->task);
 }
 

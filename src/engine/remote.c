@@ -218,10 +218,15 @@ static void add_watched(struct mnw__remote *remote, struct mnw__piece piece, siz
         remote->pieces[remote->piece_count++] = piece;
 }
 
-/* Keeps of a piece what is watched still. 0 or -ESRCH. */
-static int keep_watched(struct mnw_view *view, struct mnw__piece piece) {
+/* Each takes the kernel less than a microsecond; whoever takes a daemon over waits for them. */
+#define LOOKS_MAX (1u << 20)
+
+/* Keeps of a piece what is watched still. 0, -ESRCH, or -E2BIG when finding out would take too long. */
+static int keep_watched(struct mnw_view *view, struct mnw__piece piece, unsigned *looks) {
     struct mnw__remote *remote = view->remote;
     size_t page_bytes = view->cache->backing.page_bytes;
+    if (!(*looks)--)
+        return mnw__fail(-E2BIG, "attach: the child has unmapped too much of what was said of it");
     int is_watched = mnw__uffd_is_one_mapping(view->uffd, piece.address, piece.page_count * page_bytes);
     if (is_watched == -ESRCH)
         return mnw__fail(-ESRCH, "attach: the child is gone");
@@ -237,8 +242,8 @@ static int keep_watched(struct mnw_view *view, struct mnw__piece piece) {
     piece.address += half.page_count * page_bytes;
     piece.first_page += half.page_count;
     piece.page_count -= half.page_count;
-    int error = keep_watched(view, half);
-    return error ? error : keep_watched(view, piece);
+    int error = keep_watched(view, half, looks);
+    return error ? error : keep_watched(view, piece, looks);
 }
 
 /*
@@ -248,12 +253,12 @@ static int keep_watched(struct mnw_view *view, struct mnw__piece piece) {
 static int arm_forked(struct mnw_view *view) {
     struct mnw__remote *remote = view->remote;
     struct mnw__piece said[MNW__PIECES_MAX];
-    unsigned count = remote->piece_count;
+    unsigned count = remote->piece_count, looks = LOOKS_MAX;
     int error = 0;
     memcpy(said, remote->pieces, count * sizeof(*said));
     remote->piece_count = 0;
     for (unsigned i = 0; i < count && !error; i++)
-        error = keep_watched(view, said[i]);
+        error = keep_watched(view, said[i], &looks);
     return error;
 }
 
