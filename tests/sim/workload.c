@@ -270,8 +270,10 @@ static void check_refusals(const struct sim_cache *cache) {
     for (uint64_t page = 0; page < cache->store.page_count; page++) {
         /* Without the kernel's poison a page that ever failed may stay SIGBUS in its view. */
         bool stays = !fake_config.has_poison && cache->told[page];
-        /* A store that takes no reads for as long as the deadline fails the page without being asked for it. */
-        stays |= cache->store.chance[STORE_CROWDED] && cache->told[page] == -ETIMEDOUT;
+        /* A store that takes no reads for as long as the deadline fails the page with fewer failures than retries: with
+         * none, or with what it said when it last took one. */
+        stays |= cache->store.chance[STORE_CROWDED] &&
+                 (cache->told[page] == -ETIMEDOUT || (cache->told[page] && cache->store.failures_total));
         if (cache->refused[page] && !cache->lacked[page] && !stays && !world.last_stats.events_dropped)
             sim_fail("SIGBUS on page %llu: the store did not fail it, and its event does not say that memory lacked, "
                      "but %d",
