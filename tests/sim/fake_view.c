@@ -124,7 +124,8 @@ struct fake_view *fake_view_new(void) {
     sim_fail("more than %d views", FAKE_VIEWS);
 }
 
-int mnw__view_map(struct mnw__backing *backing, uint64_t offset, size_t length, bool writable, uintptr_t *address) {
+static int map(struct mnw__backing *backing, uint64_t offset, size_t length, bool writable, bool veiled,
+               uintptr_t *address) {
     fake_call("view_map");
     struct fake_file *file = fake_file_of(backing->readonly_fd);
     if (offset % file->page_bytes || !length || length % file->page_bytes)
@@ -134,7 +135,7 @@ int mnw__view_map(struct mnw__backing *backing, uint64_t offset, size_t length, 
     if (fake_strikes(FAKE_OPEN))
         return mnw__fail(-ENOMEM, "no address space for a view of %zu bytes", length);
     struct fake_view *view = fake_view_new();
-    *view = (struct fake_view){.exists = true, .writable = writable, .file = file, .length = length};
+    *view = (struct fake_view){.exists = true, .writable = writable, .veiled = veiled, .file = file, .length = length};
     view->process = fiber_process();
     view->page_bytes = file->page_bytes;
     view->first = offset / file->page_bytes;
@@ -150,6 +151,10 @@ int mnw__view_map(struct mnw__backing *backing, uint64_t offset, size_t length, 
               (unsigned long long)(view->first + view->pages));
     fake_call("view_map done");
     return 0;
+}
+
+int mnw__view_map(struct mnw__backing *backing, uint64_t offset, size_t length, bool writable, uintptr_t *address) {
+    return map(backing, offset, length, writable, false, address);
 }
 
 /* The view that holds the whole range, which must be whole pages. */
@@ -171,9 +176,9 @@ static void post(struct fake_view *view, uintptr_t address, size_t length, enum 
     fake_uffd_post(uffd, &event);
 }
 
-/* Between the halves nothing of the fake can touch a view, so the second one only says what it may do. */
+/* A reader of a view that was closed may touch the next one at its place between the halves. */
 int mnw__view_map_veiled(struct mnw__backing *backing, uint64_t offset, size_t length, uintptr_t *address) {
-    return mnw__view_map(backing, offset, length, false, address);
+    return map(backing, offset, length, false, true, address);
 }
 
 int mnw__view_unveil(uintptr_t address, size_t length, bool writable) {
@@ -182,6 +187,7 @@ int mnw__view_unveil(uintptr_t address, size_t length, bool writable) {
     if (!view || view->length != length)
         sim_fail("unveils what is no view");
     view->writable = writable;
+    view->veiled = false;
     return 0;
 }
 

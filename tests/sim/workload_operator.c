@@ -275,7 +275,9 @@ static void take_prefetch(const struct mnw_event *event) {
         sim_fail("a prefetch was cancelled, and its event says %d", event->result);
     if (event->result == -EIO && !event->pages_failed)
         sim_fail("a prefetch failed, and no page did");
-    if (world.is_prompt && !world.is_mortal && event->pages_failed > pages_ever_failed(&prefetch->cache->store))
+    /* Where a bad page's memory cannot be punched, the rest of its run is given up with it. */
+    if (world.is_prompt && !world.is_mortal && !fake_config.chance[FAKE_PUNCH] &&
+        event->pages_failed > pages_ever_failed(&prefetch->cache->store))
         sim_fail("a prefetch says that %llu pages failed; the store has failed %llu",
                  (unsigned long long)event->pages_failed,
                  (unsigned long long)pages_ever_failed(&prefetch->cache->store));
