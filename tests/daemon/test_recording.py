@@ -87,6 +87,23 @@ class Recording(unittest.TestCase):
         self.assertEqual(self.pages(), [3], self.daemon.read_log())
         session.close()
 
+    def test_many_end_at_once(self):
+        """None overwrites what another one has noted."""
+        pages = range(10, 34)
+        for turn in range(5):
+            sessions = [peer.Peer(self.daemon.path) for _ in pages]
+            for session, page in zip(sessions, pages):
+                view = peer.View(session, "disk")
+                self.assertEqual(record(session, START).status, 0)
+                touch(view, page)
+            for session in sessions:
+                session.close()
+            until = time.monotonic() + 10
+            while sorted(self.pages()) != list(pages) and time.monotonic() < until:
+                time.sleep(0.01)
+            self.assertEqual(sorted(self.pages()), list(pages), turn)
+            os.unlink(self.set)
+
     def test_nothing_is_saved_that_was_dropped(self):
         with peer.Peer(self.daemon.path) as session:
             self.recording_view(session)
