@@ -104,6 +104,25 @@ class Recording(unittest.TestCase):
             self.assertEqual(sorted(self.pages()), list(pages), turn)
             os.unlink(self.set)
 
+    def test_peers_leave_before_the_answer(self):
+        """The loop finds out by answering, while it is busy with others: the view is closed once."""
+        others = [peer.Peer(self.daemon.path) for _ in range(6)]
+        until = time.monotonic() + 1
+        turn = 0
+        while time.monotonic() < until:
+            turn += 1
+            session = peer.Peer(self.daemon.path)
+            self.recording_view(session)
+            session.start(peer.RECORD, struct.pack("=IIIIQ", 0, 1, SAVE, 0, 0))
+            asked = [(other, other.start(peer.STATS, struct.pack("=II", 0, 0))) for other in others]
+            time.sleep(turn % 20 / 10000)
+            session.close()
+            for other, request in asked:
+                os.close(other.wait(request).fds[0])
+        for other in others:
+            other.close()
+        self.assertNotIn("the worker ended", self.daemon.read_log())
+
     def test_nothing_is_saved_that_was_dropped(self):
         with peer.Peer(self.daemon.path) as session:
             self.recording_view(session)
