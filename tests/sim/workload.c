@@ -274,8 +274,9 @@ static void check_refusals(const struct sim_cache *cache) {
          * none, or with what it said when it last took one. */
         stays |= cache->store.chance[STORE_CROWDED] &&
                  (cache->told[page] == -ETIMEDOUT || (cache->told[page] && cache->store.failures_total));
-        /* A deadline begins before memory is had; where calls are slow, the store is asked late. */
-        stays |= fake_config.chance[FAKE_SLOW] && cache->told[page] == -ETIMEDOUT;
+        /* A deadline begins before memory is had, and goes on over retries: what the store was asked last may be young.
+         */
+        stays |= cache->told[page] == -ETIMEDOUT && (fake_config.chance[FAKE_SLOW] || cache->store.failures_total);
         if (cache->refused[page] && !cache->lacked[page] && !stays && !world.last_stats.events_dropped)
             sim_fail("SIGBUS on page %llu: the store did not fail it, and its event does not say that memory lacked, "
                      "but %d",
