@@ -39,6 +39,7 @@ static struct range { _Atomic uintptr_t start, length; } ranges[SLOTS_MAX];
 static struct slot slots[SLOTS_MAX];
 static _Atomic uint32_t slots_used;       /* none above has ever been taken */
 static _Atomic uint32_t table_generation; /* the process whose views these are */
+static _Atomic uint32_t wipe_generation;  /* the process that is making the table its own, or has */
 
 /* A thread mostly stays in one view. initial-exec: other thread-local memory may be allocated at its first touch. */
 static _Thread_local __attribute__((tls_model("initial-exec"))) uint32_t last_slot;
@@ -73,16 +74,20 @@ static void leave_slot(struct slot *slot) {
     atomic_fetch_sub(&slot->guests, 1);
 }
 
-/* In a child nobody is in the handler but who forked, and all views are the parent's. */
+/* In a child nobody is in the handler but who forked, and all views are the parent's. The table is whole on return. */
 static void forget_parent(void) {
-    uint32_t now = mnw__memory_generation(), then = atomic_load(&table_generation);
-    if (now == then || !atomic_compare_exchange_strong(&table_generation, &then, now))
+    uint32_t now = mnw__memory_generation(), then = atomic_load(&wipe_generation);
+    if (now == then || !atomic_compare_exchange_strong(&wipe_generation, &then, now)) {
+        while (atomic_load(&table_generation) != now)
+            mnw__sleep_ns(CLOSING_NS);
         return;
+    }
     for (uint32_t i = 0; i < atomic_load(&slots_used); i++) {
         atomic_store(&ranges[i].length, 0);
         atomic_store(&slots[i].guests, 0);
         atomic_store(&slots[i].state, SLOT_FREE);
     }
+    atomic_store(&table_generation, now);
 }
 
 static struct slot *take_slot(uint32_t *index) {

@@ -281,6 +281,8 @@ int mnw__view_open(struct mnw_view **out, struct mnw_cache *cache, const struct 
  * fault again and find no mapping.
  */
 static void close_local(struct mnw_view *view) {
+    /* A handler on top of us that touched the view would wait for its own thread. */
+    mnw__signals_block();
     if (view->is_inline)
         mnw__inline_stop(view);
     mnw__view_stop(view);
@@ -289,6 +291,7 @@ static void close_local(struct mnw_view *view) {
         mnw__inline_end(view);
     else
         mnw__uffd_wake(view->uffd, view->address, view->length);
+    mnw__signals_restore();
     mnw__uffd_close(view->uffd);
     mnw__view_free(view);
 }

@@ -105,10 +105,22 @@ static void on_sigbus(int number, siginfo_t *info, void *context) {
 
 /* ---- the disposition --------------------------------------------------------------------------------------- */
 
+static bool is_ours(const struct sigaction *action) {
+    return (action->sa_flags & SA_SIGINFO) && action->sa_sigaction == on_sigbus;
+}
+
+/* Somebody else's handler that came after ours passes on to it; where there is none at all, ours was taken away. */
+static bool is_there(const struct sigaction *now) {
+    bool is_handler = now->sa_handler != SIG_DFL && now->sa_handler != SIG_IGN;
+    return is_ours(now) || (installed && is_handler);
+}
+
 static int install(mnw__sigbus_serve *serve) {
     struct sigaction now;
     if (sigaction(SIGBUS, NULL, &now))
         return -errno;
+    if (is_there(&now))
+        return 0;
     before = now;
     atomic_store(&before_is_spent, false);
     atomic_store_explicit(&ask, serve, memory_order_release);
@@ -119,12 +131,22 @@ static int install(mnw__sigbus_serve *serve) {
     return sigaction(SIGBUS, &ours, NULL) ? -errno : 0;
 }
 
+/* In a child: who held the lock is not there, and who took the signal over was the parent. */
+static void forget_parent(void) {
+    pthread_mutex_init(&lock, NULL);
+    users = 0;
+}
+
+static void watch_forks(void) {
+    pthread_atfork(NULL, NULL, forget_parent);
+}
+
 int mnw__sigbus_acquire(mnw__sigbus_serve *serve) {
-    int error = 0;
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
     mnw__signals_block();
+    pthread_once(&once, watch_forks);
     pthread_mutex_lock(&lock);
-    if (!installed)
-        error = install(serve);
+    int error = install(serve);
     if (!error) {
         installed = true;
         users++;
@@ -139,7 +161,7 @@ void mnw__sigbus_release(void) {
     mnw__signals_block();
     pthread_mutex_lock(&lock);
     /* Under a handler that was installed later we stay: it may pass on to us. */
-    if (!--users && !sigaction(SIGBUS, NULL, &now) && (now.sa_flags & SA_SIGINFO) && now.sa_sigaction == on_sigbus) {
+    if (!--users && !sigaction(SIGBUS, NULL, &now) && is_ours(&now)) {
         sigaction(SIGBUS, &before, NULL);
         installed = false;
     }
