@@ -124,7 +124,7 @@ bool mnw__fault_lose_page(struct mnw_cache *cache, uint64_t page) {
 
 bool mnw__fault_lose_page_waiting(struct mnw_cache *cache, uint64_t page, unsigned visits) {
     uint64_t extent = mnw__extent_of(&cache->pages, page);
-    if (mnw__extent_drain(&cache->pages, extent))
+    if (mnw__extent_drain_pinned(&cache->pages, extent))
         return false;
     while (mnw__extent_load(&cache->pages, extent).visitors > visits)
         mnw__sleep_ns(VISIT_NS);

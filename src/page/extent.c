@@ -175,16 +175,24 @@ bool mnw__extent_claim_repair(struct mnw__pages *pages, uint64_t extent) {
     return claim(pages, extent, has_one_visitor);
 }
 
-int mnw__extent_drain(struct mnw__pages *pages, uint64_t extent) {
+static int drain(struct mnw__pages *pages, uint64_t extent, bool even_pinned) {
     mnw__point("drain");
     uint64_t seen = load(pages, extent);
     do {
         if (state_of(seen) == MNW__EXTENT_EVICTING)
             return -EAGAIN;
-        if (user_pins_of(seen))
+        if (user_pins_of(seen) && !even_pinned)
             return -EBUSY;
     } while (!change(pages, extent, &seen, with_state(seen, MNW__EXTENT_EVICTING)));
     return 0;
+}
+
+int mnw__extent_drain(struct mnw__pages *pages, uint64_t extent) {
+    return drain(pages, extent, false);
+}
+
+int mnw__extent_drain_pinned(struct mnw__pages *pages, uint64_t extent) {
+    return drain(pages, extent, true);
 }
 
 bool mnw__extent_evicted(struct mnw__pages *pages, uint64_t extent) {

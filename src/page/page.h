@@ -152,6 +152,8 @@ bool mnw__extent_claim_repair(struct mnw__pages *pages, uint64_t extent);
  * for them to leave. 0, -EBUSY (user pins), or -EAGAIN (already EVICTING).
  */
 int mnw__extent_drain(struct mnw__pages *pages, uint64_t extent);
+/* The same with pins, to repair what even they could not keep: -EAGAIN when it is EVICTING already. */
+int mnw__extent_drain_pinned(struct mnw__pages *pages, uint64_t extent);
 /* EVICTING -> ABSENT; everything cleared. True: awaited. */
 bool mnw__extent_evicted(struct mnw__pages *pages, uint64_t extent);
 /* EVICTING -> RESIDENT: it could not be evicted. True: awaited. */

@@ -213,40 +213,6 @@ static int cancellation(void *argument) {
     return 0;
 }
 
-static void *open_and_close(void *argument) {
-    struct mnw_view_options options = {.size = sizeof(options), .flags = MNW_VIEW_INLINE};
-    (void)argument;
-    while (!atomic_load(&done)) {
-        struct mnw_view *view;
-        bed_check(!mnw_view_open(&view, bed.cache, &options) && !mnw_view_close(view));
-    }
-    return NULL;
-}
-
-/* A child has no thread that would give back what others held when it was forked. */
-static int forks_while_opening(void *argument) {
-    pthread_t threads[THREADS];
-    (void)argument;
-    open_file_bed(PAGES * BED_PAGE / 8);
-    for (int i = 0; i < THREADS; i++)
-        pthread_create(&threads[i], NULL, open_and_close, NULL);
-    for (int round = 0; round < 100; round++) {
-        pid_t child = fork();
-        if (!child) {
-            alarm(10);
-            bed_check(!mnw_store_open(&store, file.uri, NULL));
-            open_inline(PAGES * BED_PAGE / 8);
-            bed_check(is_right((uint64_t)round));
-            _exit(0);
-        }
-        int status;
-        bed_check(waitpid(child, &status, 0) == child && WIFEXITED(status) && !WEXITSTATUS(status));
-    }
-    join_readers(threads);
-    close_file_bed();
-    return 0;
-}
-
 /* Who puts the default back takes our handler away; the next view to be opened has it again. */
 static int taken_away(void *argument) {
     (void)argument;
@@ -327,7 +293,6 @@ static void test_forks(void **state) {
     if (MACHINE_TSAN)
         skip();
     run(forks, NULL, 0);
-    run(forks_while_opening, NULL, 0);
 }
 
 static void test_chained(void **state) {
