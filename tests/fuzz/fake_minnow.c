@@ -141,7 +141,9 @@ static void check_range(uint64_t offset, uint64_t length) {
 int mnw_view_attach(struct mnw_view **view, struct mnw_cache *cache, const struct mnw_attach_options *options) {
     demand(cache && fcntl(options->uffd, F_GETFD) >= 0, "attached with a descriptor that is closed");
     check_range(options->offset_bytes, options->length_bytes);
-    demand(!(options->address % PAGE) && !(options->flags & ~(unsigned)MNW_VIEW_WRITE), "attached at a wrong address");
+    demand(!(options->address % PAGE), "attached at a wrong address");
+    demand(!(options->flags & ~(unsigned)(MNW_VIEW_WRITE | MNW_VIEW_FORKED)), "attached with flags that are none");
+    demand(!(options->flags & MNW_VIEW_FORKED) || options->pid, "a child is attached of nobody");
     int error = fake.view_count == FAKE_VIEWS ? mnw__fail(-ENOMEM, "too many") : maybe(-EINVAL, "attaching");
     if (error)
         return error;
