@@ -132,9 +132,10 @@ static void test_stays(void **state) {
         skip();
     open_resident(&bed, &source);
     pid_t thread = fault_thread();
+    struct timespec pause = {.tv_nsec = 3000000}; /* longer than from one look to the next */
+    nanosleep(&pause, NULL);                      /* while it moves, pinning it would be undone */
     pin(thread, nth_cpu(0));
     pin(0, nth_cpu(1));
-    struct timespec pause = {.tv_nsec = 3000000}; /* longer than from one look to the next */
     for (int i = 0; i < 20; i++, nanosleep(&pause, NULL))
         fault_some(&bed);
     cpu_set_t allowed;
