@@ -258,8 +258,7 @@ static int forks(void *argument) {
         int status;
         bed_check(waitpid(child, &status, 0) == child);
         bed_check(round % 2 ? WIFEXITED(status) && !WEXITSTATUS(status)
-                            : (WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV) ||
-                                  (MACHINE_SANITIZED && WIFEXITED(status) && WEXITSTATUS(status)));
+                            : WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV);
     }
     join_readers(threads);
     close_file_bed();
@@ -288,9 +287,10 @@ TEST(system_calls)
 TEST(cancellation)
 TEST(taken_away)
 
+/* The allocator of a sanitizer keeps its locks over a fork: a child of several threads may wait for ever in malloc. */
 static void test_forks(void **state) {
     (void)state;
-    if (MACHINE_TSAN)
+    if (MACHINE_SANITIZED)
         skip();
     run(forks, NULL, 0);
 }
