@@ -112,7 +112,7 @@ void mnw__fault_map_block(struct mnw_view *view, uint64_t page, uint64_t first, 
 bool mnw__fault_lose_page(struct mnw_cache *cache, uint64_t page);
 /*
  * The same where many come at once, and none would be alone: lets nobody in, and waits until only the caller's `visits`
- * are left. Not on a fault thread. False: pinned, or being evicted.
+ * are left. Not on a fault thread. False: being evicted.
  */
 bool mnw__fault_lose_page_waiting(struct mnw_cache *cache, uint64_t page, unsigned visits);
 /* mnw__readahead_fault() and _missed() of the view. */
