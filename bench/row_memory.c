@@ -62,18 +62,25 @@ static void measure_metadata(struct bench *bench, const struct backing_name *bac
                         });
 }
 
+/* A store with no memory of its own, and what the process had before it. False: the benchmark is broken. */
+static bool begin_metadata(struct bench *bench, struct scratch *scratch, struct memory *before) {
+    if (!memory_now(before)) {
+        bench_break(bench, NULL, "no smaps_rollup in /proc");
+        return false;
+    }
+    if (scratch_sparse(scratch, bench->directory, (bench->smoke ? 64 : 2048) * MIB)) {
+        bench_break(bench, NULL, "no scratch file in %s", bench->directory);
+        return false;
+    }
+    return true;
+}
+
 void row_metadata(struct bench *bench) {
     struct scratch scratch;
     struct memory before;
     /* Before all of them: stacks and heap that one leaves to the next are the library's too. */
-    if (!memory_now(&before)) {
-        bench_break(bench, NULL, "no smaps_rollup in /proc");
+    if (!begin_metadata(bench, &scratch, &before))
         return;
-    }
-    if (scratch_sparse(&scratch, bench->directory, (bench->smoke ? 64 : 2048) * MIB)) {
-        bench_break(bench, NULL, "no scratch file in %s", bench->directory);
-        return;
-    }
     for (unsigned i = 0; i < 3; i++)
         measure_metadata(bench, &backing_names[i], backing_names[i].name, 0, &scratch, &before);
     measure_metadata(bench, &backing_names[0], "shmem-least-extents", EXTENT_LEAST, &scratch, &before);
@@ -84,14 +91,8 @@ void row_metadata(struct bench *bench) {
 void target_metadata(struct bench *bench) {
     struct scratch scratch;
     struct memory before;
-    if (!memory_now(&before)) {
-        bench_break(bench, NULL, "no smaps_rollup in /proc");
+    if (!begin_metadata(bench, &scratch, &before))
         return;
-    }
-    if (scratch_sparse(&scratch, bench->directory, (bench->smoke ? 64 : 2048) * MIB)) {
-        bench_break(bench, NULL, "no scratch file in %s", bench->directory);
-        return;
-    }
     measure_metadata(bench, &backing_names[0], NULL, 0, &scratch, &before);
     scratch_close(&scratch);
 }
