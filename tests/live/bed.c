@@ -318,6 +318,15 @@ int bed_child(int (*body)(void *argument), void *argument) {
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
+void bed_assert_child(int (*body)(void *argument), void *argument, int expected) {
+    /* cmocka has handlers of its own. */
+    void (*on_bus)(int) = signal(SIGBUS, SIG_DFL), (*on_segv)(int) = signal(SIGSEGV, SIG_DFL);
+    int status = bed_child(body, argument);
+    signal(SIGBUS, on_bus);
+    signal(SIGSEGV, on_segv);
+    assert_int_equal(status, expected);
+}
+
 void bed_check_at(bool holds, const char *text, const char *file, int line) {
     if (holds)
         return;

@@ -108,6 +108,8 @@ void bed_refused_at(int64_t result, int expected, const char *thing, const char 
 void bed_hurry(unsigned seconds);
 /* Runs `body` in a child; its exit status, 128 + signal. Inside, use bed_check() and no assertion of cmocka. */
 int bed_child(int (*body)(void *argument), void *argument);
+/* Without cmocka's handlers of SIGBUS and SIGSEGV; fails the test unless the child ends so. */
+void bed_assert_child(int (*body)(void *argument), void *argument, int expected);
 #define bed_check(condition) bed_check_at(condition, #condition, __FILE__, __LINE__)
 void bed_check_at(bool holds, const char *text, const char *file, int line);
 /* From now on this process is user nobody's. */

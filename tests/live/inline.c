@@ -320,19 +320,10 @@ static int on_backing(void *argument) {
 
 /* ---- the list ---------------------------------------------------------------------------------------------- */
 
-static void run(int (*body)(void *argument), void *argument, int expected) {
-    /* cmocka has handlers of its own. */
-    void (*on_bus)(int) = signal(SIGBUS, SIG_DFL), (*on_segv)(int) = signal(SIGSEGV, SIG_DFL);
-    int status = bed_child(body, argument);
-    signal(SIGBUS, on_bus);
-    signal(SIGSEGV, on_segv);
-    assert_int_equal(status, expected);
-}
-
 #define TEST(name)                                                                                                     \
     static void test_##name(void **state) {                                                                            \
         (void)state;                                                                                                   \
-        run(name, NULL, 0);                                                                                            \
+        bed_assert_child(name, NULL, 0);                                                                               \
     }
 TEST(plain)
 TEST(in_locks)
@@ -345,14 +336,14 @@ static void test_in_handlers(void **state) {
     (void)state;
     if (MACHINE_TSAN)
         skip();
-    run(in_handlers, NULL, 0);
+    bed_assert_child(in_handlers, NULL, 0);
 }
 
 static void test_on_alternate_stack(void **state) {
     (void)state;
     if (MACHINE_TSAN)
         skip();
-    run(on_alternate_stack, NULL, 0);
+    bed_assert_child(on_alternate_stack, NULL, 0);
 }
 
 static void test_in_malloc(void **state) {
@@ -360,7 +351,7 @@ static void test_in_malloc(void **state) {
 #if MACHINE_SANITIZED
     skip(); /* the sanitizer's allocator is in the place of the test's */
 #else
-    run(in_malloc, NULL, 0);
+    bed_assert_child(in_malloc, NULL, 0);
 #endif
 }
 

@@ -267,19 +267,10 @@ static int forks(void *argument) {
 
 /* ---- the list ---------------------------------------------------------------------------------------------- */
 
-static void run(int (*body)(void *argument), void *argument, int expected) {
-    /* cmocka has handlers of its own. */
-    void (*on_bus)(int) = signal(SIGBUS, SIG_DFL), (*on_segv)(int) = signal(SIGSEGV, SIG_DFL);
-    int status = bed_child(body, argument);
-    signal(SIGBUS, on_bus);
-    signal(SIGSEGV, on_segv);
-    assert_int_equal(status, expected);
-}
-
 #define TEST(name)                                                                                                     \
     static void test_##name(void **state) {                                                                            \
         (void)state;                                                                                                   \
-        run(name, NULL, 0);                                                                                            \
+        bed_assert_child(name, NULL, 0);                                                                               \
     }
 TEST(broken)
 TEST(sent)
@@ -292,19 +283,19 @@ static void test_forks(void **state) {
     (void)state;
     if (MACHINE_SANITIZED)
         skip();
-    run(forks, NULL, 0);
+    bed_assert_child(forks, NULL, 0);
 }
 
 static void test_chained(void **state) {
     (void)state;
-    run(chained, NULL, 0);
-    run(chained, &handled, 0);
+    bed_assert_child(chained, NULL, 0);
+    bed_assert_child(chained, &handled, 0);
 }
 
 static void test_due(void **state) {
     (void)state;
     for (int how = FOREIGN_DEFAULT; how <= SENT_DEFAULT; how++)
-        run(due, &how, how == SENT_IGNORED ? 0 : 128 + SIGBUS);
+        bed_assert_child(due, &how, how == SENT_IGNORED ? 0 : 128 + SIGBUS);
 }
 
 int main(int count, char **arguments) {
