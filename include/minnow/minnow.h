@@ -9,7 +9,7 @@
  *   - returns 0 (or a count) on success and a negative errno on failure; mnw_error() then tells the calling
  *     thread, in words, what was attempted, on what, and what to do about it;
  *   - bad arguments are refused before anything changes;
- *   - is thread-safe, and is NOT async-signal-safe;
+ *   - is thread-safe, is NOT async-signal-safe, and is no cancellation point, though it may wait;
  *   - offsets and lengths are bytes; ranges that name pages must be aligned to mnw_cache_page_size();
  *   - in a child made by fork(2), handles of the parent are refused with -EOWNERDEAD, and views are not
  *     mapped: touching one is SIGSEGV, never zeros.

@@ -12,6 +12,7 @@
 #include "sys/io.h"
 #include "sys/numa.h"
 #include "sys/sysfs.h"
+#include "sys/thread.h"
 #include "sys/uffd.h"
 
 #include <errno.h>
@@ -276,6 +277,7 @@ static void examine_limits(struct examination *examination) {
 }
 
 int mnw_examine(void (*each)(void *context, const struct mnw_finding *finding), void *context) {
+    MNW__WHOLE_CALL;
     if (!each)
         return mnw__fail(-EINVAL, "examining the machine: no function to call with the findings");
     struct examination examination = {.each = each, .context = context};

@@ -7,6 +7,7 @@
 #include "minnow/minnow.h"
 #include "store/store.h"
 #include "sys/memory.h"
+#include "sys/thread.h"
 
 #include <errno.h>
 #include <string.h>
@@ -18,6 +19,7 @@
 /* ---- pools ---- */
 
 int mnw_pool_open(struct mnw_pool **pool, const struct mnw_pool_options *options) {
+    MNW__WHOLE_CALL;
     struct mnw_pool_options known;
     if (!pool || !options)
         return mnw__fail(-EINVAL, "mnw_pool_open: `pool` and `options` must not be NULL");
@@ -30,11 +32,13 @@ int mnw_pool_open(struct mnw_pool **pool, const struct mnw_pool_options *options
 }
 
 int mnw_pool_set_budget(struct mnw_pool *pool, uint64_t budget_bytes) {
+    MNW__WHOLE_CALL;
     int error = mnw__check_pool(pool, "mnw_pool_set_budget");
     return error ? error : mnw__pool_set_budget(pool, budget_bytes);
 }
 
 int mnw_pool_close(struct mnw_pool *pool) {
+    MNW__WHOLE_CALL;
     int error = mnw__check_pool(pool, "mnw_pool_close");
     return error ? error : mnw__pool_close(pool);
 }
@@ -45,6 +49,7 @@ int mnw_pool_event_fd(const struct mnw_pool *pool) {
 }
 
 int mnw_pool_next_event(struct mnw_pool *pool, struct mnw_event *event) {
+    MNW__WHOLE_CALL;
     int error = mnw__check_pool(pool, "mnw_pool_next_event");
     if (!error && !event)
         error = mnw__fail(-EINVAL, "mnw_pool_next_event: `event` must not be NULL");
@@ -61,6 +66,7 @@ int mnw_pool_next_event(struct mnw_pool *pool, struct mnw_event *event) {
 
 int mnw_cache_open(struct mnw_cache **cache, struct mnw_pool *pool, struct mnw_store *store,
                    const struct mnw_cache_options *options) {
+    MNW__WHOLE_CALL;
     struct mnw_cache_options known;
     if (!cache || !store)
         return mnw__fail(-EINVAL, "mnw_cache_open: `cache` and `store` must not be NULL");
@@ -97,6 +103,7 @@ size_t mnw_cache_page_size(const struct mnw_cache *cache) {
 }
 
 int mnw_cache_close(struct mnw_cache *cache) {
+    MNW__WHOLE_CALL;
     int error = mnw__check_cache(cache, "mnw_cache_close");
     return error ? error : mnw__cache_close(cache);
 }
@@ -104,6 +111,7 @@ int mnw_cache_close(struct mnw_cache *cache) {
 /* ---- views ---- */
 
 int mnw_view_open(struct mnw_view **view, struct mnw_cache *cache, const struct mnw_view_options *options) {
+    MNW__WHOLE_CALL;
     struct mnw_view_options known;
     if (!view)
         return mnw__fail(-EINVAL, "mnw_view_open: `view` must not be NULL");
@@ -122,6 +130,7 @@ size_t mnw_view_length(const struct mnw_view *view) {
 }
 
 int mnw_view_close(struct mnw_view *view) {
+    MNW__WHOLE_CALL;
     int error = mnw__check_view(view, "mnw_view_close");
     return error ? error : mnw__view_close(view);
 }

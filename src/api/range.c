@@ -9,11 +9,13 @@
 #include "engine/pin.h"
 #include "engine/reclaim.h"
 #include "minnow/minnow.h"
+#include "sys/thread.h"
 
 #include <errno.h>
 #include <string.h>
 
 int mnw_pin(struct mnw_cache *cache, uint64_t offset, uint64_t length) {
+    MNW__WHOLE_CALL;
     uint64_t page, count;
     int error =
         cache ? mnw__check_range(cache, offset, length, "mnw_pin", &page, &count) : mnw__check_cache(NULL, "mnw_pin");
@@ -21,6 +23,7 @@ int mnw_pin(struct mnw_cache *cache, uint64_t offset, uint64_t length) {
 }
 
 int mnw_unpin(struct mnw_cache *cache, uint64_t offset, uint64_t length) {
+    MNW__WHOLE_CALL;
     uint64_t page, count;
     int error = cache ? mnw__check_range(cache, offset, length, "mnw_unpin", &page, &count)
                       : mnw__check_cache(NULL, "mnw_unpin");
@@ -28,6 +31,7 @@ int mnw_unpin(struct mnw_cache *cache, uint64_t offset, uint64_t length) {
 }
 
 int64_t mnw_prefetch(struct mnw_cache *cache, uint64_t offset, uint64_t length, uint64_t cookie) {
+    MNW__WHOLE_CALL;
     uint64_t page, count;
     int error = cache ? mnw__check_range(cache, offset, length, "mnw_prefetch", &page, &count)
                       : mnw__check_cache(NULL, "mnw_prefetch");
@@ -43,6 +47,7 @@ int64_t mnw_prefetch(struct mnw_cache *cache, uint64_t offset, uint64_t length, 
 }
 
 int mnw_prefetch_cancel(struct mnw_pool *pool, int64_t id) {
+    MNW__WHOLE_CALL;
     int error = mnw__check_pool(pool, "mnw_prefetch_cancel");
     if (!error)
         error = mnw__job_cancel(pool, id);
@@ -52,6 +57,7 @@ int mnw_prefetch_cancel(struct mnw_pool *pool, int64_t id) {
 }
 
 int mnw_invalidate(struct mnw_cache *cache, uint64_t offset, uint64_t length) {
+    MNW__WHOLE_CALL;
     uint64_t page, count, stuck;
     int error = cache ? mnw__check_range(cache, offset, length, "mnw_invalidate", &page, &count)
                       : mnw__check_cache(NULL, "mnw_invalidate");
@@ -98,6 +104,7 @@ static uint8_t residency_of(const struct mnw_cache *cache, uint64_t page) {
 }
 
 int mnw_residency(struct mnw_cache *cache, uint64_t offset, uint8_t *pages, size_t count) {
+    MNW__WHOLE_CALL;
     uint64_t page, all;
     int error = mnw__check_cache(cache, "mnw_residency");
     if (!error && !pages)

@@ -7,6 +7,7 @@
 #include "engine/fault.h"
 #include "engine/pool.h"
 #include "minnow/minnow.h"
+#include "sys/thread.h"
 
 #include <errno.h>
 #include <jansson.h>
@@ -80,6 +81,7 @@ static void collect(struct mnw_pool *pool, struct mnw_stats *stats) {
 }
 
 int mnw_pool_stats(struct mnw_pool *pool, struct mnw_stats *stats, size_t size) {
+    MNW__WHOLE_CALL;
     struct mnw_stats now;
     int error = mnw__check_pool(pool, "mnw_pool_stats");
     if (error)
@@ -89,6 +91,7 @@ int mnw_pool_stats(struct mnw_pool *pool, struct mnw_stats *stats, size_t size) 
 }
 
 int mnw_cache_stats(struct mnw_cache *cache, struct mnw_stats *stats, size_t size) {
+    MNW__WHOLE_CALL;
     struct mnw_stats now = {0};
     int error = mnw__check_cache(cache, "mnw_cache_stats");
     if (error)
@@ -118,6 +121,7 @@ static bool collect_latency(struct mnw_pool *pool, int node, struct mnw_node_lat
 }
 
 int mnw_pool_latency(struct mnw_pool *pool, unsigned node, struct mnw_node_latency *latency, size_t size) {
+    MNW__WHOLE_CALL;
     struct mnw_node_latency now;
     int error = mnw__check_pool(pool, "mnw_pool_latency");
     if (error)
@@ -174,6 +178,7 @@ static json_t *nodes_json(struct mnw_pool *pool) {
 }
 
 char *mnw_pool_stats_json(struct mnw_pool *pool) {
+    MNW__WHOLE_CALL;
     struct mnw_stats stats;
     if (mnw__check_pool(pool, "mnw_pool_stats_json"))
         return NULL;

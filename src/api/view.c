@@ -8,6 +8,7 @@
 #include "engine/remote.h"
 #include "minnow/minnow.h"
 #include "sys/backing.h"
+#include "sys/thread.h"
 
 #include <errno.h>
 
@@ -17,6 +18,7 @@ int mnw_cache_fd(const struct mnw_cache *cache) {
 }
 
 int mnw_view_attach(struct mnw_view **view, struct mnw_cache *cache, const struct mnw_attach_options *options) {
+    MNW__WHOLE_CALL;
     struct mnw_attach_options known;
     if (!view || !options)
         return mnw__fail(-EINVAL, "mnw_view_attach: `view` and `options` must not be NULL");
@@ -41,6 +43,7 @@ static int populate(struct mnw_view *view, uint64_t page, uint64_t count, uint64
 }
 
 int mnw_view_populate(struct mnw_view *view, uint64_t offset, uint64_t length) {
+    MNW__WHOLE_CALL;
     uint64_t failed;
     int error = mnw__check_view(view, "mnw_view_populate");
     if (error)
@@ -66,6 +69,7 @@ int mnw_view_populate(struct mnw_view *view, uint64_t offset, uint64_t length) {
 }
 
 int mnw_view_ranges(struct mnw_view *view, struct mnw_view_range *ranges, size_t count) {
+    MNW__WHOLE_CALL;
     int error = mnw__check_view(view, "mnw_view_ranges");
     if (!error && count && !ranges)
         error = mnw__fail(-EINVAL, "mnw_view_ranges: `ranges` must not be NULL with a count of %zu", count);

@@ -11,6 +11,7 @@
 #include "engine/record.h"
 #include "minnow/minnow.h"
 #include "store/store.h"
+#include "sys/thread.h"
 #include "sys/whole_file.h"
 
 #include <errno.h>
@@ -21,6 +22,7 @@
 #define FILE_BYTES_MAX ((size_t)1 << 30)
 
 int mnw_view_record(struct mnw_view *view, int on) {
+    MNW__WHOLE_CALL;
     int error = mnw__check_view(view, "mnw_view_record");
     if (error)
         return error;
@@ -69,6 +71,7 @@ static int64_t write_set(const char *path, const void *bytes, size_t size) {
 }
 
 int64_t mnw_view_save_working_set(struct mnw_view *view, const char *path, unsigned flags) {
+    MNW__WHOLE_CALL;
     void *bytes;
     size_t size;
     int error = mnw__check_view(view, "mnw_view_save_working_set");
@@ -121,6 +124,7 @@ static int64_t replay(struct mnw_cache *cache, const struct mnw__working_set *se
 }
 
 int64_t mnw_cache_replay(struct mnw_cache *cache, const char *path, uint64_t cookie) {
+    MNW__WHOLE_CALL;
     struct mnw__working_set set;
     void *bytes;
     size_t size;

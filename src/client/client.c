@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/options.h"
 #include "sys/memory.h"
+#include "sys/thread.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -124,6 +125,7 @@ static int begin(struct mnw_client *client) {
 }
 
 int mnw_client_connect(struct mnw_client **result, const char *path, const struct mnw_client_options *options) {
+    MNW__WHOLE_CALL;
     struct mnw_client_options known;
     if (!result)
         return mnw__fail(-EINVAL, "mnw_client_connect: `client` must not be NULL");
@@ -143,6 +145,7 @@ int mnw_client_connect(struct mnw_client **result, const char *path, const struc
 }
 
 int mnw_client_close(struct mnw_client *client) {
+    MNW__WHOLE_CALL;
     int error = mnw__client_check(client, "mnw_client_close");
     if (error)
         return error;
@@ -179,6 +182,7 @@ static void show(const struct mnw__wire_image *from, void (*each)(void *context,
 
 int mnw_client_images(struct mnw_client *client, void (*each)(void *context, const struct mnw_image *image),
                       void *context) {
+    MNW__WHOLE_CALL;
     int error = mnw__client_check(client, "mnw_client_images");
     if (error)
         return error;

@@ -125,6 +125,7 @@ static int zero_pages(const struct mnw_client_view *view, uintptr_t at, size_t l
 }
 
 int mnw_client_zero(struct mnw_client_view *view, uint64_t offset, uint64_t length) {
+    MNW__WHOLE_CALL;
     const char *call = "mnw_client_zero";
     int error = view ? mnw__client_check(view->client, call) : mnw__fail(-EINVAL, "%s: `view` must not be NULL", call);
     if (error)

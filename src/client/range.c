@@ -6,6 +6,7 @@
 #include "base/bits.h"
 #include "base/error.h"
 #include "client/client.h"
+#include "sys/thread.h"
 
 #include <errno.h>
 #include <stdatomic.h>
@@ -45,6 +46,7 @@ static int enter(struct mnw__image **image, struct mnw_client *client, const cha
 }
 
 int mnw_client_prefetch(struct mnw_client *client, const char *name, uint64_t offset, uint64_t length) {
+    MNW__WHOLE_CALL;
     struct mnw__image *image;
     int error = enter(&image, client, name, offset, length, "mnw_client_prefetch");
     if (error)
@@ -59,6 +61,7 @@ int mnw_client_prefetch(struct mnw_client *client, const char *name, uint64_t of
 }
 
 int mnw_client_invalidate(struct mnw_client *client, const char *name, uint64_t offset, uint64_t length) {
+    MNW__WHOLE_CALL;
     struct mnw__image *image;
     int error = enter(&image, client, name, offset, length, "mnw_client_invalidate");
     if (error)
@@ -96,6 +99,7 @@ static void unlink_pin(struct mnw_client *client, struct mnw__pin *pin) {
 }
 
 int mnw_client_pin(struct mnw_client *client, const char *name, uint64_t offset, uint64_t length) {
+    MNW__WHOLE_CALL;
     struct mnw__image *image;
     int error = enter(&image, client, name, offset, length, "mnw_client_pin");
     if (error)
@@ -132,6 +136,7 @@ static struct mnw__pin *take_pin(struct mnw_client *client, const char name[MNW_
 }
 
 int mnw_client_unpin(struct mnw_client *client, const char *name, uint64_t offset, uint64_t length) {
+    MNW__WHOLE_CALL;
     char known[MNW__WIRE_NAME_BYTES];
     int error = mnw__client_check(client, "mnw_client_unpin");
     if (!error)
@@ -171,6 +176,7 @@ static int read_whole(int fd, void *to, size_t room, const char *call) {
 }
 
 int mnw_client_residency(struct mnw_client *client, const char *name, uint64_t offset, uint8_t *pages, size_t count) {
+    MNW__WHOLE_CALL;
     const char *call = "mnw_client_residency";
     struct mnw__image *image;
     int error = pages ? mnw__client_check(client, call) : mnw__fail(-EINVAL, "%s: `pages` must not be NULL", call);
@@ -200,6 +206,7 @@ int mnw_client_residency(struct mnw_client *client, const char *name, uint64_t o
 }
 
 char *mnw_client_stats(struct mnw_client *client, enum mnw_stats_format format) {
+    MNW__WHOLE_CALL;
     const char *call = "mnw_client_stats";
     struct mnw__wire_packet answer;
     struct mnw__request request;
@@ -225,6 +232,7 @@ char *mnw_client_stats(struct mnw_client *client, enum mnw_stats_format format) 
 }
 
 int mnw_client_set_budget(struct mnw_client *client, const char *pool, uint64_t budget_bytes) {
+    MNW__WHOLE_CALL;
     const char *call = "mnw_client_set_budget";
     struct mnw__request request;
     int error = pool ? mnw__client_check(client, call) : mnw__fail(-EINVAL, "%s: `pool` must not be NULL", call);

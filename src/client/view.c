@@ -13,6 +13,7 @@
 #include "sys/backing.h"
 #include "sys/mapping.h"
 #include "sys/memory.h"
+#include "sys/thread.h"
 #include "sys/uffd.h"
 
 #include <errno.h>
@@ -268,6 +269,7 @@ static int map(struct mnw_client_view *view, struct mnw_client *client, struct m
 
 int mnw_client_map(struct mnw_client_view **result, struct mnw_client *client, const char *image,
                    const struct mnw_client_map_options *options) {
+    MNW__WHOLE_CALL;
     struct mnw_client_map_options known;
     int error = result ? mnw__client_check(client, "mnw_client_map")
                        : mnw__fail(-EINVAL, "mnw_client_map: `view` must not be NULL");
@@ -320,6 +322,7 @@ static int save(struct mnw_client_view *view) {
 }
 
 int mnw_client_save(struct mnw_client_view *view) {
+    MNW__WHOLE_CALL;
     int error = check_view(view, "mnw_client_save");
     if (!error && !(view->flags & MNW_CLIENT_RECORD))
         error = mnw__fail(-EINVAL, "mnw_client_save: the view was mapped without MNW_CLIENT_RECORD");
@@ -327,6 +330,7 @@ int mnw_client_save(struct mnw_client_view *view) {
 }
 
 int mnw_client_unmap(struct mnw_client_view *view) {
+    MNW__WHOLE_CALL;
     int error = check_view(view, "mnw_client_unmap");
     if (error)
         return error;

@@ -3,7 +3,7 @@
  * Inline views: faults are resolved in the thread that faulted, inside its handler of SIGBUS.
  *
  * Owns: the table of this process's inline views, by address, and the places where threads wait for pages. What the
- * handler does it does with every signal blocked, so it may take the engine's locks: no thread can be interrupted while
+ * handler does it does with signals blocked, so it may take the engine's locks: no thread can be interrupted while
  * it holds one (sys/thread.h). It never allocates, never keeps a view or a lock while it reads the store or waits.
  * What it cannot do itself (a store that answers by callback, no memory, no read slot, errors) it asks of the view's
  * fault thread, and waits. It waits on words that are never freed, so whatever it waits for may go meanwhile.

@@ -19,29 +19,19 @@ static bool is_pinned(const struct mnw_cache *cache, uint64_t first, uint64_t la
     return false;
 }
 
-/* Waits until nobody is inside, from 20 us at a time to 1 ms; a fill in flight is inside until its end. */
-static int wait_until_left(struct mnw_cache *cache, uint64_t extent) {
-    uint64_t pause_ns = 20000, end_ns = mnw__clock_ns() + cache->deadline_ns + cache->deadline_ns / 4;
-    for (;;) {
-        struct mnw__extent word = mnw__extent_load(&cache->pages, extent);
-        if (!word.visitors && !word.fills)
-            return 0;
-        if (mnw__clock_ns() > end_ns)
-            return -EBUSY;
-        mnw__sleep_ns(pause_ns);
-        pause_ns = mnw__min(2 * pause_ns, 1000000);
-    }
-}
+/* So long visitors, and fills that began just now, are waited for while nobody may enter; each time twice as long. */
+#define LEAVE_NS 1000000
 
-/* EVICTING by us, whoever was inside; waits while another has it. */
-static int drain(struct mnw_cache *cache, uint64_t extent) {
-    uint64_t pause_ns = 20000;
-    int error;
-    while ((error = mnw__extent_drain(&cache->pages, extent)) == -EAGAIN) {
+/* Waits from 20 us at a time to 1 ms. False: they are still there at `end_ns`. */
+static bool wait_until_left(struct mnw_cache *cache, uint64_t extent, bool by_visitors, uint64_t end_ns) {
+    for (uint64_t pause_ns = 20000;; pause_ns = mnw__min(2 * pause_ns, 1000000)) {
+        struct mnw__extent word = mnw__extent_load(&cache->pages, extent);
+        if (!word.fills && !(by_visitors && word.visitors))
+            return true;
+        if (mnw__clock_ns() > end_ns)
+            return false;
         mnw__sleep_ns(pause_ns);
-        pause_ns = mnw__min(2 * pause_ns, 1000000);
     }
-    return error;
 }
 
 static void heal(struct mnw_cache *cache, uint64_t extent) {
@@ -101,27 +91,48 @@ static void unscar(struct mnw_cache *cache, uint64_t extent) {
             mnw__page_unscar(&cache->pages, page);
 }
 
-static int drain_and_reclaim(struct mnw_cache *cache, uint64_t extent) {
+/* From EVICTING to gone. -EAGAIN: somebody else has it, or it was not left in time; then nothing has changed. */
+static int drain_and_reclaim(struct mnw_cache *cache, uint64_t extent, uint64_t leave_ns) {
     uint64_t bytes;
-    int error = drain(cache, extent);
+    int error = mnw__extent_drain(&cache->pages, extent);
     if (error)
         return error;
-    error = wait_until_left(cache, extent);
-    if (error) {
+    if (!wait_until_left(cache, extent, true, mnw__clock_ns() + leave_ns)) {
         mnw__reclaim_keep(cache, extent);
-        return error;
+        return -EAGAIN;
     }
     heal(cache, extent);
-    return mnw__reclaim_extent(cache, extent, &bytes);
+    error = mnw__reclaim_extent(cache, extent, &bytes);
+    return error == -EAGAIN ? -EBUSY : error;
+}
+
+/*
+ * A fill takes as long as the store does: it is waited for with the extent as it was, and signals open. What began
+ * between that and EVICTING is waited for with signals blocked, for an ever longer while, so that an extent that is
+ * never without fills is drained nevertheless.
+ */
+static int drain(struct mnw_cache *cache, uint64_t extent) {
+    uint64_t end_ns = mnw__clock_ns() + cache->deadline_ns + cache->deadline_ns / 4, leave_ns = LEAVE_NS;
+    for (uint64_t pause_ns = 20000;; pause_ns = mnw__min(2 * pause_ns, 1000000)) {
+        if (!wait_until_left(cache, extent, false, end_ns))
+            return -EBUSY;
+        mnw__signals_block();
+        int error = drain_and_reclaim(cache, extent, leave_ns);
+        mnw__signals_restore();
+        if (error != -EAGAIN)
+            return error;
+        if (mnw__clock_ns() > end_ns)
+            return -EBUSY;
+        leave_ns = mnw__min(2 * leave_ns, mnw__max(cache->deadline_ns / 4, LEAVE_NS));
+        mnw__sleep_ns(pause_ns);
+    }
 }
 
 /* -EIO: it is forgotten, and yet a page of it is still SIGBUS. */
 static int forget_extent(struct mnw_cache *cache, uint64_t extent) {
     if (mnw__extent_is_untouched(&cache->pages, extent) && !has_poison(cache, extent))
         return 0;
-    mnw__signals_block();
-    int error = drain_and_reclaim(cache, extent);
-    mnw__signals_restore();
+    int error = drain(cache, extent);
     if (error)
         return error;
     error = reopen(cache, extent);

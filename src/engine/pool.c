@@ -92,6 +92,22 @@ void mnw__pool_progress(struct mnw_pool *pool) {
         mnw__fault_thread_kick(&pool->threads[i]);
 }
 
+/* One change of the budget at a time. It waits for memory, so it is no lock: signals stay as they are. */
+static void begin_turn(struct mnw_pool *pool) {
+    mnw__mutex_lock(&pool->lock);
+    while (pool->is_changing_budget)
+        mnw__condition_wait(&pool->changed, &pool->lock, INT64_MAX);
+    pool->is_changing_budget = true;
+    mnw__mutex_unlock(&pool->lock);
+}
+
+static void end_turn(struct mnw_pool *pool) {
+    mnw__mutex_lock(&pool->lock);
+    pool->is_changing_budget = false;
+    mnw__condition_wake_all(&pool->changed);
+    mnw__mutex_unlock(&pool->lock);
+}
+
 /* Evicts, and waits for fills to end, until the budget holds. */
 static int shrink_to_budget(struct mnw_pool *pool) {
     uint64_t waited_ns = 0, pause_ns = 100000;
@@ -115,14 +131,14 @@ static void note_most(struct mnw_pool *pool, uint64_t charged) {
 }
 
 int mnw__pool_take_over(struct mnw_pool *pool, uint64_t bytes, bool may_evict) {
-    mnw__mutex_lock(&pool->budget_lock);
+    begin_turn(pool);
     uint64_t charged = atomic_fetch_add(&pool->charged, bytes) + bytes, budget = atomic_load(&pool->budget);
     int error = 0;
     if (charged > budget)
         error = may_evict ? shrink_to_budget(pool) : -ENOSPC;
     if (!error)
         note_most(pool, mnw__min(charged, budget));
-    mnw__mutex_unlock(&pool->budget_lock);
+    end_turn(pool);
     if (!error)
         return 0;
     return mnw__fail(-ENOSPC,
@@ -131,7 +147,7 @@ int mnw__pool_take_over(struct mnw_pool *pool, uint64_t bytes, bool may_evict) {
                      (unsigned long long)bytes, (unsigned long long)budget);
 }
 
-/* Under budget_lock: the next one sees what this one left. */
+/* In its turn: the next one sees what this one left. */
 static int change_budget(struct mnw_pool *pool, uint64_t budget_bytes, uint64_t least) {
     /* Pins look at the budget and add to what is pinned under the same lock: none slips through. */
     mnw__mutex_lock(&pool->lock);
@@ -164,9 +180,9 @@ int mnw__pool_set_budget(struct mnw_pool *pool, uint64_t budget_bytes) {
                          "budget: %llu bytes are pinned, which with one extent for each fault thread is more "
                          "than %llu; unpin first",
                          (unsigned long long)pinned, (unsigned long long)budget_bytes);
-    mnw__mutex_lock(&pool->budget_lock);
+    begin_turn(pool);
     int error = change_budget(pool, budget_bytes, least);
-    mnw__mutex_unlock(&pool->budget_lock);
+    end_turn(pool);
     return error;
 }
 
@@ -317,7 +333,6 @@ int mnw__pool_open(struct mnw_pool **out, const struct mnw_pool_options *options
         goto free_pool;
     }
     mnw__mutex_init(&pool->lock);
-    mnw__mutex_init(&pool->budget_lock);
     mnw__condition_init(&pool->changed);
     error = start(pool, options);
     if (!error) {
@@ -325,7 +340,6 @@ int mnw__pool_open(struct mnw_pool **out, const struct mnw_pool_options *options
         return 0;
     }
     mnw__condition_destroy(&pool->changed);
-    mnw__mutex_destroy(&pool->budget_lock);
     mnw__mutex_destroy(&pool->lock);
     free(pool->threads);
 free_pool:
@@ -347,7 +361,6 @@ int mnw__pool_close(struct mnw_pool *pool) {
     mnw__poller_close(pool->reclaimer_poller);
     mnw__notices_deinit(&pool->notices);
     mnw__condition_destroy(&pool->changed);
-    mnw__mutex_destroy(&pool->budget_lock);
     mnw__mutex_destroy(&pool->lock);
     free(pool->threads);
     free(pool);

@@ -57,9 +57,9 @@ struct mnw_pool {
     _Atomic bool stopping;
     _Atomic uint32_t sigbus_taken; /* inline.h: how often */
 
-    struct mnw__mutex budget_lock; /* one set_budget at a time; held while it evicts and waits */
     struct mnw__mutex lock;
-    struct mnw__condition changed;        /* with lock: a job ended */
+    struct mnw__condition changed;        /* with lock: a job ended, or a change of the budget */
+    bool is_changing_budget;              /* lock: somebody evicts and waits for it */
     struct mnw_cache *caches;             /* lock */
     struct mnw__job jobs[MNW__JOB_COUNT]; /* lock, but see job.h */
     int64_t job_sequence;                 /* lock */

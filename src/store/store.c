@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/options.h"
 #include "sys/memory.h"
+#include "sys/thread.h"
 
 #include <errno.h>
 #include <string.h>
@@ -29,6 +30,7 @@ static int own(int result, struct mnw_store **store) {
 }
 
 int mnw_store_open(struct mnw_store **store, const char *uri, const struct mnw_store_options *options) {
+    MNW__WHOLE_CALL;
     struct mnw_store_options known;
     struct mnw__uri parsed;
     if (!store || !uri)
@@ -45,6 +47,7 @@ int mnw_store_open(struct mnw_store **store, const char *uri, const struct mnw_s
 }
 
 int mnw_store_open_memory(struct mnw_store **store, const void *data, uint64_t size_bytes) {
+    MNW__WHOLE_CALL;
     if (!store || !data)
         return mnw__fail(-EINVAL, "mnw_store_open_memory: `store` and `data` must not be NULL");
     if (!size_bytes)
@@ -56,6 +59,7 @@ int mnw_store_open_memory(struct mnw_store **store, const void *data, uint64_t s
 }
 
 int mnw_store_open_callbacks(struct mnw_store **store, const struct mnw_store_callbacks *callbacks, void *context) {
+    MNW__WHOLE_CALL;
     struct mnw_store_callbacks known;
     if (!store || !callbacks)
         return mnw__fail(-EINVAL, "mnw_store_open_callbacks: `store` and `callbacks` must not be NULL");
@@ -73,6 +77,7 @@ int mnw_store_open_callbacks(struct mnw_store **store, const struct mnw_store_ca
 }
 
 int mnw_read_done(struct mnw_store *store, uint64_t token, int64_t result) {
+    MNW__WHOLE_CALL;
     if (!store)
         return mnw__fail(-EINVAL, "mnw_read_done: `store` must not be NULL");
     int error = refuse_heir(store, "mnw_read_done");
@@ -84,6 +89,7 @@ uint64_t mnw_store_size(const struct mnw_store *store) {
 }
 
 int mnw_store_close(struct mnw_store *store) {
+    MNW__WHOLE_CALL;
     if (!store)
         return mnw__fail(-EINVAL, "mnw_store_close: `store` must not be NULL");
     int error = refuse_heir(store, "mnw_store_close");

@@ -127,7 +127,7 @@ static int install(mnw__sigbus_serve *serve) {
     /* On the alternate stack, where a thread has one: its own may be what faulted. */
     struct sigaction ours = {.sa_sigaction = on_sigbus,
                              .sa_flags = SA_SIGINFO | SA_ONSTACK | (now.sa_flags & (int)SA_RESTART)};
-    sigfillset(&ours.sa_mask);
+    mnw__signals_fill(&ours.sa_mask);
     return sigaction(SIGBUS, &ours, NULL) ? -errno : 0;
 }
 

@@ -17,7 +17,7 @@ enum mnw__sigbus {
     MNW__SIGBUS_FOREIGN,  /* no view has this address */
 };
 /*
- * Called in the thread that faulted, with every signal blocked and no cancellation; may block. May call only what is
+ * Called in the thread that faulted, with signals blocked and no cancellation; may block. May call only what is
  * async-signal-safe, and locks of sys/thread.h: whoever holds one has signals blocked.
  */
 typedef enum mnw__sigbus mnw__sigbus_serve(uintptr_t address);

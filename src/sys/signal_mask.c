@@ -10,14 +10,22 @@ static _Thread_local __attribute__((tls_model("initial-exec"))) struct {
     sigset_t before;
 } mask;
 
+void mnw__signals_fill(sigset_t *set) {
+    /* What an instruction raises does not wait: blocked, it would end the process past every handler. */
+    static const int synchronous[] = {SIGSEGV, SIGSYS, SIGTRAP, SIGILL, SIGFPE};
+    sigfillset(set);
+    for (unsigned i = 0; i < sizeof(synchronous) / sizeof(synchronous[0]); i++)
+        sigdelset(set, synchronous[i]);
+}
+
 void mnw__signals_block(void) {
     if (mask.depth) {
         mask.depth++;
         return;
     }
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
+    sigset_t most, before;
+    mnw__signals_fill(&most);
+    pthread_sigmask(SIG_BLOCK, &most, &before);
     mask.before = before;
     mask.depth = 1;
 }
@@ -35,4 +43,16 @@ void mnw__signals_note_blocked(void) {
 
 void mnw__signals_forget_blocked(void) {
     mask.depth--;
+}
+
+/* ---- whole calls ------------------------------------------------------------------------------------------- */
+
+int mnw__cancel_disable(void) {
+    int before;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before);
+    return before;
+}
+
+void mnw__cancel_restore(const int *before) {
+    pthread_setcancelstate(*before, NULL);
 }

@@ -8,7 +8,11 @@
 
 #include "sys/thread.h"
 
-/* Every signal is blocked already: by a handler's own mask, or in a thread of the library. Restores nothing. */
+#include <signal.h>
+
+/* All signals but those that an instruction raises by itself; SIGBUS is blocked like the rest, for handlers' sake. */
+void mnw__signals_fill(sigset_t *set);
+/* They are blocked already: by a handler's own mask, or in a thread of the library. Restores nothing. */
 void mnw__signals_note_blocked(void);
 void mnw__signals_forget_blocked(void);
 

@@ -2,7 +2,7 @@
 /*
  * Threads, locks, waiting and time, as pthreads and futexes. Owns nothing beyond the callers' storage.
  *
- * Who holds a lock has every signal blocked, so that a lock may be taken in a handler of SIGBUS: nobody it waits for
+ * Who holds a lock has signals blocked, so that a lock may be taken in a handler of SIGBUS: nobody it waits for
  * can be the thread that it interrupted. A condition is a word that counts its wakes: pthread_cond_wait() would hold
  * the lock again before the signals are blocked again.
  *

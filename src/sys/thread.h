@@ -32,15 +32,24 @@ int mnw__thread_cpu_of(uint32_t thread_id);
 void mnw__thread_move_to(int cpu);
 
 /*
- * Every signal is blocked in this thread in between. Pairs nest; the outermost restores what was. For whoever holds
- * what a fault may wait for (a lock, an extent that is EVICTING or visited, a page that is FILLING): a handler of the
- * program's that ran in between, and touched a view, would wait for its own thread. Nothing in the library's own
- * threads. Async-signal-safe.
+ * In between, signals are blocked in this thread. Pairs nest; the outermost restores what was. For whoever holds what a
+ * fault may wait for (a lock, an extent that is EVICTING or visited, a page that is FILLING): a handler of the
+ * program's that ran in between, and touched a view, would wait for its own thread. Signals that an instruction raises
+ * (SIGSEGV, SIGSYS, SIGTRAP, SIGILL, SIGFPE) are not blocked: they would end the process, past their handlers. Nothing
+ * in the library's own threads. Async-signal-safe.
  */
 void mnw__signals_block(void);
 void mnw__signals_restore(void);
 
-/* Who holds one has every signal blocked until the last is given back. */
+/*
+ * From here to the end of the block the thread is not cancelled: what a call of the program's holds, a cancelled thread
+ * would hold for ever. The first line of every public function that does more than look.
+ */
+#define MNW__WHOLE_CALL int whole_call __attribute__((cleanup(mnw__cancel_restore), unused)) = mnw__cancel_disable()
+int mnw__cancel_disable(void);
+void mnw__cancel_restore(const int *before);
+
+/* Who holds one has signals blocked until the last is given back. */
 struct mnw__mutex {
     uint64_t storage[6];
 };

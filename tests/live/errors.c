@@ -273,6 +273,12 @@ static int64_t fail_odd(struct bed_source *source, const struct mnw_read *read) 
     return any_odd && atomic_load(&source->bad_page) != UINT64_MAX ? -EIO : (int64_t)read->length;
 }
 
+/* The last one is counted when its reader has had its signal already. */
+static bool are_counted(void *argument) {
+    const struct bed *at = argument;
+    return bed_stats(at->pool).faults_failed >= 1000;
+}
+
 static void thousand(bool no_poison) {
     struct kind kind = {"", MNW_BACKING_SHMEM, no_poison, 2000, 4000};
     struct bed_source source;
@@ -291,7 +297,8 @@ static void thousand(bool no_poison) {
         assert_int_equal(event.offset / BED_PAGE % 2, 1);
     struct mnw_stats stats = bed_stats(bed.pool);
     assert_int_equal(events + stats.events_dropped, kind.pages / 2);
-    assert_true(events >= 256 && stats.faults_failed >= kind.pages / 2);
+    assert_true(events >= 256);
+    assert_true(bed_eventually(are_counted, &bed));
     atomic_store(&source.bad_page, UINT64_MAX);
     assert_int_equal(mnw_invalidate(bed.cache, 0, mnw_view_length(bed.view)), 0);
     assert_pages(bed.view, &source, UINT64_MAX);

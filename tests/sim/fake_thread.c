@@ -53,11 +53,19 @@ void mnw__thread_move_to(int cpu) {
     fake_call("sched_setaffinity");
 }
 
-/* No fiber is ever interrupted. */
+/* No fiber is ever interrupted, nor cancelled. */
 void mnw__signals_block(void) {
 }
 
 void mnw__signals_restore(void) {
+}
+
+int mnw__cancel_disable(void) {
+    return 0;
+}
+
+void mnw__cancel_restore(const int *before) {
+    (void)before;
 }
 
 /* ---- mutexes ------------------------------------------------------------------------------------------- */
