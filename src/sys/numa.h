@@ -34,7 +34,7 @@ int mnw__numa_put_range_policy(void *address, size_t length, enum mnw_numa polic
  * shmem file can.
  */
 bool mnw__numa_is_redirected(void *address, enum mnw_numa policy, uint64_t nodes);
-/* Node of the page at each address (move_pages query); -ENOENT for an absent page. */
+/* Node of the page at each address (move_pages query); for an absent one -ENOENT, or -EFAULT without a page table. */
 int mnw__numa_where(void *const *addresses, int *nodes, size_t count);
 
 /* Bytes of memory that these nodes have, used or not. UINT64_MAX: there is no telling. */

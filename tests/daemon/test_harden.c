@@ -52,7 +52,11 @@ static void do_fork(void) {
     syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
 }
 static void do_vfork(void) {
+#ifdef SYS_vfork
     syscall(SYS_vfork);
+#else /* arm64 */
+    syscall(SYS_clone, CLONE_VM | CLONE_VFORK | SIGCHLD, 0, 0, 0, 0);
+#endif
 }
 static void do_ptrace(void) {
     syscall(SYS_ptrace, 16, 1, 0, 0);

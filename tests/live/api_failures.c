@@ -79,8 +79,10 @@ static const struct fail_watch mapping[] = {
 #define MAPPING (sizeof(mapping) / sizeof(mapping[0]))
 
 static const struct fail_watch transport[] = {
-    {SYS_pread64, -1, 0},     {SYS_io_uring_enter, -1, 0}, {SYS_epoll_wait, -1, 0},
-    {SYS_epoll_pwait, -1, 0}, {SYS_epoll_pwait2, -1, 0},
+    {SYS_pread64, -1, 0},    {SYS_io_uring_enter, -1, 0}, {SYS_epoll_pwait, -1, 0}, {SYS_epoll_pwait2, -1, 0},
+#ifdef SYS_epoll_wait /* arm64 has none */
+    {SYS_epoll_wait, -1, 0},
+#endif
 };
 #define TRANSPORT (sizeof(transport) / sizeof(transport[0]))
 

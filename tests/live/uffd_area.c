@@ -35,6 +35,12 @@ static void map_file(struct area *area) {
     assert_ptr_not_equal(area->alias, MAP_FAILED);
 }
 
+bool area_protects(void) {
+    struct mnw__uffd_probe probe;
+    assert_int_equal(mnw__uffd_probe(&probe), 0);
+    return probe.features & MNW__UFFD_PAGEFAULT_WP;
+}
+
 void area_open(struct area *area, enum area_kind kind, uint64_t features, unsigned modes) {
     *area = (struct area){.kind = kind, .uffd = -1, .fd = -1};
     area->page = kind == AREA_HUGETLB ? (size_t)2 << 20 : (size_t)sysconf(_SC_PAGESIZE);
@@ -42,6 +48,9 @@ void area_open(struct area *area, enum area_kind kind, uint64_t features, unsign
     if (kind == AREA_HUGETLB && !machine_free_hugepages(area->page, AREA_PAGES + 1)) {
         print_message("cannot free %d huge pages of 2 MiB\n", AREA_PAGES + 1);
         skip();
+    }
+    if (!area_protects()) {
+        modes &= ~(unsigned)MNW__UFFD_MODE_WP;
     }
     area->uffd = mnw__uffd_open(features);
     assert_true(area->uffd >= 0);
@@ -138,14 +147,12 @@ int uffd_of_the_dead(uintptr_t *start, size_t length) {
         int uffd;
         void *start;
     } *note = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    unsigned modes = MNW__UFFD_MODE_MISSING | (area_protects() ? MNW__UFFD_MODE_WP : 0);
     pid_t child = (pid_t)syscall(SYS_clone, CLONE_FILES | SIGCHLD, NULL, NULL, NULL, NULL);
     if (!child) {
         note->uffd = mnw__uffd_open(0);
         note->start = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        _exit(mnw__uffd_register(note->uffd, (uintptr_t)note->start, length, MNW__UFFD_MODE_MISSING | MNW__UFFD_MODE_WP,
-                                 NULL)
-                  ? 1
-                  : 0);
+        _exit(mnw__uffd_register(note->uffd, (uintptr_t)note->start, length, modes, NULL) ? 1 : 0);
     }
     int status = 1;
     assert_int_equal(waitpid(child, &status, 0), child);

@@ -25,7 +25,13 @@ struct area {
     char *view; /* MAP_SHARED */
 };
 
-/* Registers the view whole with `modes` (0: not at all). Skips the test when the machine has no such pages. */
+/* Can memory be write-protected? On arm64 from Linux 6.10 on. */
+bool area_protects(void);
+
+/*
+ * Registers the view whole with `modes` (0: not at all), without write protection where there is none. Skips the test
+ * when the machine has no such pages.
+ */
 void area_open(struct area *area, enum area_kind kind, uint64_t features, unsigned modes);
 void area_close(struct area *area);
 /* Puts a page into the file, full of `fill`. */

@@ -195,7 +195,7 @@ static void test_numa_policies(void **state) {
         int nodes[2] = {-1, -1};
         assert_int_equal(mnw__numa_where(addresses, nodes, 2), 0);
         assert_true(nodes[0] >= 0 && allowed >> nodes[0] & 1);
-        assert_int_equal(nodes[1], -ENOENT);
+        assert_true(nodes[1] == -ENOENT || nodes[1] == -EFAULT);
         mnw__memory_release(memory, length);
     }
     assert_int_equal(mnw__numa_set_thread_policy((enum mnw_numa)9, allowed), -EINVAL);

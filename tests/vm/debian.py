@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Packages of Debian 12, fetched and unpacked in a cache folder of the user: kernels for guests, and their busybox.
+"""Packages of Debian 12, fetched and unpacked in a cache folder of the user: kernels for guests, their busybox, and what
+programs for another architecture are built against.
 
 The host stays as it is: apt works with lists and sources of its own, which lie in that folder too. What was fetched once is
 kept; remove the folder to get what the archive has today.
@@ -12,8 +13,10 @@ import shutil
 import subprocess
 
 RELEASE = "bookworm"
-SUITES = {"6.1": RELEASE, "newest": f"{RELEASE}-backports"}  # by the name of the kernel
-META = "linux-image-cloud-amd64"  # depends on the package that holds the kernel
+ARCHITECTURES = ("amd64", "arm64")
+# Suites and meta packages by the names of kernels. The last one has base pages of 16 KiB, and is for arm64 alone.
+KERNELS = {"6.1": (RELEASE, "linux-image-cloud-%s"), "newest": (f"{RELEASE}-backports", "linux-image-cloud-%s"),
+           "16k": (f"{RELEASE}-backports", "linux-image-%s-16k")}
 BUSYBOX = "busybox-static"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 MIRROR = "http://deb.debian.org/debian"
@@ -41,18 +44,19 @@ def _mirror():
 
 
 class Archive:
-    """One suite of Debian's archive, with lists of its own under `folder`."""
+    """One suite of Debian's archive for one architecture, with lists of its own in that one's part of the cache."""
 
-    def __init__(self, folder, suite):
-        self.folder = folder
-        self.state = os.path.join(folder, f"apt-{suite}")
+    def __init__(self, suite, architecture):
+        self.architecture = architecture
+        self.folder = _folder(architecture)
+        self.state = os.path.join(self.folder, f"apt-{suite}")
         self.source = f"deb [signed-by={KEYRING}] {{}} {suite} main\n"
 
     def _apt(self, program, *words, **options):
         places = {"Etc::SourceList": "sources.list", "State::Lists": "lists", "Cache": "cache", "State": "state"}
         settings = [f"Dir::{name}={os.path.join(self.state, place)}" for name, place in places.items()]
         settings += ["Dir::Etc::SourceParts=/dev/null", "Dir::State::status=/dev/null", "APT::Sandbox::User=root",
-                     "APT::Architecture=amd64", "APT::Architectures::=amd64"]
+                     f"APT::Architecture={self.architecture}", f"APT::Architectures::={self.architecture}"]
         return _run(program, "-q", *(word for setting in settings for word in ("-o", setting)), *words, **options)
 
     def _update(self):
@@ -77,21 +81,51 @@ class Archive:
             raise NoPackage(f"{package} depends on nothing like {pattern}: {answer}")
         return found.group(1)
 
+    def _kept(self, name, fill):
+        """The folder of that name in the cache, which `fill(folder, root)` fills once."""
+        kept = os.path.join(self.folder, name)
+        if os.path.isdir(kept):
+            return kept
+        self._update()
+        partial = kept + ".partial"
+        root = os.path.join(partial, "root")
+        shutil.rmtree(partial, ignore_errors=True)
+        os.makedirs(root)
+        fill(partial, root)
+        os.rename(root, kept)
+        shutil.rmtree(partial)
+        return kept
+
     def fetch(self, package):
         """The folder in which a package is unpacked."""
-        unpacked = os.path.join(self.folder, package)
-        if os.path.isdir(unpacked):
-            return unpacked
-        self._update()
-        partial = unpacked + ".partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        os.makedirs(partial)
-        self._apt("apt-get", "download", package, cwd=partial)
-        archive = next(name for name in os.listdir(partial) if name.endswith(".deb"))
-        _run("dpkg", "-x", os.path.join(partial, archive), os.path.join(partial, "root"))
-        os.rename(os.path.join(partial, "root"), unpacked)
-        shutil.rmtree(partial)
-        return unpacked
+        def fill(folder, root):
+            self._apt("apt-get", "download", package, cwd=folder)
+            _unpack(folder, root)
+        return self._kept(package, fill)
+
+    def fetch_all(self, name, packages):
+        """The folder in which these packages are unpacked, and those that they depend on."""
+        def fill(folder, root):
+            os.makedirs(os.path.join(folder, "partial"))
+            self._apt("apt-get", "-o", f"Dir::Cache::archives={folder}", "install", "--download-only", "--yes",
+                      "--no-install-recommends", *packages)
+            _unpack(folder, root)
+            for place, folders, files in os.walk(root):  # links to "/..." are meant for the root that this will be
+                for link in (os.path.join(place, file) for file in folders + files):
+                    if os.path.islink(link) and (target := os.readlink(link)).startswith("/"):
+                        os.remove(link)
+                        os.symlink(os.path.relpath(root + target, place), link)
+        return self._kept(name, fill)
+
+
+def _folder(architecture):
+    return CACHE if architecture == "amd64" else os.path.join(CACHE, architecture)
+
+
+def _unpack(folder, root):
+    for name in sorted(os.listdir(folder)):
+        if name.endswith(".deb"):
+            _run("dpkg", "-x", os.path.join(folder, name), root)
 
 
 @contextlib.contextmanager
@@ -118,13 +152,14 @@ class Kernel:
                     self.modules[name.split(".")[0].replace("-", "_")] = os.path.join(place, name)
 
 
-def kernel(name):
-    """The kernel of that name: "6.1", or "newest"."""
+def kernel(name, architecture="amd64"):
+    """The kernel of that name: "6.1", "newest" or "16k"."""
+    suite, meta = KERNELS[name]
     with _locked(CACHE):
-        archive = Archive(CACHE, SUITES[name])
-        chosen = os.path.join(CACHE, f"kernel-{name}")  # holds the package's name
+        archive = Archive(suite, architecture)
+        chosen = os.path.join(archive.folder, f"kernel-{name}")  # holds the package's name
         if not os.path.exists(chosen):
-            package = archive.depends(META, r"linux-image-\S+-cloud-amd64")
+            package = archive.depends(meta % architecture, r"linux-image-\S+")
             archive.fetch(package)
             with open(chosen + ".partial", "w", encoding="ascii") as out:
                 out.write(package)
@@ -133,7 +168,15 @@ def kernel(name):
             return Kernel(archive.fetch(file.read()))
 
 
-def busybox():
+def busybox(architecture="amd64"):
     """The file of a busybox that needs no shared objects."""
     with _locked(CACHE):
-        return os.path.join(Archive(CACHE, RELEASE).fetch(BUSYBOX), "bin/busybox")
+        return os.path.join(Archive(RELEASE, architecture).fetch(BUSYBOX), "bin/busybox")
+
+
+def sysroot(architecture):
+    """The folder with the libraries and headers that minnow is built against for that architecture."""
+    with open(os.path.join(os.path.dirname(os.path.realpath(__file__)), "../../tools/packages.txt"), encoding="ascii") as listing:
+        packages = [line.strip() for line in listing if re.fullmatch(r"lib\S+-dev\s*", line)]
+    with _locked(CACHE):
+        return Archive(RELEASE, architecture).fetch_all("sysroot", ["libc6-dev", *packages])

@@ -6,8 +6,12 @@ import re
 import stat
 import subprocess
 
+import debian
+
+TRIPLETS = {"arm64": "aarch64-linux-gnu"}
 APPLETS = ["sh", "awk", "cat", "chmod", "cp", "diff", "dmesg", "echo", "free", "grep", "insmod", "kill", "ls", "mkdir", "mktemp", "mount",
            "rm", "sed", "sleep", "stty", "timeout", "dd", "md5sum", "wc"]
+EXT4 = ["crc16", "crc32c_generic", "mbcache", "jbd2", "ext4"]
 VIRTIO = ["virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci"]
 
 
@@ -19,11 +23,35 @@ class NotRunnable(RuntimeError):
     """A program that cannot be taken along, and why."""
 
 
+def machine(path):
+    """The number of the architecture that an ELF file is for; None of other files."""
+    with open(path, "rb") as file:
+        head = file.read(20)
+    return int.from_bytes(head[18:20], "little") if head[:4] == b"\x7fELF" else None
+
+
+def _foreign_objects(path, sysroot, triplet):
+    """What a program of another architecture needs, found without running it: (place in the guest, file here)."""
+    if machine(path) is None:
+        return []
+    done = subprocess.run(["readelf", "--wide", "--dynamic", "--program-headers", path], stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, "LC_ALL": "C"}).stdout
+    folders = [os.path.normpath(folder.replace("$ORIGIN", os.path.dirname(path)))
+               for found in re.findall(r"\(R(?:UN)?PATH\).*\[(.*)\]", done) for folder in found.split(":")]
+    folders += [f"{sysroot}/lib/{triplet}", f"{sysroot}/usr/lib/{triplet}"]
+    found = [(loader, sysroot + loader) for loader in re.findall(r"interpreter: (\S+)\]", done)]
+    for name in re.findall(r"\(NEEDED\).*\[(.*)\]", done):
+        file = next((os.path.join(folder, name) for folder in folders if os.path.exists(os.path.join(folder, name))), None)
+        if not file:
+            raise NotRunnable(f"{path}: {name} not found")
+        found += [(file.removeprefix(sysroot), file), *_foreign_objects(file, sysroot, triplet)]
+    return found
+
+
 def shared_objects(path):
     """What a program needs to be started, as the host's loader finds it; nothing for what is linked statically."""
-    with open(path, "rb") as file:
-        if file.read(4) != b"\x7fELF":
-            return []
+    if machine(path) is None:
+        return []
     done = subprocess.run(["ldd", path], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           text=True, check=False, env={**os.environ, "LC_ALL": "C"})
     if "not a dynamic executable" in done.stdout + done.stderr or "statically linked" in done.stdout:
@@ -37,8 +65,10 @@ def shared_objects(path):
 class Initramfs:
     """Files by their places in the guest."""
 
-    def __init__(self, kernel, busybox):
+    def __init__(self, kernel, busybox, architecture="amd64"):
         self.entries = {}
+        self.architecture = architecture
+        self.machine = machine(busybox)
         for name in ("dev", "proc", "root", "sys", "tmp"):
             self.folder("/" + name)
         self.copy("/bin/busybox", busybox)
@@ -72,7 +102,13 @@ class Initramfs:
                 if name not in LEFT_OUT:
                     self.bring(os.path.join(place, name))
         elif place not in self.entries:
+            if machine(place) not in (None, self.machine):
+                raise NotRunnable(f"{place} is no program for {self.architecture}")
             self.copy(place, place)
+            if self.architecture != "amd64":
+                for name, file in _foreign_objects(place, debian.sysroot(self.architecture), TRIPLETS[self.architecture]):
+                    self.copy(name, file)
+                return
             for name in shared_objects(place):
                 # The loader walks through the folders of its run path, also those that ".." leaves again.
                 self.folder(os.path.dirname(os.path.normpath(name)))

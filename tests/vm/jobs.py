@@ -17,12 +17,27 @@ import tempfile
 import time
 
 import debian
-from initramfs import VIRTIO, Initramfs
+from initramfs import EXT4, VIRTIO, Initramfs
 from machine import Hang, end_process
 
-QEMU = "qemu-system-x86_64"
-# Without cmpxchg16b: QEMU 7.2 emulates it wrongly where there are several CPUs, and 6.12 dies of that.
-CPU = "qemu64,+pdpe1gb,-cx16"
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """What differs between the guests of two architectures."""
+    qemu: str
+    machine: list
+    terminals: tuple  # of the console, the jobs' stdout, the init
+    serial: str  # the options of each of the other two lines, where `-serial` makes one alone
+
+
+ARCHITECTURES = {
+    # Without cmpxchg16b: QEMU 7.2 emulates it wrongly where there are several CPUs, and 6.12 dies of that.
+    "amd64": Architecture("qemu-system-x86_64", ["-machine", "pc", "-cpu", "qemu64,+pdpe1gb,-cx16"], ("ttyS0", "ttyS1", "ttyS2"), ""),
+    # The architecture's own pointer authentication would be half of what is emulated.
+    "arm64": Architecture("qemu-system-aarch64", ["-machine", "virt,gic-version=3", "-cpu", "max,pauth-impdef=on,sve=off"],
+                          ("ttyAMA0", "ttyS0", "ttyS1"), "pci-serial"),
+}
 SLOWER = 5  # how many times longer than on the machine itself things may take
 BOOT_SECONDS = 120
 BETWEEN_SECONDS = 30  # from one job to the next
@@ -36,10 +51,10 @@ mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 mkdir -p /dev/shm /tmp /var/tmp
 mount -t tmpfs shm /dev/shm
-exec </dev/null >/dev/ttyS0 2>&1
+exec </dev/null >/dev/%(console)s 2>&1
 %(modules)s
-for line in 0 1 2; do stty -F /dev/ttyS$line raw; done
-exec 8>/dev/ttyS1 9>/dev/ttyS2
+for line in %(console)s %(out)s %(status)s; do stty -F /dev/$line raw; done
+exec 8>/dev/%(out)s 9>/dev/%(status)s
 # What is run from there was unpacked there: it moves along.
 busybox mke2fs /dev/vda >/dev/null && mount -t ext4 /dev/vda /mnt && mkdir /mnt/tmp /mnt/var && cp -a /tmp/. /mnt/tmp &&
     cp -a /var/tmp/. /mnt/var && chmod 1777 /mnt/tmp /mnt/var && mount --bind /mnt/tmp /tmp &&
@@ -50,10 +65,10 @@ huge_pages() {
 for job in /jobs/*; do
     huge_pages
     echo start ${job##*/} >&9
-    setsid sh $job >&8 2>/dev/ttyS0 8>&- 9>&-
+    setsid sh $job >&8 2>/dev/%(console)s 8>&- 9>&-
     status=$?
     kill -9 -1
-    for line in 0 1 2; do stty -F /dev/ttyS$line raw; done # which waits until all was sent
+    for line in %(console)s %(out)s %(status)s; do stty -F /dev/$line raw; done # which waits until all was sent
     echo end ${job##*/} $status >&9
 done
 sleep 1000000 # for QEMU is ended now
@@ -77,12 +92,17 @@ class Shape:
     huge_pages: int = 0  # of 2 MiB, per node
     distances: dict = dataclasses.field(default_factory=dict)  # (node, node): distance, in both directions
     disk_mib: int = 1024
+    architecture: str = "amd64"
+
+    def about(self):
+        return ARCHITECTURES[self.architecture]
 
     def options(self, image, initramfs, disk):
         cpus = self.cpus or (2 if self.nodes == 1 else 1)
-        words = ["-machine", "pc", "-accel", "tcg,thread=multi", "-cpu", CPU, "-smp", str(cpus * self.nodes),
+        words = [*self.about().machine, "-accel", "tcg,thread=multi", "-smp", str(cpus * self.nodes),
                  "-m", f"{self.node_mib * self.nodes}M", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-                 "-kernel", image, "-initrd", initramfs, "-append", "console=ttyS0 quiet panic=-1 oops=panic",
+                 "-kernel", image, "-initrd", initramfs,
+                 "-append", f"console={self.about().terminals[0]} quiet panic=-1 oops=panic",
                  "-drive", f"file={disk},format=raw,if=virtio,cache=unsafe"]
         for node in range(self.nodes):
             words += ["-object", f"memory-backend-ram,id=ram{node},size={self.node_mib}M",
@@ -109,8 +129,8 @@ class Job:
 
 
 def _initramfs(shape, jobs, files):
-    kernel = debian.kernel(shape.kernel)
-    made = Initramfs(kernel, debian.busybox())
+    kernel = debian.kernel(shape.kernel, shape.architecture)
+    made = Initramfs(kernel, debian.busybox(shape.architecture), shape.architecture)
     for folder in ("/mnt", "/jobs", "/etc"):
         made.folder(folder)
     made.write("/etc/passwd", b"root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n")
@@ -123,7 +143,7 @@ def _initramfs(shape, jobs, files):
         made.bring(path)
     huge_pages = [SET_HUGE_PAGES % {"count": shape.huge_pages, "path": HUGE_PAGE % node, "node": node}
                   for node in range(shape.nodes)]
-    words = {"slower": SLOWER, "modules": made.modules([*VIRTIO, "virtio_blk"]),
+    words = {**dict(zip(Guest.LINES, shape.about().terminals)), "slower": SLOWER, "modules": made.modules([*VIRTIO, "virtio_blk", *EXT4]),
              "huge_pages": "\n".join(huge_pages) if shape.huge_pages else "    true"}
     made.write("/init", (INIT % words).encode())
     return made
@@ -169,8 +189,14 @@ class Guest:
         pairs = [os.pipe() for _ in self.LINES]
         self.pipes = [pair[0] for pair in pairs]
         theirs = [pair[1] for pair in pairs]
-        serial = [word for end in theirs for word in ("-serial", f"file:/proc/self/fd/{end}")]
-        self.process = subprocess.Popen([QEMU, *options, *serial], stdin=subprocess.DEVNULL, stdout=self.log,
+        device = self.shape.about().serial
+        serial = []
+        for number, end in enumerate(theirs):
+            if number and device:
+                serial += ["-chardev", f"file,id=line{number},path=/proc/self/fd/{end}", "-device", f"{device},chardev=line{number}"]
+            else:
+                serial += ["-serial", f"file:/proc/self/fd/{end}"]
+        self.process = subprocess.Popen([self.shape.about().qemu, *options, *serial], stdin=subprocess.DEVNULL, stdout=self.log,
                                         stderr=subprocess.STDOUT, pass_fds=theirs, preexec_fn=_die_with_parent)
         for end in theirs:
             os.close(end)
@@ -231,12 +257,13 @@ class Guest:
                 f"QEMU said: {said or 'nothing'}")
 
 
-def lacking():
+def lacking(architecture="amd64"):
     """Why this machine can run no guest; "" when it can."""
+    qemu = ARCHITECTURES[architecture].qemu
     for folder in os.environ.get("PATH", "").split(":"):
-        if os.access(os.path.join(folder, QEMU), os.X_OK):
+        if os.access(os.path.join(folder, qemu), os.X_OK):
             return ""
-    return f"{QEMU} is not installed"
+    return f"{qemu} is not installed"
 
 
-__all__ = ["Shape", "Job", "Guest", "GuestError", "Hang", "lacking"]
+__all__ = ["ARCHITECTURES", "Shape", "Job", "Guest", "GuestError", "Hang", "lacking"]

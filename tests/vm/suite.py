@@ -30,7 +30,7 @@ def known_tests(build):
 class Test:
     """One test of the build folder, as a job for a guest."""
 
-    def __init__(self, about, build):
+    def __init__(self, about, build, architecture):
         self.name = about["name"]
         self.output = b""
         self.word = None  # "ok", "skip" or "FAIL", once it has ended
@@ -41,7 +41,8 @@ class Test:
         self.files = [word for word in words if os.path.exists(word)]
         for folder in about["env"].get("LD_LIBRARY_PATH", "").split(":"):
             self.files += glob.glob(folder + "/*.so*") if folder else []
-        if os.path.basename(about["cmd"][0]).startswith("python"):
+        self.needs_python = os.path.basename(about["cmd"][0]).startswith("python")
+        if self.needs_python and architecture == "amd64":
             self._bring_python()
 
     def _bring_python(self):
@@ -88,14 +89,15 @@ def run(shape, tests):
 
 def main():
     parser = argparse.ArgumentParser(prog="tests/vm/suite.py", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--kernel", choices=debian.SUITES, default="6.1")
+    parser.add_argument("--kernel", choices=debian.KERNELS, default="6.1")
+    parser.add_argument("--arch", choices=debian.ARCHITECTURES, default="amd64", help="what the build folder is for (amd64)")
     parser.add_argument("--nodes", type=int, default=2, help="NUMA nodes (2)")
     parser.add_argument("--node-memory", type=int, default=1536, metavar="MIB", help="MiB per node (1536)")
     parser.add_argument("--suite", action="append", help="the tests of this suite (live and guest); may be repeated")
     parser.add_argument("build", help="a build folder")
     parser.add_argument("names", nargs="*", metavar="TEST", help="these tests alone")
     chosen = parser.parse_args()
-    if why := jobs.lacking():
+    if why := jobs.lacking(chosen.arch):
         print(why)
         return SKIPPED
     suites = chosen.suite or ["live", "guest"]
@@ -103,9 +105,14 @@ def main():
     unknown = set(chosen.names) - {about["name"] for about in found}
     if unknown or not found:
         parser.error(f"suite {' or '.join(suites)} of {chosen.build} has no test {', '.join(sorted(unknown))}")
-    tests = [Test(about, os.path.abspath(chosen.build)) for about in found if not chosen.names or about["name"] in chosen.names]
-    print(f"Linux {debian.kernel(chosen.kernel).release}, {chosen.nodes} nodes", flush=True)
-    run(jobs.Shape(chosen.kernel, chosen.nodes, node_mib=chosen.node_memory), tests)
+    tests = [Test(about, os.path.abspath(chosen.build), chosen.arch) for about in found
+             if not chosen.names or about["name"] in chosen.names]
+    print(f"Linux {debian.kernel(chosen.kernel, chosen.arch).release}, {chosen.nodes} nodes", flush=True)
+    if chosen.arch != "amd64":
+        for test in [test for test in tests if test.needs_python]:
+            print(f"not run: {test.name}: there is no Python for {chosen.arch} to take along", flush=True)
+            tests.remove(test)
+    run(jobs.Shape(chosen.kernel, chosen.nodes, node_mib=chosen.node_memory, architecture=chosen.arch), tests)
     words = [test.word for test in tests]
     print(f"{words.count('ok')} passed, {words.count('FAIL')} failed, {words.count('skip')} skipped")
     return 1 if "FAIL" in words else 0

@@ -68,6 +68,8 @@ class Run(unittest.TestCase):
 
     def test_bad_input_is_refused_by_name(self):
         for words, named in [(["--nodes", "0"], "whole number from 1"), (["--kernel", "7"], "invalid choice: '7'"),
+                             (["--arch", "s390x"], "invalid choice: 's390x'"), (["--kernel", "16k"], "is for arm64"),
+                             (["--kernel", "16k", "--arch", "arm64", "--huge-pages", "1"], "no huge pages of 2 MiB"),
                              (["--node-memory", "5"], "no size such as"), (["--distance", "0-1=21"], "the nodes 0 to 0"),
                              (["--distance", "0-0=21"], "two nodes and a distance"), (["--env", "A"], "not NAME=VALUE"),
                              (["--file", "/no/such"], "no such file"), (["--huge-pages", "256"], "leave nothing"),
