@@ -14,6 +14,7 @@
 #include "daemon/holding.h"
 #include "daemon/serve.h"
 
+#include "base/bits.h"
 #include "base/error.h"
 #include "sys/packet.h"
 #include "sys/thread.h"
@@ -43,8 +44,9 @@ enum {
     PAUSE_MS = 1000,
     STOP_MS = 10000,
     SEND_MS = 2000, /* a standby that takes nothing for so long is none */
-    STANDBY_MS =
-        30000, /* and one that is not the worker after so long is replaced when a handover is asked for again */
+    STANDBY_S = 30, /* and one that has not said after so long that it stands by is replaced */
+    STANDBYS_MAX = 3,
+    LEAVE_S = 10, /* a worker that has not gone for one is killed */
 };
 
 struct held {
@@ -61,8 +63,10 @@ struct holder {
     struct held *fds;
     pid_t worker, standby; /* 0: none */
     int standby_socket;    /* with a standby */
-    uint64_t standby_until_ns;
-    bool ready, was_ready; /* this worker; any */
+    unsigned standby_s, standby_tries;
+    bool stands_by;             /* the standby has said so */
+    uint64_t handover_until_ns; /* when the next step of a handover is late; 0: none is awaited */
+    bool ready, was_ready;      /* this worker; any */
     bool stopping, worker_stops;
     uint64_t started_ns, start_at_ns, kill_at_ns; /* 0: no */
     unsigned quick_deaths;
@@ -116,10 +120,19 @@ static void take_notification(struct holder *holder, const char *text, struct mn
     }
     if (find_value(text, "FDSTOREREMOVE", value) && named)
         forget(holder, name);
+    if (find_value(text, "STANDBY", value))
+        holder->handover_until_ns = 0; /* its predecessor has died meanwhile */
     if (find_value(text, "STOPPING", value))
         holder->worker_stops = true;
     if (find_value(text, "READY", value))
         holder->ready = holder->was_ready = true;
+}
+
+/* From now on it is the old worker that others wait for. */
+static void standby_is_ready(struct holder *holder) {
+    holder->stands_by = true;
+    holder->handover_until_ns = mnw__clock_ns() + mnw__min(LEAVE_S, holder->standby_s) * 1000 * MS;
+    kill(holder->worker, SIGHUP);
 }
 
 /* Closing the descriptor that came with BARRIER=1 is the answer to it. */
@@ -132,7 +145,7 @@ static void take_notifications(struct holder *holder) {
             take_notification(holder, text, &received);
         else if (holder->standby && received.sender.pid == holder->standby && !strcmp(text, "STANDBY=1") &&
                  holder->worker)
-            kill(holder->worker, SIGHUP);
+            standby_is_ready(holder);
         for (unsigned i = 0; i < received.fd_count; i++)
             close(received.fds[i]);
     }
@@ -217,6 +230,7 @@ static void note_death(struct holder *holder, int status) {
 static void forget_standby(struct holder *holder) {
     close(holder->standby_socket);
     holder->standby = 0;
+    holder->handover_until_ns = 0;
 }
 
 static void drop_standby(struct holder *holder) {
@@ -236,8 +250,12 @@ static int send_descriptors(const struct holder *holder) {
     return error ? error : mnw__socket_send(holder->standby_socket, ".", 1, NULL, 0);
 }
 
-/* Whatever the old worker died of: the standby need not be ready, what it is sent waits for it. */
+/*
+ * Whatever the old worker died of: the standby need not be ready, what it is sent waits for it. But not longer than
+ * before.
+ */
 static void promote_standby(struct holder *holder) {
+    uint64_t until_ns = holder->stands_by ? 0 : holder->handover_until_ns;
     int error = send_descriptors(holder);
     if (error) {
         mnw__daemon_log("holder: the next worker is started anew: %s", mnw__fail_message());
@@ -246,6 +264,7 @@ static void promote_standby(struct holder *holder) {
     }
     begin_worker(holder, holder->standby);
     forget_standby(holder);
+    holder->handover_until_ns = until_ns;
 }
 
 static int open_pair(int ends[2]) {
@@ -257,18 +276,8 @@ static int open_pair(int ends[2]) {
 }
 
 /* A new binary or configuration that would not start is found out while the old worker still serves. */
-static void begin_handover(struct holder *holder) {
+static void start_standby(struct holder *holder) {
     int ends[2];
-    if (holder->standby && mnw__clock_ns() >= holder->standby_until_ns) {
-        mnw__daemon_log("holder: the next worker (process %d) did not get ready within %d s: it is killed, and another "
-                        "one started",
-                        (int)holder->standby, STANDBY_MS / 1000);
-        drop_standby(holder);
-    }
-    if (holder->standby || !holder->worker) {
-        mnw__daemon_log("holder: no handover: %s", holder->standby ? "one is under way" : "no worker is running");
-        return;
-    }
     if (open_pair(ends)) {
         mnw__daemon_log("holder: no handover: making a socket: %s; the old worker goes on", strerror(errno));
         return;
@@ -289,7 +298,44 @@ static void begin_handover(struct holder *holder) {
     }
     holder->standby = pid;
     holder->standby_socket = ends[0];
-    holder->standby_until_ns = mnw__clock_ns() + STANDBY_MS * MS;
+    holder->stands_by = false;
+    holder->handover_until_ns = mnw__clock_ns() + holder->standby_s * 1000 * MS;
+}
+
+static void begin_handover(struct holder *holder) {
+    if (holder->standby || !holder->worker) {
+        mnw__daemon_log("holder: no handover: %s", holder->standby ? "one is under way" : "no worker is running");
+        return;
+    }
+    holder->standby_tries = 1;
+    start_standby(holder);
+}
+
+static void replace_standby(struct holder *holder) {
+    bool again = holder->standby_tries++ < STANDBYS_MAX;
+    mnw__daemon_log("holder: the next worker (process %d) did not get ready within %u s, and is killed; %s",
+                    (int)holder->standby, holder->standby_s,
+                    again ? "another one is started" : "no handover: the old worker goes on");
+    drop_standby(holder);
+    if (again)
+        start_standby(holder);
+}
+
+static void kill_late_worker(struct holder *holder, const char *what) {
+    mnw__daemon_log("holder: the worker (process %d) did not %s, and is killed", (int)holder->worker, what);
+    holder->handover_until_ns = 0;
+    if (holder->worker)
+        kill(holder->worker, SIGKILL);
+}
+
+/* Somebody hangs, and consumers may wait for it. */
+static void hurry(struct holder *holder) {
+    if (!holder->standby)
+        kill_late_worker(holder, "get ready in time");
+    else if (holder->stands_by)
+        kill_late_worker(holder, "leave for the next one");
+    else
+        replace_standby(holder);
 }
 
 static void standby_ended(struct holder *holder) {
@@ -310,7 +356,9 @@ static void worker_ended(struct holder *holder, int status) {
         return;
     }
     note_death(holder, status);
-    if (holder->standby)
+    if (!holder->standby)
+        holder->handover_until_ns = 0;
+    else
         promote_standby(holder);
 }
 
@@ -348,8 +396,11 @@ static void take_signals(struct holder *holder) {
 }
 
 static int timeout_ms(const struct holder *holder) {
-    uint64_t at = holder->start_at_ns ? holder->start_at_ns : holder->kill_at_ns, now = mnw__clock_ns();
-    return !at ? -1 : at <= now ? 0 : (int)((at - now) / MS) + 1;
+    const uint64_t times[] = {holder->start_at_ns, holder->kill_at_ns, holder->handover_until_ns};
+    uint64_t at = UINT64_MAX, now = mnw__clock_ns();
+    for (unsigned i = 0; i < sizeof(times) / sizeof(*times); i++)
+        at = times[i] && times[i] < at ? times[i] : at;
+    return at == UINT64_MAX ? -1 : at <= now ? 0 : (int)((at - now) / MS) + 1;
 }
 
 static void look_at_clock(struct holder *holder) {
@@ -360,6 +411,8 @@ static void look_at_clock(struct holder *holder) {
         kill(holder->worker, SIGKILL);
         holder->kill_at_ns = 0;
     }
+    if (holder->handover_until_ns && now >= holder->handover_until_ns)
+        hurry(holder);
 }
 
 static void hold(struct holder *holder) {
@@ -386,6 +439,12 @@ static int open_signals(struct holder *holder) {
     return holder->signals < 0 ? mnw__fail(-errno, "taking signals: %s", strerror(errno)) : 0;
 }
 
+static unsigned standby_seconds(void) {
+    const char *text = getenv("MINNOW_STANDBY_SECONDS");
+    long seconds = text ? strtol(text, NULL, 10) : 0;
+    return seconds > 0 && seconds <= 86400 ? (unsigned)seconds : STANDBY_S;
+}
+
 static int open_holder(struct holder *holder, const struct mnw__config *config) {
     struct rlimit limit;
     ssize_t length = readlink("/proc/self/exe", holder->binary, sizeof(holder->binary) - 1);
@@ -396,6 +455,7 @@ static int open_holder(struct holder *holder, const struct mnw__config *config) 
         limit.rlim_cur = limit.rlim_max;
         setrlimit(RLIMIT_NOFILE, &limit);
     }
+    holder->standby_s = standby_seconds();
     holder->fds = calloc(FDS_MAX, sizeof(*holder->fds));
     if (!holder->fds)
         return mnw__fail(-ENOMEM, "starting the holder: out of memory");
@@ -415,6 +475,8 @@ int mnw__holder_run(const struct mnw__config *config, char *const *argv) {
     prctl(PR_SET_NAME, "minnow-holder");
     start_worker(&holder);
     hold(&holder);
+    while (waitpid(-1, NULL, 0) > 0)
+        ; /* a standby, killed: whoever waited for us finds nothing of us left */
     if (holder.path[0] != '@')
         unlink(holder.path);
     if (config->socket[0] != '@')

@@ -220,6 +220,40 @@ class Survival(unittest.TestCase):
         finally:
             daemon.close()
 
+    def test_hanging_handovers(self):
+        """Who hangs in a handover is not waited for: the next worker is replaced, and so is the one that does not go."""
+        image = peer.make_image(self.folder.name, 1, seed=2)
+        daemon = peer.Daemon(OPTIONS.command, {"a": image}, environment={"MINNOW_STANDBY_SECONDS": str(1 * SLOW)})
+        pages = iter(range(0, 256, 20))
+
+        def handed_on(view, others, word):
+            """Whoever serves now is none of these, and the log says why."""
+            until = time.monotonic() + 15 * SLOW
+            while (len(daemon.workers()) != 1 or daemon.worker() in others) and time.monotonic() < until:
+                time.sleep(0.02)
+            self.assertEqual(len(daemon.workers()), 1)
+            self.assertNotIn(daemon.worker(), others)
+            self.assertIn(word, daemon.read_log())
+            page = next(pages)
+            self.assertEqual(view.read(page * peer.PAGE, peer.PAGE), peer.page_bytes(page, 2))
+
+        try:
+            with peer.Peer(daemon.path) as session:
+                view = peer.View(session, "a")
+                old, standby = self.stopped_standby(daemon)
+                handed_on(view, (old, standby), f"(process {standby}) did not get ready within")
+                old, standby = self.stopped_standby(daemon)
+                os.kill(old, signal.SIGKILL)  # the one that hangs is the worker now
+                handed_on(view, (old, standby), f"(process {standby}) did not get ready in time")
+                old = daemon.worker()
+                os.kill(old, signal.SIGSTOP)
+                daemon.process.send_signal(signal.SIGHUP)
+                handed_on(view, (old,), f"(process {old}) did not leave for the next one")
+                view.close()
+            self.assertEqual(daemon.stop(), 0)
+        finally:
+            daemon.close()
+
     @unittest.skipUnless(OPTIONS.kills >= 50 and not os.geteuid(), "takes seconds, and EVENT_FORK takes CAP_SYS_PTRACE")
     def test_more_children_than_are_served(self):
         """2048 live through the worker's death; who comes later gets SIGBUS where it has not been, and never zeros."""
