@@ -8,10 +8,12 @@
 
 #include <errno.h>
 #include <grp.h>
+#include <libgen.h>
 #include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define DEFAULT_SOCKET "/run/minnow/socket"
@@ -497,6 +499,36 @@ static void default_access(struct mnw__access *access, uid_t uid) {
         *access = (struct mnw__access){.users = {0, uid, geteuid()}, .user_count = 3};
 }
 
+static bool is_same_folder(const char *path, const char *other) {
+    struct stat status, others;
+    char *copy = strdup(path), *copies = strdup(other);
+    bool same = copy && copies && !stat(dirname(copy), &status) && !stat(dirname(copies), &others) &&
+                status.st_dev == others.st_dev && status.st_ino == others.st_ino;
+    free(copy);
+    free(copies);
+    return same;
+}
+
+/* By name: the file itself is replaced whenever it is saved. */
+static bool is_same_file(const char *path, const char *other) {
+    const char *slash = strrchr(path, '/'), *others = strrchr(other, '/');
+    return !strcmp(path, other) ||
+           (!strcmp(slash ? slash + 1 : path, others ? others + 1 : other) && is_same_folder(path, other));
+}
+
+/* Images of one file have one working set, unless told otherwise; it is saved for one of them at a time. */
+static void find_shared_sets(struct mnw__config *config) {
+    for (unsigned i = 0; i < config->image_count; i++) {
+        struct mnw__config_image *image = &config->images[i];
+        image->working_set_first = image;
+        for (unsigned k = 0; k < i && image->working_set; k++)
+            if (config->images[k].working_set && is_same_file(image->working_set, config->images[k].working_set)) {
+                image->working_set_first = config->images[k].working_set_first;
+                break;
+            }
+    }
+}
+
 int mnw__config_finish(struct mnw__config *config) {
     const char *name = config->file ? config->file : "the command line";
     default_access(&config->access, config->uid);
@@ -507,5 +539,6 @@ int mnw__config_finish(struct mnw__config *config) {
         return mnw__fail(-EINVAL, "%s: there is no image; add \"images\", or --image NAME=FILE", name);
     if (config->user && geteuid() != 0 && config->uid != geteuid())
         return mnw__fail(-EPERM, "%s: user: only root can become %s", name, config->user);
+    find_shared_sets(config);
     return config->socket ? 0 : mnw__config_set_socket(config, DEFAULT_SOCKET);
 }

@@ -40,8 +40,9 @@ struct mnw__config_pool {
 struct mnw__config_image {
     char *name;
     char *uri;
-    char *working_set; /* where it is kept; NULL: nowhere */
-    unsigned pool;     /* index */
+    char *working_set;                                 /* where it is kept; NULL: nowhere */
+    const struct mnw__config_image *working_set_first; /* the first image that keeps it in the same file */
+    unsigned pool;                                     /* index */
     struct mnw_cache_options options;
     struct mnw__access access; /* not given: that of the daemon */
 };

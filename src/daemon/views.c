@@ -391,7 +391,8 @@ static int begin_save(struct mnw__session *session, struct mnw__daemon_view *vie
         return -ENOMEM;
     work->view = view;
     work->image = view->image;
-    work->owner = view->image; /* what is saved is united with what is there: one after the other */
+    /* What is saved is united with what is there: one after the other, whichever image it is of. */
+    work->owner = view->image->config->working_set_first;
     view->phase = MNW__VIEW_SAVING;
     mnw__work_start(work, &session->daemon->slow, run_save, save_done);
     return 0;

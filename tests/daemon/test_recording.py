@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """What is recorded is saved, whoever ends first: COMMAND. The consumer is this program again: COMMAND --consumer SOCKET."""
+import json
 import os
 import signal
 import struct
@@ -89,11 +90,25 @@ class Recording(unittest.TestCase):
 
     def test_many_end_at_once(self):
         """None overwrites what another one has noted."""
+        self.end_at_once(self.daemon, ["disk"])
+
+    def test_many_end_at_once_with_one_file_for_two_images(self):
+        folder, name = os.path.split(self.set)
+        image = self.set.removesuffix(".mws")
+        images = [{"name": "a", "uri": f"file://{image}"},
+                  {"name": "b", "uri": f"file://{image}", "working_set": f"{folder}/../{os.path.basename(folder)}/{name}"}]
+        daemon = peer.Daemon(COMMAND, {}, config=json.dumps({"pools": [{"name": "main", "budget": "8M"}], "images": images}))
+        try:
+            self.end_at_once(daemon, ["a", "b"])
+        finally:
+            daemon.close()
+
+    def end_at_once(self, daemon, images):
         pages = range(10, 34)
         for turn in range(5):
-            sessions = [peer.Peer(self.daemon.path) for _ in pages]
+            sessions = [peer.Peer(daemon.path) for _ in pages]
             for session, page in zip(sessions, pages):
-                view = peer.View(session, "disk")
+                view = peer.View(session, images[page % len(images)])
                 self.assertEqual(record(session, START).status, 0)
                 touch(view, page)
             for session in sessions:
