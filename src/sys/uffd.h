@@ -93,16 +93,15 @@ int mnw__uffd_poison(int fd, uintptr_t start, size_t length, unsigned flags, int
 int mnw__uffd_wake(int fd, uintptr_t start, size_t length);
 /*
  * Poisons every page of the range that is not mapped. 0; -EAGAIN: the address space changes, and its event is unread;
- * -ENOENT: a part is not watched any more; all the rest was barred, unless that part has more than
- * MNW__UFFD_BAR_SKIPS pages; -ESRCH.
+ * -ENOENT: a part is not watched any more; all the rest was barred; -ESRCH.
  *
  * The kernel takes no range that leaves a mapping, and a mapping is split by who protects or locks a part of it, of
- * which no event tells. So what is refused is halved.
+ * which no event tells. So what is refused is halved. It takes a call, of a fraction of a microsecond, for each page
+ * that is mapped, and for each that is not watched: nothing tells where what is watched begins again.
  */
-#define MNW__UFFD_BAR_SKIPS (1u << 20)
 static inline int mnw__uffd_bar(int fd, uintptr_t start, size_t length, size_t page_bytes) {
     uintptr_t end = start + length;
-    unsigned skips = 0;
+    bool skipped = false;
     for (size_t part = length; start < end;) {
         int64_t done = 0;
         part = part < end - start ? part : end - start;
@@ -114,14 +113,14 @@ static inline int mnw__uffd_bar(int fd, uintptr_t start, size_t length, size_t p
             start += page_bytes;
         } else if (error == -ENOENT && part > page_bytes) {
             part = part / page_bytes / 2 * page_bytes;
-        } else if (error == -ENOENT && skips < MNW__UFFD_BAR_SKIPS) {
-            skips++;
+        } else if (error == -ENOENT) {
+            skipped = true;
             start += page_bytes;
         } else if (error) {
             return error;
         }
     }
-    return skips ? -ENOENT : 0;
+    return skipped ? -ENOENT : 0;
 }
 int mnw__uffd_writeprotect(int fd, uintptr_t start, size_t length, bool protect, unsigned flags);
 

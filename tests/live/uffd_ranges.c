@@ -428,6 +428,31 @@ static void test_poison(void **state) {
 }
 
 /* Who outlives a hole: poison does on shmem, not on hugetlb. */
+/* However much lies between them that is not watched. */
+static void test_bar_finds_all_that_is_watched(void **state) {
+    (void)state;
+    const size_t page = 4096, watched = 16 * page, length = ((1ul << 20) + 64) * page;
+    need(MNW__UFFD_POISON, "UFFDIO_POISON");
+    int fd = memfd_create("bar", MFD_CLOEXEC), uffd = mnw__uffd_open(MNW__UFFD_MISSING_SHMEM | MNW__UFFD_POISON);
+    assert_true(fd >= 0 && uffd >= 0 && !ftruncate(fd, (off_t)length));
+    char *at = mmap(NULL, length, PROT_READ, MAP_PRIVATE | MAP_NORESERVE, fd, 0);
+    assert_true(at != MAP_FAILED);
+    uintptr_t first = (uintptr_t)at, last = first + length - watched;
+    assert_int_equal(mnw__uffd_register(uffd, first, watched, MISSING, NULL), 0);
+    assert_int_equal(mnw__uffd_register(uffd, last, watched, MISSING, NULL), 0);
+    assert_int_equal(munmap(at + length / 2, 16 * page), 0);
+    assert_int_equal(mnw__uffd_bar(uffd, first, length, page), -ENOENT);
+    for (size_t offset = 0; offset < watched; offset += page) {
+        assert_int_equal(machine_touch(at + offset, NULL), SIGBUS);
+        int64_t done; /* touching it would wait for ever if it were not */
+        assert_int_equal(mnw__uffd_poison(uffd, last + offset, page, 0, &done), -EEXIST);
+    }
+    assert_int_equal(mnw__uffd_bar(uffd, last, watched, page), 0);
+    mnw__uffd_close(uffd);
+    close(fd);
+    munmap(at, length);
+}
+
 static void test_poison_and_punch(void **state) {
     need(MNW__UFFD_POISON, "UFFDIO_POISON");
     const enum area_kind *kind = *state;
@@ -555,6 +580,7 @@ int main(int argc, char **argv) {
         SHMEM(test_poison),
         HUGETLB(test_poison),
         ANON(test_poison),
+        cmocka_unit_test(test_bar_finds_all_that_is_watched),
         SHMEM(test_poison_and_punch),
         HUGETLB(test_poison_and_punch),
         SHMEM(test_writeprotect),
