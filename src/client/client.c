@@ -46,6 +46,7 @@ static void prepare_hello(struct mnw_client *client, const char *name) {
     struct mnw__request *hello = &client->hello;
     mnw__request_init(hello, MNW__WIRE_HELLO, sizeof(hello->body.hello));
     hello->body.hello.version = MNW__WIRE_VERSION;
+    hello->body.hello.features = MNW__WIRE_KEPT;
     if (!name || !*name)
         name = program_invocation_short_name;
     if (!*name)

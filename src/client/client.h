@@ -141,6 +141,7 @@ struct mnw_client {
     uint32_t timeout_ms;
     uint32_t lost_after_ms;
     bool user_faults_only;
+    bool keeps; /* the daemon's views outlive its worker */
     struct mnw__request hello;
     /* the client's thread's own, once it runs */
     struct mnw__kept socket; /* -1: none */

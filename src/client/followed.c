@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define NS_PER_MS      1000000ull
@@ -61,7 +62,7 @@ static int greet(const struct mnw_client *client) {
     if (!status && packet.hello_answer.features & MNW__WIRE_SETTLED)
         return link;
     close(link);
-    return status ? status : -EPROTO;
+    return status ? status : -EOPNOTSUPP; /* nobody keeps anything */
 }
 
 /* How often, and how long, a daemon is waited for. */
@@ -78,135 +79,253 @@ static struct patience new_patience(const struct mnw_client *client) {
 /* False: no more. A daemon that is not there is waited for, as its faults are; one that refuses is not. */
 static bool wait_on(struct patience *patience, int error) {
     bool is_absent = error == -ENOENT || error == -ECONNREFUSED || error == -EPIPE || error == -ECONNRESET;
-    if ((!is_absent && ++patience->refusals > REFUSALS_MAX) || mnw__clock_ns() >= patience->until_ns)
+    if (error == -EOPNOTSUPP || (!is_absent && ++patience->refusals > REFUSALS_MAX) ||
+        mnw__clock_ns() >= patience->until_ns)
         return false;
     mnw__sleep_ns(patience->pause_ns);
     patience->pause_ns = mnw__min(2 * patience->pause_ns, PAUSE_MAX_NS);
     return true;
 }
 
-/* ---- is the view watched? ---- */
+/* ---- where views lie ---- */
+
+/* The first view of each image that is served: what of it lies where is found by the file, whichever view it was. */
+static bool stands_for_others(const struct mnw__followed *followed) {
+    const struct mnw_client_view *view = followed->view, *other;
+    for (const struct mnw__followed *before = all; before != followed; before = before->next) {
+        other = before->view;
+        if (other->state != MNW__CLIENT_VIEW_LOST && other->client == view->client && other->device == view->device &&
+            other->inode == view->inode)
+            return false;
+    }
+    return view->state != MNW__CLIENT_VIEW_LOST;
+}
+
+static bool is_view(const struct mnw_client_view *view, const struct mnw__own_mapping *mapping) {
+    return mapping->is_private && mapping->device == view->device && mapping->inode == view->inode;
+}
+
+/* Whatever was moved, torn or protected since. Without /proc, where the views were mapped. */
+static void for_parts(void (*each)(void *context, const struct mnw__own_mapping *mapping), void *context) {
+    if (!mnw__process_own_mappings(each, context))
+        return;
+    for (const struct mnw__followed *followed = all; followed; followed = followed->next) {
+        const struct mnw_client_view *view = followed->view;
+        each(context, &(struct mnw__own_mapping){.start = view->address,
+                                                 .end = view->address + view->length,
+                                                 .device = view->device,
+                                                 .inode = view->inode,
+                                                 .offset = view->offset,
+                                                 .is_private = true});
+    }
+}
+
+/* ---- who has them ---- */
+
+/* Not by the C library: a preloaded one may have its own mind about advice on views. */
+static void advise(const struct mnw__own_mapping *mapping, int advice) {
+    syscall(SYS_madvise, mapping->start, mapping->end - mapping->start, advice);
+}
+
+static void advise_if_view(void *context, const struct mnw__own_mapping *mapping) {
+    for (const struct mnw__followed *followed = all; followed; followed = followed->next)
+        if (is_view(followed->view, mapping)) {
+            advise(mapping, *(const int *)context);
+            return;
+        }
+}
+
+static void advise_all(int advice) {
+    if (all)
+        for_parts(advise_if_view, &advice);
+}
+
+/* ---- what a child does ---- */
+
+/* Parts that are watched anew, side by side in memory and in the image. */
+struct group {
+    int uffd; /* -1: none */
+    uintptr_t start, end;
+    uint64_t offset;
+};
+
+struct settling {
+    const struct mnw_client_view *view;
+    unsigned flags; /* of ATTACH */
+    bool is_asked;
+    int error; /* of asking: nothing is known to be kept */
+    struct group group;
+};
+
+/* Ours, made because the daemon of our birth was lost. The last of them must not be closed before the mapping is. */
+enum { OWN_MAX = 64 };
+static struct {
+    unsigned count;
+    int fds[OWN_MAX];
+} own;
+
+static void close_part(uintptr_t start, uintptr_t end) {
+    mprotect((void *)start, end - start, PROT_NONE);
+}
 
 static int open_uffd(const struct mnw_client_view *view) {
     int fd = mnw__uffd_open(view->features);
     return fd == -EPERM ? mnw__uffd_open(view->features & ~(uint64_t)MNW__UFFD_EVENT_FORK) : fd;
 }
 
-static bool is_huge(const struct mnw_client_view *view) {
-    return view->image->backing == MNW_BACKING_HUGETLB_2M || view->image->backing == MNW_BACKING_HUGETLB_1G;
+/* 0 once the daemon has said that it keeps every child of before. */
+static int await_daemon(const struct mnw_client *client) {
+    struct patience patience = new_patience(client);
+    int link;
+    while ((link = greet(client)) < 0)
+        if (!wait_on(&patience, link))
+            return link;
+    close(link);
+    return 0;
 }
 
-/* A child of a child: its parent may have unmapped or moved it, and something else is there now. */
-static enum mnw__mapped mapped(const struct mnw_client_view *view) {
-    return mnw__process_maps_file(getpid(), view->address, view->length, view->device, view->inode, view->offset, true);
-}
-
-/*
- * By the userfaultfd of our birth, then nothing has changed. Else nobody is watching, and `uffd` does so from now on;
- * or it is no view any more, and none of our business; or it is one, and cannot be watched: it would be zeros.
- */
-enum watch { WATCHED, WATCHED_ANEW, UNWATCHABLE, NO_VIEW };
-
-static enum watch look(const struct mnw_client_view *view, int uffd) {
-    if (!is_huge(view) && mnw__uffd_is_one_mapping(uffd, view->address, view->length) == 1)
-        return WATCHED;
-    enum mnw__mapped what = mapped(view);
-    if (what != MNW__MAPPED_AS_SAID && what != MNW__MAPPED_UNSEEN)
-        return NO_VIEW;
-    int error =
-        mnw__uffd_register(uffd, view->address, view->length, MNW__UFFD_MODE_MISSING | MNW__UFFD_MODE_MINOR, NULL);
-    if (error == -EBUSY)
-        return WATCHED;
-    return !error ? WATCHED_ANEW : what == MNW__MAPPED_AS_SAID ? UNWATCHABLE : NO_VIEW;
-}
-
-/* ---- what a child does ---- */
-
-static void close_view(const struct mnw_client_view *view) {
-    mprotect((void *)view->address, view->length, PROT_NONE);
-}
-
-static int attach(const struct mnw_client_view *view, int link, int uffd) {
+static int attach(const struct settling *settling, const struct group *group, int link) {
+    const struct mnw_client_view *view = settling->view;
+    const struct mnw__image *image = view->image;
     struct mnw__wire_packet packet;
-    memcpy(packet.open.name, view->image->name, sizeof(packet.open.name));
+    memcpy(packet.open.name, image->name, sizeof(packet.open.name));
     int status = ask(link, &packet, MNW__WIRE_OPEN, sizeof(packet.open), -1);
     if (status)
         return status;
     if (packet.open_answer.device != view->device || packet.open_answer.inode != view->inode)
         return -ESTALE;
+    /* What lies beyond the image is SIGBUS in any case. */
+    uint64_t whole = mnw__align_up(image->size_bytes, image->page_bytes), length = group->end - group->start;
+    if (group->offset >= whole)
+        return 0;
     packet.attach = (struct mnw__wire_attach){.image = packet.open_answer.image,
                                               .view = view->id,
-                                              .flags = (view->flags & MNW_VIEW_WRITE) | MNW__WIRE_ATTACH_CHILD,
-                                              .address = view->address,
-                                              .length = view->length,
-                                              .offset = view->offset};
-    status = ask(link, &packet, MNW__WIRE_ATTACH, sizeof(packet.attach), uffd);
+                                              .flags = settling->flags,
+                                              .address = group->start,
+                                              .length = mnw__min(length, whole - group->offset),
+                                              .offset = group->offset};
+    status = ask(link, &packet, MNW__WIRE_ATTACH, sizeof(packet.attach), group->uffd);
     return status == -EBUSY ? 0 : status; /* it was done, and the answer lost */
 }
 
-/* Nobody can touch the view meanwhile: this is the only thread, and its faults would wait. */
-static void serve_anew(const struct mnw_client_view *view, int uffd) {
+/* Nobody can touch it meanwhile: this is the only thread, and its faults would wait. */
+static void serve_anew(const struct settling *settling, const struct group *group) {
+    const struct mnw_client_view *view = settling->view;
     struct patience patience = new_patience(view->client);
     int error;
     do {
         int link = greet(view->client);
-        error = link < 0 ? link : attach(view, link, uffd);
+        error = link < 0 ? link : attach(settling, group, link);
         if (link >= 0)
             close(link);
     } while (error && error != -ESTALE && wait_on(&patience, error));
-    if (error && (!view->has_poison || mnw__uffd_bar(uffd, view->address, view->length, view->page_bytes)))
-        close_view(view);
+    if (error &&
+        (!view->has_poison || mnw__uffd_bar(group->uffd, group->start, group->end - group->start, view->page_bytes)))
+        close_part(group->start, group->end);
 }
 
-/* What is watched after the daemon has said that it keeps every child of before, stays watched. */
-static void settle(struct mnw__followed *followed) {
-    const struct mnw_client_view *view = followed->view;
-    struct patience patience = new_patience(view->client);
-    if (view->state == MNW__CLIENT_VIEW_LOST)
-        return; /* and so it is here */
-    if (followed->uffd >= 0)
-        close(followed->uffd); /* the parent's */
-    followed->uffd = open_uffd(view);
-    if (followed->uffd < 0) {
-        close_view(view);
+static void end_group(struct settling *settling) {
+    struct group *group = &settling->group;
+    if (group->uffd < 0)
         return;
+    if (group->start == group->end) {
+        mnw__uffd_close(group->uffd);
+    } else if (own.count == OWN_MAX) {
+        close_part(group->start, group->end);
+        mnw__uffd_close(group->uffd);
+    } else {
+        own.fds[own.count++] = group->uffd;
+        serve_anew(settling, group);
     }
-    bool is_kept = false;
-    enum watch watch;
-    while ((watch = look(view, followed->uffd)) == WATCHED && !is_kept) {
-        int link = greet(view->client);
-        is_kept = link >= 0;
-        if (is_kept)
-            close(link);
-        else if (!wait_on(&patience, link)) {
-            close_view(view);
-            break;
-        }
-    }
-    if (watch == WATCHED_ANEW) {
-        serve_anew(view, followed->uffd);
+    group->uffd = -1;
+}
+
+/* A userfaultfd to which this part can be added. */
+static int begin_group(struct settling *settling, const struct mnw__own_mapping *part) {
+    struct group *group = &settling->group;
+    bool fits = group->start == group->end ||
+                (group->end == part->start && group->offset + (group->end - group->start) == part->offset);
+    if (!fits)
+        end_group(settling);
+    if (group->uffd < 0)
+        *group = (struct group){.uffd = open_uffd(settling->view)};
+    return group->uffd < 0 ? group->uffd : 0;
+}
+
+/*
+ * What is watched after the daemon has said that it keeps every child of before, stays watched: -EBUSY. What is not,
+ * we have just made ours. What is neither would be zeros.
+ */
+static void settle_part(struct settling *settling, const struct mnw__own_mapping *part) {
+    struct group *group = &settling->group;
+    int error = begin_group(settling, part);
+    if (!error)
+        error = mnw__uffd_register(group->uffd, part->start, part->end - part->start,
+                                   MNW__UFFD_MODE_MISSING | MNW__UFFD_MODE_MINOR, NULL);
+    if (error == -EINVAL)
+        return; /* no such memory: without /proc we can be wrong */
+    if (settling->error || (error && error != -EBUSY))
+        close_part(part->start, part->end);
+    else if (!error && group->start == group->end)
+        *group = (struct group){group->uffd, part->start, part->end, part->offset};
+    else if (!error)
+        group->end = part->end;
+}
+
+static void take_mapping(void *context, const struct mnw__own_mapping *mapping) {
+    struct settling *settling = context;
+    if (!is_view(settling->view, mapping))
         return;
+    if (!settling->is_asked)
+        settling->error = await_daemon(settling->view->client);
+    settling->is_asked = true;
+    settle_part(settling, mapping);
+}
+
+static uint32_t flags_of(const struct mnw_client_view *view) {
+    uint32_t flags = MNW__WIRE_ATTACH_CHILD;
+    for (const struct mnw__followed *followed = all; followed; followed = followed->next)
+        if (followed->view->device == view->device && followed->view->inode == view->inode)
+            flags |= followed->view->flags & MNW_VIEW_WRITE;
+    return flags;
+}
+
+static void settle_all(void) {
+    while (own.count)
+        close(own.fds[--own.count]); /* the parent's */
+    for (struct mnw__followed *followed = all; followed; followed = followed->next) {
+        if (!stands_for_others(followed))
+            continue;
+        struct settling settling = {.view = followed->view, .flags = flags_of(followed->view), .group.uffd = -1};
+        for_parts(take_mapping, &settling);
+        end_group(&settling);
     }
-    if (watch == UNWATCHABLE)
-        close_view(view);
-    mnw__uffd_close(followed->uffd);
-    followed->uffd = -1;
 }
 
 /* ---- around fork(2) ---- */
 
+/*
+ * Nobody settles what a child has that was made by a bare clone(2) or _Fork(3). So it has no views: they are for
+ * children only as long as this lock is held.
+ */
 static void before_fork(void) {
+    int error = errno;
     pthread_mutex_lock(&lock);
+    advise_all(MADV_DOFORK);
+    errno = error;
 }
 
 static void after_fork_parent(void) {
+    int error = errno;
+    advise_all(MADV_DONTFORK);
     pthread_mutex_unlock(&lock);
+    errno = error;
 }
 
 static void after_fork_child(void) {
     int error = errno;
-    for (struct mnw__followed *followed = all; followed; followed = followed->next)
-        settle(followed);
+    advise_all(MADV_DONTFORK);
+    settle_all();
     pthread_mutex_unlock(&lock);
     errno = error;
 }
@@ -217,7 +336,7 @@ static void prepare(void) {
 
 void mnw__followed_add(struct mnw__followed *followed, const struct mnw_client_view *view) {
     pthread_once(&once, prepare);
-    *followed = (struct mnw__followed){.view = view, .uffd = -1};
+    *followed = (struct mnw__followed){.view = view};
     pthread_mutex_lock(&lock);
     followed->next = all;
     all = followed;

@@ -76,6 +76,7 @@ static void greeted(struct mnw_client *client, struct mnw__request *hello) {
         return;
     }
     client->link = MNW__LINK_UP;
+    client->keeps = client->in.hello_answer.features & MNW__WIRE_KEPT;
     client->was_up = true;
     client->down_since_ns = 0;
     client->retry_pause_ns = 0;

@@ -35,7 +35,14 @@ static uint64_t features_of(const struct mnw__image *image, unsigned flags, uint
     return flags & MNW_CLIENT_FOLLOW_FORK ? features | MNW__UFFD_EVENT_FORK : features;
 }
 
-static int open_uffd(const struct mnw_client *client, struct mnw_client_view *view) {
+static bool keeps_children(struct mnw_client *client) {
+    mnw__mutex_lock(&client->lock);
+    bool keeps = client->keeps;
+    mnw__mutex_unlock(&client->lock);
+    return keeps;
+}
+
+static int open_uffd(struct mnw_client *client, struct mnw_client_view *view) {
     struct mnw__uffd_probe probe;
     int error = mnw__uffd_probe(&probe);
     if (error)
@@ -44,6 +51,11 @@ static int open_uffd(const struct mnw_client *client, struct mnw_client_view *vi
         return mnw__fail(-EPERM, "mnw_client_map: this process may only watch faults of user code, and a system call "
                                  "given an untouched page would fail; run: sysctl vm.unprivileged_userfaultfd=1, or "
                                  "give access to /dev/userfaultfd, or accept it by the option user_faults_only");
+    if (view->flags & MNW_CLIENT_FOLLOW_FORK && !keeps_children(client))
+        return mnw__fail(-EOPNOTSUPP,
+                         "mnw_client_map: the daemon at %s has no holder, and a child would read zeros when "
+                         "it dies; start it without --alone, or map without MNW_CLIENT_FOLLOW_FORK",
+                         client->path);
     view->has_poison = probe.features & MNW__UFFD_POISON;
     view->features = features_of(view->image, view->flags, probe.features);
     int fd = mnw__uffd_open(view->features);
@@ -86,7 +98,8 @@ static int map_veiled(struct mnw_client *client, struct mnw_client_view *view) {
                          "choose addresses that are multiples of the image's page, %zu",
                          view->length, view->image->name, strerror(-error), view->page_bytes);
     view->address = (uintptr_t)at;
-    if (!(view->flags & MNW_CLIENT_FOLLOW_FORK) && madvise(at, view->length, MADV_DONTFORK))
+    /* With FOLLOW_FORK too: only while fork(2) is under way it is not so. */
+    if (madvise(at, view->length, MADV_DONTFORK))
         return mnw__fail(-errno, "mnw_client_map: madvise(MADV_DONTFORK): %s", strerror(errno));
     /* khugepaged would make huge folios of the file's extents, and memory of its holes. */
     if (view->image->backing == MNW_BACKING_SHMEM)

@@ -14,7 +14,6 @@
 #include "sys/uffd.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <stdlib.h>
 
 /* ---- where a view lies ---- */
@@ -63,10 +62,9 @@ static int keep_child(struct mnw__daemon *daemon, struct mnw__daemon_view *view)
         return error;
     struct mnw__record_view *record = &daemon->state.views[view->record];
     char name[MNW__STATE_FDNAME_BYTES];
-    record->is_child = 1;
     note_ranges(daemon, view);
     mnw__state_validate(&record->record);
-    mnw__state_fdname(name, "view", (unsigned)view->record, record->record.serial);
+    mnw__views_fdname(daemon, view->record, name);
     return mnw__holding_store(&daemon->holding, name, mnw_view_fd(view->view), false);
 }
 
@@ -220,7 +218,13 @@ void mnw__changes_catch_up(struct mnw__daemon *daemon, struct mnw__daemon_view *
     mnw__views_end(daemon, view);
 }
 
-void mnw__changes_take(struct mnw__daemon *daemon, const struct mnw_event *event) {
+/* Views are told of in turn, each once: who comes again has let all pass that were there when it came before. */
+static void note_turn(struct mnw__daemon *daemon, struct mnw__daemon_pool *pool, struct mnw__daemon_view *view) {
+    pool->passed = mnw__max(pool->passed, view->seen);
+    view->seen = daemon->ticks;
+}
+
+void mnw__changes_take(struct mnw__daemon *daemon, struct mnw__daemon_pool *pool, const struct mnw_event *event) {
     struct mnw__daemon_view *view;
     if (event->changes & MNW_VIEW_CHANGED_FORKED)
         view = add_child(daemon, find(daemon, event->parent, event->cookie), event);
@@ -228,6 +232,7 @@ void mnw__changes_take(struct mnw__daemon *daemon, const struct mnw_event *event
         view = find(daemon, event->view, event->cookie);
     if (!view)
         return; /* it is being closed */
+    note_turn(daemon, pool, view);
     view->changes |= event->changes;
     mnw__changes_catch_up(daemon, view);
 }
@@ -240,14 +245,42 @@ static void meet(const struct mnw__daemon_view *view) {
             mnw_view_ranges(view->view, NULL, 0);
 }
 
+static bool is_settled(const struct mnw__daemon *daemon, uint64_t since) {
+    for (unsigned i = 0; i < daemon->pool_count; i++)
+        if (daemon->pools[i].passed < since)
+            return false;
+    return true;
+}
+
 /*
  * A fault thread reads of a fork, and tells of it, while it holds the parent's view; asking where a view lies waits
- * for that. So whoever was forked before we were asked is among the events now.
+ * for that. So whoever was forked before we were asked is among the events now. They are taken in portions, so that
+ * nobody who forks or changes its mapping without end keeps the loop from others.
  */
-void mnw__changes_settle(struct mnw__daemon *daemon) {
-    for (const struct mnw__session *session = daemon->sessions; session; session = session->next)
-        meet(session->views);
+void mnw__changes_settle(struct mnw__work *work) {
+    struct mnw__daemon *daemon = work->daemon;
+    const struct mnw__session *lists[] = {daemon->sessions, daemon->dead};
+    for (unsigned i = 0; i < 2; i++)
+        for (const struct mnw__session *session = lists[i]; session; session = session->next)
+            meet(session->views);
     meet(daemon->orphans);
-    for (unsigned i = 0; i < daemon->pool_count; i++)
-        mnw__daemon_take_events(&daemon->pools[i], daemon, UINT_MAX);
+    work->number = ++daemon->ticks;
+    work->next_waiting = daemon->waiting;
+    daemon->waiting = work;
+    mnw__changes_go_on(daemon);
+}
+
+void mnw__changes_go_on(struct mnw__daemon *daemon) {
+    for (unsigned i = 0; i < daemon->pool_count && daemon->waiting; i++)
+        mnw__daemon_take_events(&daemon->pools[i], daemon, MNW__EVENTS_A_TURN);
+    for (struct mnw__work **link = &daemon->waiting; *link;) {
+        struct mnw__work *work = *link;
+        if (!is_settled(daemon, work->number)) {
+            link = &work->next_waiting;
+            continue;
+        }
+        *link = work->next_waiting;
+        work->done(work);
+        mnw__work_free(work);
+    }
 }

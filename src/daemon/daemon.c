@@ -16,7 +16,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { QUICK_THREADS = 4, SLOW_THREADS = 8, CLOSING_MS = 5000, EVENTS_A_TURN = 256 };
+enum { QUICK_THREADS = 4, SLOW_THREADS = 8, CLOSING_MS = 5000 };
 
 /* ---- the listening socket ---- */
 
@@ -49,17 +49,22 @@ static int find_listener(struct mnw__daemon *daemon) {
 
 void mnw__daemon_take_events(struct mnw__daemon_pool *pool, struct mnw__daemon *daemon, unsigned most) {
     struct mnw_event event;
-    for (unsigned i = 0; i < most && mnw_pool_next_event(pool->pool, &event) > 0; i++) {
+    for (unsigned i = 0; i < most; i++) {
+        if (mnw_pool_next_event(pool->pool, &event) <= 0) {
+            pool->passed = daemon->ticks;
+            return;
+        }
+        daemon->ticks++;
         if (event.kind == MNW_EVENT_PREFETCH)
             mnw__prefetch_ended(daemon, &event);
         else if (event.kind == MNW_EVENT_VIEW_CHANGED)
-            mnw__changes_take(daemon, &event);
+            mnw__changes_take(daemon, pool, &event);
     }
 }
 
 static void pool_ready(struct mnw__daemon *daemon, struct mnw__source *source, uint32_t events) {
     (void)events;
-    mnw__daemon_take_events((struct mnw__daemon_pool *)source, daemon, EVENTS_A_TURN);
+    mnw__daemon_take_events((struct mnw__daemon_pool *)source, daemon, MNW__EVENTS_A_TURN);
 }
 
 _Static_assert(offsetof(struct mnw__daemon_pool, source) == 0, "pool_ready counts on it");
@@ -116,7 +121,7 @@ int mnw__daemon_open(struct mnw__daemon *daemon, const struct mnw__config *confi
 /* A parent that is being closed, or saved, may fork still: its children are barred, too. */
 static void drop_children(struct mnw__daemon *daemon) {
     for (unsigned i = 0; i < daemon->pool_count; i++)
-        mnw__daemon_take_events(&daemon->pools[i], daemon, EVENTS_A_TURN);
+        mnw__daemon_take_events(&daemon->pools[i], daemon, MNW__EVENTS_A_TURN);
     mnw__views_drop_orphans(daemon);
 }
 

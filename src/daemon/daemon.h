@@ -33,6 +33,7 @@ struct mnw__daemon_pool {
     struct mnw__source source; /* its events */
     const struct mnw__config_pool *config;
     struct mnw_pool *pool;
+    uint64_t passed; /* in daemon->ticks: what happened until then has been taken */
 };
 
 enum mnw__image_state { MNW__IMAGE_CLOSED = 0, MNW__IMAGE_OPENING, MNW__IMAGE_OPEN };
@@ -65,6 +66,7 @@ struct mnw__daemon_view {
     unsigned changes; /* MNW_VIEW_CHANGED_*, that came while a lane had it */
     int record;       /* index; -1: none */
     uint64_t cookie;  /* in the library's events */
+    uint64_t seen;    /* in daemon->ticks: its last event; 0: none */
     uint32_t id, flags;
     uint64_t address, length, offset;
 };
@@ -130,11 +132,11 @@ struct mnw__session {
 struct mnw__work {
     struct mnw__task task;
     struct mnw__daemon *daemon;
-    void (*run)(struct mnw__work *work);  /* on a thread of a lane */
-    void (*done)(struct mnw__work *work); /* on the loop, which then frees it */
-    struct mnw__work *next_waiting, *next_of_session;
-    const void *owner;            /* of which one is run at a time; NULL: the session */
-    struct mnw__session *session; /* NULL: nobody to answer */
+    void (*run)(struct mnw__work *work);              /* on a thread of a lane */
+    void (*done)(struct mnw__work *work);             /* on the loop, which then frees it */
+    struct mnw__work *next_waiting, *next_of_session; /* waiting for an image; for events */
+    const void *owner;                                /* of which one is run at a time; NULL: the session */
+    struct mnw__session *session;                     /* NULL: nobody to answer */
     enum mnw__wire_type type;
     uint32_t request; /* 0: nothing to answer */
     int result;
@@ -145,8 +147,9 @@ struct mnw__work {
     struct mnw__daemon_prefetch *prefetch;
     struct mnw__daemon_pool *pool;
     struct mnw__wire_range range;
-    uint64_t number; /* a budget; the bytes of an answer's descriptor */
-    int fd;          /* -1: none; the work's */
+    uint64_t number;   /* a budget; the bytes of an answer's descriptor; since when it waits, in daemon->ticks */
+    uint32_t features; /* of HELLO */
+    int fd;            /* -1: none; the work's */
 };
 
 struct mnw__daemon_counts {
@@ -171,6 +174,8 @@ struct mnw__daemon {
     struct mnw__daemon_view *orphans;
     struct mnw__daemon_prefetch *prefetches;
     uint64_t last_key;
+    uint64_t ticks;            /* one for each event, and for each who waits for events */
+    struct mnw__work *waiting; /* until all events of before were taken */
     unsigned works;
     enum { MNW__RUNNING = 0, MNW__STOPPING, MNW__HANDING_OVER } phase;
     uint64_t started_ns, leave_ns;
@@ -271,6 +276,8 @@ void mnw__views_close(struct mnw__daemon *daemon, struct mnw__daemon_view *view)
 void mnw__views_save_all(struct mnw__daemon *daemon);
 /* How many views are being saved. */
 unsigned mnw__views_saving(const struct mnw__daemon *daemon);
+/* How the holder calls its descriptor: that of a child can be told from others without its record. */
+void mnw__views_fdname(const struct mnw__daemon *daemon, int record, char name[MNW__STATE_FDNAME_BYTES]);
 int mnw__views_take_record(struct mnw__daemon *daemon, struct mnw__daemon_view *view);
 /* Tells the peer that a view is served no more. */
 void mnw__views_tell_detached(struct mnw__session *session, uint32_t id, int reason);
@@ -279,8 +286,8 @@ void mnw__views_forget_record(struct mnw__daemon *daemon, int record);
 
 /* ---- changes.c ---- */
 
-/* A view was changed by its consumer. */
-void mnw__changes_take(struct mnw__daemon *daemon, const struct mnw_event *event);
+/* A view was changed by its consumer; its pool's event number daemon->ticks. */
+void mnw__changes_take(struct mnw__daemon *daemon, struct mnw__daemon_pool *pool, const struct mnw_event *event);
 /* A lane is done with the view: what came meanwhile. */
 void mnw__changes_catch_up(struct mnw__daemon *daemon, struct mnw__daemon_view *view);
 /* The session of a child's parent is over. */
@@ -290,8 +297,10 @@ int mnw__changes_adopt_child(struct mnw__daemon *daemon, struct mnw__session *se
                              struct mnw__daemon_image *image, int uffd);
 /* A child that cannot be taken over: what it has not touched is SIGBUS, before its userfaultfd is closed. */
 void mnw__changes_bar_child(const struct mnw__daemon *daemon, unsigned index, int uffd);
-/* Every child that was forked before this call is with the holder after it. */
-void mnw__changes_settle(struct mnw__daemon *daemon);
+/* work->done is called when every child that was forked before this call is with the holder, or barred. Now, maybe. */
+void mnw__changes_settle(struct mnw__work *work);
+/* Once a turn: goes on with that. */
+void mnw__changes_go_on(struct mnw__daemon *daemon);
 
 /* ---- ranges.c ---- */
 
@@ -325,6 +334,7 @@ void mnw__takeover_announce(struct mnw__daemon *daemon);
 
 /* Opens pools, lanes, loop. */
 int mnw__daemon_open(struct mnw__daemon *daemon, const struct mnw__config *config);
+enum { MNW__EVENTS_A_TURN = 256 };
 /* Handles what the library has to tell, at most so many events. */
 void mnw__daemon_take_events(struct mnw__daemon_pool *pool, struct mnw__daemon *daemon, unsigned most);
 /* Ends everything: peers are told, nothing stays with the holder. */

@@ -127,9 +127,13 @@ static int without_holder(struct mnw__holding *holding, int error) {
     return 0;
 }
 
+bool mnw__holding_keeps(const struct mnw__holding *holding) {
+    return holding->holder && !atomic_load(&holding->is_lost);
+}
+
 int mnw__holding_store(struct mnw__holding *holding, const char *name, int fd, bool certain) {
     char text[128];
-    if (!holding->holder || atomic_load(&holding->is_lost))
+    if (!mnw__holding_keeps(holding))
         return 0;
     snprintf(text, sizeof(text), "FDSTORE=1\nFDPOLL=0\nFDNAME=%s", name);
     int error = mnw__notify_send(holding->holder, text, &fd, 1);

@@ -36,6 +36,8 @@ int mnw__holding_open(struct mnw__holding *holding);
 int mnw__holding_await(struct mnw__holding *holding);
 void mnw__holding_close(struct mnw__holding *holding);
 
+/* Does somebody keep what is stored, as far as is known? */
+bool mnw__holding_keeps(const struct mnw__holding *holding);
 /* The next descriptor handed over under this name (NULL: any), which is the caller's now; -1. */
 int mnw__holding_take(struct mnw__holding *holding, const char *name);
 

@@ -60,35 +60,60 @@ int mnw__request_check_admin(const struct mnw__session *session, const char *wha
                      session->peer.uid, what);
 }
 
-static void handle_hello(struct mnw__session *session, const struct mnw__wire_packet *packet) {
-    struct mnw__daemon *daemon = session->daemon;
+static void fill_hello(const struct mnw__session *session, struct mnw__wire_hello_answer *answer, uint32_t features) {
+    const struct mnw__daemon *daemon = session->daemon;
     const struct mnw__config_limits *limits = &daemon->config->limits;
+    /* Without a holder nothing is kept, and nobody who asks for it is told so. */
+    *answer = (struct mnw__wire_hello_answer){.version = MNW__WIRE_VERSION,
+                                              .features = mnw__holding_keeps(&daemon->holding) ? features : 0,
+                                              .views_max = limits->views,
+                                              .bytes_max = limits->bytes,
+                                              .faults_per_second_max = limits->faults_per_second,
+                                              .pinned_max = limits->pinned,
+                                              .epoch = mnw__state_epoch(&daemon->state),
+                                              .requests_max = (uint32_t)limits->requests,
+                                              .flags = session->is_admin ? MNW__WIRE_ADMIN : 0};
+}
+
+static void settled(struct mnw__work *work) {
+    struct mnw__wire_packet answer;
+    fill_hello(work->session, &answer.hello_answer, work->features);
+    mnw__work_answer_with(work, &answer, sizeof(answer.hello_answer), -1);
+}
+
+static void answer_hello(struct mnw__session *session, const struct mnw__wire_packet *packet) {
+    uint32_t features = packet->hello.features & (MNW__WIRE_SETTLED | MNW__WIRE_KEPT);
+    if (!(features & MNW__WIRE_SETTLED)) {
+        struct mnw__wire_packet answer;
+        fill_hello(session, &answer.hello_answer, features);
+        mnw__request_answer(session, &answer, MNW__WIRE_HELLO, packet->header.request, sizeof(answer.hello_answer), -1);
+        return;
+    }
+    struct mnw__work *work = mnw__work_new(session, packet);
+    if (!work) {
+        mnw__request_refuse(session, packet, -ENOMEM);
+        return;
+    }
+    work->features = features;
+    work->done = settled;
+    mnw__changes_settle(work);
+}
+
+static void handle_hello(struct mnw__session *session, const struct mnw__wire_packet *packet) {
     if (!packet->hello.version) {
         int error =
             mnw__fail(-EPROTONOSUPPORT, "there is no version 0; this daemon speaks version %d", MNW__WIRE_VERSION);
         mnw__request_refuse(session, packet, error);
         return;
     }
-    struct mnw__record_session *record = &daemon->state.sessions[session->record];
+    struct mnw__record_session *record = &session->daemon->state.sessions[session->record];
     memcpy(session->name, packet->hello.name, sizeof(session->name));
     memcpy(record->name, packet->hello.name, sizeof(record->name));
     record->greeted = 1;
     session->is_greeted = true;
     if (!session->unsent_count)
         session->deadline_ns = 0;
-    struct mnw__wire_packet answer;
-    if (packet->hello.features & MNW__WIRE_SETTLED)
-        mnw__changes_settle(daemon);
-    answer.hello_answer = (struct mnw__wire_hello_answer){.version = MNW__WIRE_VERSION,
-                                                          .features = packet->hello.features & MNW__WIRE_SETTLED,
-                                                          .views_max = limits->views,
-                                                          .bytes_max = limits->bytes,
-                                                          .faults_per_second_max = limits->faults_per_second,
-                                                          .pinned_max = limits->pinned,
-                                                          .epoch = mnw__state_epoch(&daemon->state),
-                                                          .requests_max = (uint32_t)limits->requests,
-                                                          .flags = session->is_admin ? MNW__WIRE_ADMIN : 0};
-    mnw__request_answer(session, &answer, MNW__WIRE_HELLO, packet->header.request, sizeof(answer.hello_answer), -1);
+    answer_hello(session, packet);
 }
 
 static void dispatch(struct mnw__session *session, const struct mnw__wire_packet *packet,

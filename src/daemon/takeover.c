@@ -10,10 +10,16 @@
 
 #include "base/error.h"
 
+#include "sys/uffd.h"
+
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <unistd.h>
+
+#define CHILD "child."
+#define STRAY "stray."
 
 /* The descriptor of a record, under the name that its serial gives. */
 static int take_fd(struct mnw__daemon *daemon, const char *kind, unsigned index, const struct mnw__record *record) {
@@ -134,7 +140,7 @@ static void take_over_child(struct mnw__daemon *daemon, unsigned index, struct m
         mnw__daemon_log("the child of a consumer is not taken over: %s", image ? mnw_error() : "its image is lost");
         mnw__changes_bar_child(daemon, index, fd);
     }
-    drop_fd(daemon, "view", index, record, fd);
+    drop_fd(daemon, "child", index, record, fd);
     mnw__state_free(record);
 }
 
@@ -143,7 +149,7 @@ static void take_over_view(struct mnw__daemon *daemon, unsigned index) {
     if (atomic_load(&record->record.state) == MNW__RECORD_FREE)
         return;
     bool valid = mnw__state_is_valid(&record->record);
-    int fd = take_fd(daemon, "view", index, &record->record);
+    int fd = take_fd(daemon, record->is_child ? "child" : "view", index, &record->record);
     struct mnw__session *session = session_of(daemon, record->session, record->session_serial);
     struct mnw__daemon_image *image = image_of(daemon, record->image);
     int error = -ENOENT;
@@ -184,16 +190,50 @@ static void take_over_pin(struct mnw__daemon *daemon, unsigned index) {
 
 /* ---- */
 
+/*
+ * The last userfaultfd of somebody's child, of whom we have no record: closed, it would read zeros. The holder keeps it
+ * on, under a name that no record will ever have, for as long as the process lives; who touches what was not mapped
+ * waits. False: the process is gone.
+ */
+static bool keep_stray(struct mnw__daemon *daemon, const char *name, int fd) {
+    struct mnw__uffd_description description;
+    char stray[MNW__STATE_FDNAME_BYTES];
+    if (mnw__uffd_describe(fd, &description) || mnw__uffd_is_one_mapping(fd, 4096, 4096) == -ESRCH)
+        return false;
+    snprintf(stray, sizeof(stray), STRAY "%llx", (unsigned long long)description.identity);
+    if (!strcmp(name, stray))
+        return true;
+    int error = mnw__holding_store(&daemon->holding, stray, fd, true);
+    if (error)
+        mnw__daemon_log("the descriptor '%s' cannot be kept as '%s', and keeps its name: %s", name, stray,
+                        strerror(-error));
+    else
+        mnw__holding_remove(&daemon->holding, name);
+    return true;
+}
+
 /* The names of what is left mean nothing: the holder need not keep it. */
 static void drop_rest(struct mnw__daemon *daemon) {
+    unsigned strays = 0;
     for (unsigned i = 0; i < daemon->holding.count; i++) {
         struct mnw__held_fd *held = &daemon->holding.fds[i];
         if (held->fd < 0)
             continue;
+        bool is_childs = !strncmp(held->name, CHILD, strlen(CHILD)) || !strncmp(held->name, STRAY, strlen(STRAY));
+        if (is_childs && keep_stray(daemon, held->name, held->fd)) {
+            strays++;
+            close(held->fd);
+            held->fd = -1;
+            continue;
+        }
         mnw__holding_remove(&daemon->holding, held->name);
         close(held->fd);
         held->fd = -1;
     }
+    if (strays)
+        mnw__daemon_log("%u children of consumers wait for ever where they touch what they have not touched: what is "
+                        "known of them is lost, or of another version; end them",
+                        strays);
 }
 
 static int start_afresh(struct mnw__daemon *daemon) {

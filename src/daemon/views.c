@@ -20,15 +20,21 @@
 
 /* ---- records ---- */
 
-static void view_fdname(struct mnw__daemon *daemon, int record, char name[MNW__STATE_FDNAME_BYTES]) {
-    mnw__state_fdname(name, "view", (unsigned)record, daemon->state.views[record].record.serial);
+void mnw__views_fdname(const struct mnw__daemon *daemon, int record, char name[MNW__STATE_FDNAME_BYTES]) {
+    const struct mnw__record_view *view = &daemon->state.views[record];
+    mnw__state_fdname(name, view->is_child ? "child" : "view", (unsigned)record, view->record.serial);
+}
+
+/* Forked, or attached as a child, or about to be. */
+static bool is_counted_child(const struct mnw__daemon_view *view) {
+    return view->is_child || view->flags & MNW__WIRE_ATTACH_CHILD;
 }
 
 void mnw__views_forget_record(struct mnw__daemon *daemon, int record) {
     char name[MNW__STATE_FDNAME_BYTES];
     if (record < 0)
         return;
-    view_fdname(daemon, record, name);
+    mnw__views_fdname(daemon, record, name);
     mnw__state_free(&daemon->state.views[record].record);
     mnw__holding_remove(&daemon->holding, name);
 }
@@ -42,6 +48,7 @@ int mnw__views_take_record(struct mnw__daemon *daemon, struct mnw__daemon_view *
     record->session = view->session ? (uint32_t)view->session->record : UINT32_MAX;
     record->session_serial = view->session ? state->sessions[view->session->record].record.serial : 0;
     record->image = (uint32_t)view->image->record;
+    record->is_child = is_counted_child(view);
     record->page_bytes = view->image->page_bytes;
     record->id = view->id;
     record->flags = view->flags & MNW_VIEW_WRITE;
@@ -90,6 +97,7 @@ static struct mnw__daemon_view *add(struct mnw__session *session, struct mnw__da
     session->views = view;
     session->view_count++;
     session->view_bytes += view->length;
+    session->daemon->child_count += is_counted_child(view); /* from now on, however long attaching takes */
     image->views++;
     return view;
 }
@@ -102,7 +110,7 @@ static void free_view(struct mnw__daemon *daemon, struct mnw__daemon_view *view)
         session->view_bytes -= view->length;
     }
     view->image->views--;
-    daemon->child_count -= view->is_child;
+    daemon->child_count -= is_counted_child(view);
     mnw__views_forget_record(daemon, view->record);
     free(view);
 }
@@ -206,7 +214,7 @@ static int attach_now(struct mnw__daemon_view *view, int uffd, const struct mnw_
 static void run_attach(struct mnw__work *work) {
     struct mnw__daemon_view *view = work->view;
     char name[MNW__STATE_FDNAME_BYTES];
-    view_fdname(work->daemon, view->record, name);
+    mnw__views_fdname(work->daemon, view->record, name);
     int error = mnw__holding_store(&work->daemon->holding, name, work->fd, true);
     mnw__work_end(work, error ? error : attach_now(view, work->fd, NULL, 0));
 }
@@ -216,10 +224,8 @@ static void become_child(struct mnw__daemon_view *view) {
     view->session->view_count--;
     view->session->view_bytes -= view->length;
     view->is_child = true;
-    view->session->daemon->child_count++;
     view->changes |= MNW_VIEW_CHANGED_RANGES;
     mnw__changes_catch_up(view->session->daemon, view);
-    view->session->daemon->state.views[view->record].is_child = 1;
 }
 
 static void attach_done(struct mnw__work *work) {

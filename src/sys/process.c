@@ -2,11 +2,14 @@
 /* /proc/PID/maps, read line by line. Owns nothing; any thread but a fault thread may enter. */
 #include "sys/process.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
 struct line {
     uintptr_t start, end;
@@ -88,4 +91,61 @@ enum mnw__mapped mnw__process_maps(pid_t pid, uintptr_t address, size_t length, 
     if (fstat(fd, &file))
         return MNW__MAPPED_UNSEEN;
     return mnw__process_maps_file(pid, address, length, file.st_dev, file.st_ino, offset, may_write);
+}
+
+/* ---- our own, without the C library's streams ---- */
+
+/* A number of /proc, and the one character behind it. */
+static uint64_t take_number(const char **text, unsigned base) {
+    uint64_t number = 0;
+    for (;; (*text)++) {
+        char c = **text;
+        unsigned digit = c >= '0' && c <= '9'   ? (unsigned)(c - '0')
+                         : c >= 'a' && c <= 'f' ? (unsigned)(c - 'a') + 10
+                                                : 99;
+        if (digit >= base)
+            break;
+        number = number * base + digit;
+    }
+    *text += **text != '\0';
+    return number;
+}
+
+/* START-END PERM OFFSET MAJOR:MINOR INODE */
+static struct mnw__own_mapping parse_own(const char *text) {
+    struct mnw__own_mapping mapping;
+    mapping.start = take_number(&text, 16);
+    mapping.end = take_number(&text, 16);
+    for (int i = 0; i < 5 && *text; i++, text++)
+        if (i == 3)
+            mapping.is_private = *text == 'p';
+    mapping.offset = take_number(&text, 16);
+    unsigned device_major = (unsigned)take_number(&text, 16), device_minor = (unsigned)take_number(&text, 16);
+    mapping.device = makedev(device_major, device_minor);
+    mapping.inode = take_number(&text, 10);
+    return mapping;
+}
+
+int mnw__process_own_mappings(void (*each)(void *context, const struct mnw__own_mapping *mapping), void *context) {
+    char head[128], bytes[2048]; /* the beginning of a line; its name may be longer */
+    size_t used = 0;
+    ssize_t count;
+    int fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    while ((count = read(fd, bytes, sizeof(bytes))) > 0 || (count < 0 && errno == EINTR))
+        for (ssize_t i = 0; i < count; i++) {
+            if (bytes[i] != '\n') {
+                if (used < sizeof(head) - 1)
+                    head[used++] = bytes[i];
+                continue;
+            }
+            head[used] = '\0';
+            used = 0;
+            struct mnw__own_mapping mapping = parse_own(head);
+            each(context, &mapping);
+        }
+    int error = count < 0 ? -errno : 0;
+    close(fd);
+    return error;
 }

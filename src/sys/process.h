@@ -2,8 +2,8 @@
 /*
  * What can be seen of another process: which files it has mapped, and where.
  *
- * Owns nothing; any thread may enter. May allocate and block on the other process: never on a fault thread. What is
- * seen may have changed by the time it is looked at.
+ * Owns nothing; any thread may enter. May allocate and block on the other process, unless it says otherwise: never on a
+ * fault thread. What is seen may have changed by the time it is looked at.
  */
 #ifndef MNW_SYS_PROCESS_H
 #define MNW_SYS_PROCESS_H
@@ -28,5 +28,16 @@ enum mnw__mapped mnw__process_maps(pid_t pid, uintptr_t address, size_t length, 
 /* The same, of the file that fstat(2) shows with these. */
 enum mnw__mapped mnw__process_maps_file(pid_t pid, uintptr_t address, size_t length, uint64_t device, uint64_t inode,
                                         uint64_t offset, bool may_write);
+
+struct mnw__own_mapping {
+    uintptr_t start, end;
+    uint64_t device, inode, offset; /* of its file; 0: none */
+    bool is_private;
+};
+/*
+ * Each mapping of this process, in the order of addresses. Allocates nothing and takes no lock: a child of fork(2) may
+ * call it, and so may a handler of a signal, when `each` does the same. 0, or a negative errno.
+ */
+int mnw__process_own_mappings(void (*each)(void *context, const struct mnw__own_mapping *mapping), void *context);
 
 #endif

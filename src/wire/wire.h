@@ -59,6 +59,8 @@ struct mnw__wire_failure {
 enum mnw__wire_features {
     /* Asked by a child that fork(2) has just made: the answer comes when every child of before is with the holder. */
     MNW__WIRE_SETTLED = 1 << 0,
+    /* The answer: what the daemon serves outlives its worker. */
+    MNW__WIRE_KEPT = 1 << 1,
 };
 
 struct mnw__wire_hello {

@@ -40,6 +40,7 @@ struct fake_shared {
     _Atomic uint32_t sessions;             /* open now */
     _Atomic uint32_t forks;                /* children's userfaultfds taken */
     _Atomic bool lose_forks;               /* and closed at once */
+    _Atomic uint32_t lacks;                /* features that it does not know */
 };
 
 struct fake {

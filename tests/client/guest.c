@@ -20,6 +20,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -277,6 +278,21 @@ static void followed(void) {
         check(all_are(at, 5, 1, 8));
         _exit(0);
     }
+    check(child_status(pid) == 0 && right(at, 1, 200));
+    check(!madvise(at + 20 * PAGE, 10 * PAGE, MADV_DONTFORK));
+    for (int kept = 1; kept >= 0; kept--) {
+        pid = fork();
+        if (!pid) {
+            check(right(at, 1, 19) && right(at, 30, 170));
+            check(kept ? touch(at + 25 * PAGE) == SIGSEGV : right(at, 20, 10));
+            _exit(0);
+        }
+        check(child_status(pid) == 0 && right(at, 1, 200));
+        check(!madvise(at, size, MADV_DOFORK));
+    }
+    pid = (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+    if (!pid) /* what the program says does not give views to whom nobody knows */
+        _exit(touch(at + 25 * PAGE) == SIGSEGV && touch(at) == SIGSEGV ? 0 : 1);
     check(child_status(pid) == 0 && right(at, 1, 200));
 }
 

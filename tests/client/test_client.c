@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -200,6 +201,123 @@ static void a_followed_child_that_was_lost_is_served_anew(void **state) {
     close_bed(&bed);
 }
 
+/* However the parent has torn it, and wherever it has moved what. */
+static unsigned char *moved;
+
+static int child_has_all_parts(struct bed *bed) {
+    if (mprotect(bed->data + 100 * PAGE, 10 * PAGE, PROT_READ))
+        return 2;
+    return fake_wrong(bed->data, 0, 40 * PAGE) || fake_wrong(bed->data + 60 * PAGE, 60 * PAGE, 140 * PAGE) ||
+           fake_wrong(bed->data + 220 * PAGE, 220 * PAGE, SIZE - 220 * PAGE) ||
+           fake_wrong(moved, 200 * PAGE, 20 * PAGE);
+}
+
+static int child_and_grandchild_have_all_parts(struct bed *bed) {
+    int status = 0, bad = child_has_all_parts(bed);
+    pid_t pid = bad ? 0 : fork();
+    if (!pid)
+        _exit(bad ? bad : child_has_all_parts(bed));
+    return waitpid(pid, &status, 0) != pid || status;
+}
+
+static void a_followed_child_of_a_torn_view_is_served_anew(void **state) {
+    (void)state;
+    struct bed bed;
+    if (geteuid())
+        skip();
+    open_bed(&bed, MNW_CLIENT_FOLLOW_FORK);
+    assert_int_equal(munmap(bed.data + 40 * PAGE, 20 * PAGE), 0);
+    assert_int_equal(mprotect(bed.data + 100 * PAGE, 10 * PAGE, PROT_NONE), 0);
+    moved = mmap(NULL, 20 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_ptr_equal(mremap(bed.data + 200 * PAGE, 20 * PAGE, 20 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, moved), moved);
+    atomic_store(&bed.fake.shared->lose_forks, true);
+    assert_int_equal(child_of(&bed, child_has_all_parts), 0);
+    assert_int_equal(fake_seen(&bed.fake, MNW__WIRE_ATTACH), 1 + 4); /* the protected part lies in the second */
+    assert_int_equal(child_of(&bed, child_and_grandchild_have_all_parts), 0);
+    assert_int_equal(fake_seen(&bed.fake, MNW__WIRE_ATTACH), 1 + 4 + 4 + 4);
+    close_bed(&bed);
+}
+
+/* More parts than a child keeps descriptors for: the rest cannot be touched, and is never zeros. */
+static int child_has_parts_or_none(struct bed *bed) {
+    unsigned closed = 0;
+    for (size_t page = 0; page < PAGES; page += 2) {
+        int signal_number = machine_touch(bed->data + page * PAGE, NULL);
+        size_t length = page + 1 == PAGES ? SIZE - page * PAGE : PAGE;
+        if (signal_number ? signal_number != SIGSEGV : fake_wrong(bed->data + page * PAGE, page * PAGE, length) != 0)
+            return 1;
+        closed += signal_number == SIGSEGV;
+    }
+    return closed == PAGES / 2 - 64 ? 0 : 2;
+}
+
+static void a_followed_child_of_many_parts_has_no_zeros(void **state) {
+    (void)state;
+    struct bed bed;
+    if (geteuid())
+        skip();
+    open_bed(&bed, MNW_CLIENT_FOLLOW_FORK);
+    for (size_t page = 1; page < PAGES; page += 2)
+        assert_int_equal(munmap(bed.data + page * PAGE, PAGE), 0);
+    atomic_store(&bed.fake.shared->lose_forks, true);
+    assert_int_equal(child_of(&bed, child_has_parts_or_none), 0);
+    close_bed(&bed);
+}
+
+/* It runs no handlers, so nobody looks whether it was lost: it does not have the view. */
+static int64_t bare_child(struct bed *bed, bool by_libc) {
+    pid_t pid = by_libc ? _Fork() : (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+    if (!pid) {
+        alarm(20);
+        _exit(machine_touch(bed->data, NULL) == SIGSEGV && machine_touch(bed->data + 9 * PAGE, NULL) == SIGSEGV);
+    }
+    int status;
+    return waitpid(pid, &status, 0) == pid && WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static void a_bare_child_has_nothing_though_forks_are_followed(void **state) {
+    (void)state;
+    struct bed bed;
+    if (geteuid())
+        skip();
+    open_bed(&bed, MNW_CLIENT_FOLLOW_FORK);
+    assert_int_equal(fake_wrong(bed.data, 0, PAGE), 0);
+    assert_int_equal(bare_child(&bed, false), 1);
+    assert_int_equal(child_of(&bed, child_has_it_all), 0);
+    assert_int_equal(bare_child(&bed, true), 1);
+    assert_int_equal(atomic_load(&bed.fake.shared->forks), 1);
+    assert_int_equal(fake_wrong(bed.data, 0, SIZE), 0);
+    close_bed(&bed);
+}
+
+/* It would read zeros when the daemon dies. */
+static int child_has_no_view(struct bed *bed) {
+    return machine_touch(bed->data + 30 * PAGE, NULL) != SIGSEGV;
+}
+
+static void no_child_is_followed_by_a_daemon_that_keeps_nothing(void **state) {
+    (void)state;
+    struct bed bed;
+    if (geteuid())
+        skip();
+    open_bed(&bed, MNW_CLIENT_FOLLOW_FORK);
+    atomic_store(&bed.fake.shared->lacks, MNW__WIRE_SETTLED | MNW__WIRE_KEPT); /* its holder was killed */
+    assert_int_equal(child_of(&bed, child_has_no_view), 0);
+    assert_int_equal(fake_wrong(bed.data, 0, SIZE), 0);
+    close_bed(&bed);
+    struct mnw_client *client;
+    struct mnw_client_view *view;
+    struct mnw_client_map_options options = {.size = sizeof(options), .flags = MNW_CLIENT_FOLLOW_FORK};
+    fake_open(&bed.fake, SIZE);
+    atomic_store(&bed.fake.shared->lacks, MNW__WIRE_KEPT); /* it never had one */
+    must(mnw_client_connect(&client, bed.fake.path, NULL));
+    refused(mnw_client_map(&view, client, "image", &options), -EOPNOTSUPP, "--alone");
+    must(mnw_client_map(&view, client, "image", NULL));
+    must(mnw_client_unmap(view));
+    must(mnw_client_close(client));
+    fake_close(&bed.fake);
+}
+
 /* What a child has put in the place of its view is none of a grandchild's. */
 static int child_has_something_else_there(struct bed *bed) {
     int other = memfd_create("other", MFD_CLOEXEC);
@@ -362,6 +480,10 @@ int main(int argc, char **argv) {
         cmocka_unit_test(a_child_has_nothing_but_may_connect),
         cmocka_unit_test(a_followed_child_has_it_all),
         cmocka_unit_test(a_followed_child_that_was_lost_is_served_anew),
+        cmocka_unit_test(a_followed_child_of_a_torn_view_is_served_anew),
+        cmocka_unit_test(a_followed_child_of_many_parts_has_no_zeros),
+        cmocka_unit_test(a_bare_child_has_nothing_though_forks_are_followed),
+        cmocka_unit_test(no_child_is_followed_by_a_daemon_that_keeps_nothing),
         cmocka_unit_test(a_followed_child_may_map_something_else),
         cmocka_unit_test(a_followed_child_of_a_lost_view_has_sigbus),
         cmocka_unit_test(whoever_waits_in_an_unmapped_view_gets_sigsegv),

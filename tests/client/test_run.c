@@ -101,7 +101,7 @@ static void guest_follow(void **state) {
     if (geteuid())
         skip(); /* EVENT_FORK takes CAP_SYS_PTRACE */
     assert_int_equal(run("--follow-fork", "--map", map, "--", guest, "follow", file), 0);
-    assert_int_equal(atomic_load(&fake.shared->forks), 1);
+    assert_int_equal(atomic_load(&fake.shared->forks), 3);
 }
 
 static void guest_memfd(void **state) {

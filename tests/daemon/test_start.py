@@ -401,6 +401,60 @@ class UnderSystemd(unittest.TestCase):
         self.assertTrue(os.path.exists(self.path))
         listener.close()
 
+    @unittest.skipIf(os.geteuid(), "EVENT_FORK takes CAP_SYS_PTRACE")
+    def test_children_of_another_version_wait(self):
+        """Records that cannot be read: whose last userfaultfd the holder has, waits where it has not been."""
+        before, peer.FEATURES = peer.FEATURES, peer.FEATURES | peer.EVENT_FORK
+        self.addCleanup(setattr, peer, "FEATURES", before)
+        defaults = peer.userfaultfd.__defaults__
+        self.addCleanup(setattr, peer.userfaultfd, "__defaults__", defaults)
+        peer.userfaultfd.__defaults__ = (peer.FEATURES, *defaults[1:])
+        manager = Systemd(self.folder.name, self.call)
+        self.addCleanup(lambda: manager.process.kill())
+        manager.start()
+        manager.run_until(lambda: manager.ready)
+        said, saying = os.pipe()
+        held, letting = os.pipe()
+        consumer = os.fork()
+        if not consumer:  # this process is the manager
+            view = View(Peer(self.path), "a")
+            child = os.fork()
+            if child:
+                os.write(saying, struct.pack("=i", child))
+                signal.pause()
+            os.read(held, 1)
+            os.write(saying, view.read(200 * PAGE, PAGE))
+            os._exit(0)
+        manager.run_until(lambda: select.select([said], [], [], 0)[0])
+        child, = struct.unpack("=i", os.read(said, 4))
+        manager.run_until(lambda: "child" in manager.names())
+
+        def restart(change=lambda store: store):
+            manager.process.kill()
+            manager.run_until(lambda: manager.process.poll() is not None)
+            while manager.take():
+                pass
+            manager.store = change(manager.store)
+            manager.start()
+            manager.run_until(lambda: manager.ready)
+
+        other = os.memfd_create("state")
+        restart(lambda store: [(name, other if name == "state" else fd) for name, fd in store])
+        manager.run_until(lambda: "child" not in manager.names())
+        self.assertEqual(manager.names(), ["listen", "state", "stray"])
+        os.write(letting, b"1")
+        restart()
+        self.assertEqual(manager.names(), ["listen", "state", "stray"])
+        self.assertEqual(select.select([said], [], [], 2)[0], [], "the child read what is not there")
+        for pid in (child, consumer):
+            os.kill(pid, signal.SIGKILL)
+        os.waitpid(consumer, 0)
+        while os.path.exists(f"/proc/{child}") and "State:\tZ" not in open(f"/proc/{child}/status", encoding="ascii").read():
+            time.sleep(0.01)
+        restart()
+        manager.run_until(lambda: "stray" not in manager.names())
+        self.stop(manager)
+
     def test_descriptors_that_do_not_fit(self):
         """What is kept under wrong names, or without its record, is dropped, and the daemon starts."""
         manager = Systemd(self.folder.name, self.call)

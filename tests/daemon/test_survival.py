@@ -6,6 +6,7 @@ Every byte that a consumer reads is compared. The longest stall of any consumer 
 process, which the limit leaves room for.
 """
 import argparse
+import itertools
 import json
 import os
 import random
@@ -280,6 +281,36 @@ class Survival(unittest.TestCase):
             self.assertEqual((ends.count(0), ends.count(signal.SIGBUS)), (2048, 12))
             view.close()
 
+    def test_settled_among_changes(self):
+        """Whoever moves its views without end does not keep others from being told that all is settled."""
+        consumers = []
+        for _ in range(3):
+            pid = os.fork()
+            if not pid:
+                with peer.Peer(self.daemon.path) as session:
+                    views = [peer.View(session, "disk", view=1 + i) for i in range(16)]
+                    half, places = views[0].length // 2, [view.address for view in views]
+                    for turn in itertools.count():
+                        for i, place in enumerate(places):
+                            # Far from where anything else is mapped meanwhile.
+                            places[i] = (0x100000000000 << turn % 2) + i * half
+                            assert peer.libc.mremap(place, half, half, 3, places[i]) == places[i]
+            consumers.append(pid)
+        time.sleep(0.5 * SLOW)
+        longest = 0
+        body = peer.struct.pack("=II", peer.VERSION, 3) + peer.name("x")
+        with peer.Peer(self.daemon.path) as session:
+            for _ in range(100):
+                begin = time.monotonic()
+                answer = session.ask(peer.HELLO, body)
+                longest = max(longest, time.monotonic() - begin)
+                self.assertEqual((answer.status, peer.struct.unpack_from("=II", answer.body)), (0, (1, 3)))
+        for pid in consumers:
+            self.assertEqual(os.waitpid(pid, os.WNOHANG), (0, 0), "it ended: " + self.daemon.read_log())
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        self.assertLess(longest, 2 * SLOW)
+
     def test_killed_before_hello_was_answered(self):
         """Whoever has said HELLO to a worker that is gone says it again, and need not wait for a deadline."""
         with peer.Peer(self.daemon.path, greet=False) as session:
@@ -302,9 +333,12 @@ class Survival(unittest.TestCase):
                 daemon.process.kill()
                 daemon.process.wait()
                 self.assertEqual(view.read(5 * peer.PAGE, peer.PAGE), peer.page_bytes(5, 2))
-                view.close()
+                self.assertEqual(view.close().status, 0)
                 other = peer.View(session, "a", view=2)
                 self.assertEqual(other.read(9 * peer.PAGE, peer.PAGE), peer.page_bytes(9, 2))
+                # What it noticed when it stored the second view: it keeps nothing, and says so.
+                body = peer.struct.pack("=II", peer.VERSION, 3) + peer.name("x")
+                self.assertEqual(peer.struct.unpack_from("=II", session.ask(peer.HELLO, body).body), (1, 0))
                 other.close()
         finally:
             os.kill(worker, signal.SIGTERM)

@@ -309,9 +309,8 @@ void mnw__daemon_unwatch(struct mnw__daemon *daemon, int fd) {
 
 /* Events come one by one, from the input. */
 void mnw__daemon_take_events(struct mnw__daemon_pool *pool, struct mnw__daemon *daemon, unsigned most) {
-    (void)pool;
-    (void)daemon;
     (void)most;
+    pool->passed = daemon->ticks;
 }
 
 /* ---- no holder ---- */
@@ -321,6 +320,10 @@ int mnw__holding_store(struct mnw__holding *holding, const char *name, int fd, b
     (void)certain;
     demand(name[0] && fcntl(fd, F_GETFD) >= 0, "a closed descriptor goes to the holder");
     return maybe(-ETIMEDOUT, "storing a descriptor");
+}
+bool mnw__holding_keeps(const struct mnw__holding *holding) {
+    (void)holding;
+    return true;
 }
 void mnw__holding_remove(const struct mnw__holding *holding, const char *name) {
     (void)holding;

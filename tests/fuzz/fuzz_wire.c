@@ -225,7 +225,7 @@ static void fork_view(struct mnw_event *event) {
         return;
     if (event->changes & MNW_VIEW_CHANGED_DEAD)
         fake_die(event->view);
-    mnw__changes_take(&daemon_, event);
+    mnw__changes_take(&daemon_, &daemon_.pools[0], event);
     demand(!session || view_in(session, event->view), "a child is not in its parent's session");
 }
 
@@ -241,7 +241,7 @@ static void change_view(void) {
     }
     if (event.changes & MNW_VIEW_CHANGED_DEAD)
         fake_die(event.view);
-    mnw__changes_take(&daemon_, &event);
+    mnw__changes_take(&daemon_, &daemon_.pools[0], &event);
 }
 
 static void step(void) {
@@ -304,7 +304,7 @@ static void tear_down(void) {
     while (daemon_.orphans) { /* children that outlived their parents */
         struct mnw_event event = {
             .view = daemon_.orphans->view, .cookie = daemon_.orphans->cookie, .changes = MNW_VIEW_CHANGED_DEAD};
-        mnw__changes_take(&daemon_, &event);
+        mnw__changes_take(&daemon_, &daemon_.pools[0], &event);
         settle();
     }
     for (unsigned i = 0; i < daemon_.image_count; i++)

@@ -93,11 +93,12 @@ struct entry {
     struct source *source;
     uintptr_t address;
     size_t length;
-    uint64_t offset; /* in the image */
-    bool is_shared;  /* the program asked for MAP_SHARED: its writes must not be dropped by advice */
-    size_t left;     /* bytes that the program has not unmapped */
-    uint64_t *gone;  /* a bit for each base page that it has */
-    unsigned users;  /* threads at work on it, outside the lock */
+    uint64_t offset;                  /* in the image */
+    bool is_shared;                   /* the program asked for MAP_SHARED: its writes must not be dropped by advice */
+    size_t left;                      /* bytes that the program has not unmapped */
+    uint64_t *gone;                   /* a bit for each base page that it has */
+    unsigned users;                   /* threads at work on it, outside the lock */
+    uintptr_t unforked, unforked_end; /* table lock: what children shall not have, though forks are followed */
 };
 
 /* Is there any view at all? One load. */
@@ -115,6 +116,8 @@ void entry_free(struct entry *entry);
 bool table_mark_gone(struct entry *entry, uintptr_t address, uintptr_t end);
 /* Notes what was punched out of a source's file, page by page. False: no memory to note it. */
 bool table_punch(struct source *source, uint64_t offset, uint64_t length);
+/* MADV_DONTFORK, MADV_DOFORK: what is said of a part of what was kept from children before, is true of all of it. */
+void table_set_forked(struct entry *entry, uintptr_t address, uintptr_t end, bool forked);
 /* The first run of punched (or unpunched) pages at or after *offset, before `end`. False: none. */
 bool table_punched_run(const struct source *source, bool punched, uint64_t *offset, uint64_t end, uint64_t *run_end);
 

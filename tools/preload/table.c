@@ -5,9 +5,11 @@
  */
 #include "preload.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #define WORD_BITS 64u
@@ -19,8 +21,14 @@ static _Atomic unsigned entry_count;
 
 /* ---- fork ---- */
 
+/* Runs after the client's handler, which has just given all views to children. */
 static void before_fork(void) {
+    int error = errno;
     pthread_mutex_lock(&lock);
+    for (const struct entry *entry = entries; entry; entry = entry->next)
+        if (entry->unforked < entry->unforked_end)
+            next_madvise((void *)entry->unforked, entry->unforked_end - entry->unforked, MADV_DONTFORK);
+    errno = error;
 }
 
 static void after_fork_parent(void) {
@@ -107,6 +115,18 @@ struct entry *table_enter_source(const struct source *source, unsigned index) {
         entry->users++;
     pthread_mutex_unlock(&lock);
     return entry;
+}
+
+void table_set_forked(struct entry *entry, uintptr_t address, uintptr_t end, bool forked) {
+    pthread_mutex_lock(&lock);
+    bool any = entry->unforked < entry->unforked_end;
+    if (!forked) {
+        entry->unforked = any && entry->unforked < address ? entry->unforked : address;
+        entry->unforked_end = any && entry->unforked_end > end ? entry->unforked_end : end;
+    } else if (address <= entry->unforked && end >= entry->unforked_end) {
+        entry->unforked = entry->unforked_end = 0;
+    }
+    pthread_mutex_unlock(&lock);
 }
 
 void table_leave(struct entry *entry) {

@@ -325,7 +325,7 @@ static int zero_views(const struct source *source, uint64_t from, uint64_t to) {
     return error;
 }
 
-static int advise_view(const struct entry *entry, uintptr_t from, uintptr_t to, int advice) {
+static int advise_view(struct entry *entry, uintptr_t from, uintptr_t to, int advice) {
     uint64_t offset = from - entry->address + entry->offset;
     int error;
     switch (advice) {
@@ -338,10 +338,10 @@ static int advise_view(const struct entry *entry, uintptr_t from, uintptr_t to, 
     case MADV_HUGEPAGE: /* the daemon chooses the pages */
     case MADV_NOHUGEPAGE:
         return 0;
-    case MADV_DOFORK: /* without the daemon's knowledge a child would read zeros */
-        if (!(config_get()->flags & MNW_CLIENT_FOLLOW_FORK))
-            return 0;
-        break;
+    case MADV_DOFORK: /* a child that the daemon does not know of would read zeros: it is the client who does this */
+    case MADV_DONTFORK:
+        table_set_forked(entry, from, to, advice == MADV_DOFORK);
+        return 0;
     case MADV_COLLAPSE: /* it would show pages that are not filled */
         return EINVAL;
     default:
