@@ -100,36 +100,41 @@ static enum mnw__outcome starve(struct mnw__fault_thread *thread, struct mnw_vie
     return wait_for_tick(thread, view, MNW__SCARCE_TICK_NS);
 }
 
-/*
- * The backing has no such page although its word says PRESENT: somebody punched it. The store still has it. While
- * another visitor is in the extent, it may be about to map what it saw PRESENT: then look again.
- */
-static void drop_lost(struct mnw_cache *cache, uint64_t extent, uint64_t page) {
-    if (mnw__page_drop(&cache->pages, page)) {
+/* The extent is EVICTING by us. Memory that comes by extents goes with its extent: it stays charged until then. */
+static bool drop_page(struct mnw_view *view, uint64_t extent, uint64_t page, enum mnw__map how) {
+    struct mnw_cache *cache = view->cache;
+    uint64_t page_bytes = cache->backing.page_bytes;
+    bool by_pages = !cache->pool->whole_extents;
+    bool kept = how == MNW__MAP_BROKEN && by_pages &&
+                mnw__backing_punch(&cache->backing, mnw__cache_page_offset(cache, page), page_bytes);
+    if (!kept && mnw__page_drop(&cache->pages, page)) {
         mnw__extent_add_present(&cache->pages, extent, -1);
-        if (!cache->pool->whole_extents)
-            mnw__cache_uncharge(cache, cache->backing.page_bytes);
-        mnw__count(&cache->counters, MNW__PAGES_LOST, 1);
+        if (by_pages)
+            mnw__cache_uncharge(cache, page_bytes);
+        if (how == MNW__MAP_BROKEN)
+            mnw__fill_refuse(view, page, -EHWPOISON);
+        else
+            mnw__count(&cache->counters, MNW__PAGES_LOST, 1);
     }
     mnw__reclaim_keep(cache, extent);
+    return !kept;
 }
 
-bool mnw__fault_lose_page(struct mnw_cache *cache, uint64_t page) {
-    uint64_t extent = mnw__extent_of(&cache->pages, page);
-    if (!mnw__extent_claim_repair(&cache->pages, extent))
-        return false;
-    drop_lost(cache, extent, page);
-    return true;
+/* While another visitor is in the extent, it may be about to map what it saw PRESENT: then look again. */
+bool mnw__fault_lose_page(struct mnw_view *view, uint64_t page, enum mnw__map how) {
+    struct mnw__pages *pages = &view->cache->pages;
+    uint64_t extent = mnw__extent_of(pages, page);
+    return mnw__extent_claim_repair(pages, extent) && drop_page(view, extent, page, how);
 }
 
-bool mnw__fault_lose_page_waiting(struct mnw_cache *cache, uint64_t page, unsigned visits) {
-    uint64_t extent = mnw__extent_of(&cache->pages, page);
-    if (mnw__extent_drain_pinned(&cache->pages, extent))
+bool mnw__fault_lose_page_waiting(struct mnw_view *view, uint64_t page, unsigned visits, enum mnw__map how) {
+    struct mnw__pages *pages = &view->cache->pages;
+    uint64_t extent = mnw__extent_of(pages, page);
+    if (mnw__extent_drain_pinned(pages, extent))
         return false;
-    while (mnw__extent_load(&cache->pages, extent).visitors > visits)
+    while (mnw__extent_load(pages, extent).visitors > visits)
         mnw__sleep_ns(VISIT_NS);
-    drop_lost(cache, extent, page);
-    return true;
+    return drop_page(view, extent, page, how);
 }
 
 bool mnw__fault_read_ahead(struct mnw__fault_thread *thread, struct mnw_cache *cache,
@@ -197,8 +202,13 @@ static bool look(struct mnw__fault_thread *thread, struct mnw_view *view, uint64
         *outcome = wake ? MNW__OUTCOME_ENDED : MNW__OUTCOME_MAPPED;
         switch (mnw__fault_map_around(view, page, plan->around, wake)) {
         case MNW__MAP_LOST:
-            mnw__fault_lose_page(cache, page);
+            mnw__fault_lose_page(view, page, MNW__MAP_LOST);
             return false;
+        case MNW__MAP_BROKEN:
+            if (mnw__fault_lose_page(view, page, MNW__MAP_BROKEN))
+                return false;
+            *outcome = wait_for_tick(thread, view, MNW__SCARCE_TICK_NS);
+            return true;
         case MNW__MAP_AGAIN:
             *outcome = wait_for_tick(thread, view, view->remote ? CHANGING_TICK_NS : MNW__SCARCE_TICK_NS);
             return true;

@@ -106,15 +106,17 @@ enum mnw__map mnw__fault_map_around(struct mnw_view *view, uint64_t page, uint64
 /* Maps what is resident of [first, end) on both sides of the page, in its extent. */
 void mnw__fault_map_block(struct mnw_view *view, uint64_t page, uint64_t first, uint64_t end);
 /*
- * The backing has no such page although its word says PRESENT. In its entered extent; then look again. False: another
- * visitor is there, who may be about to map what it saw.
+ * What the word of a PRESENT page says is no longer true. LOST: the backing has no such page, and it is ABSENT again.
+ * BROKEN: its memory has failed; it is given back, and the page is FAILED until it is invalidated. In its entered
+ * extent; then look again. False: another visitor is there, who may be about to map what it saw, or the memory could
+ * not be given back just now.
  */
-bool mnw__fault_lose_page(struct mnw_cache *cache, uint64_t page);
+bool mnw__fault_lose_page(struct mnw_view *view, uint64_t page, enum mnw__map how);
 /*
  * The same where many come at once, and none would be alone: lets nobody in, and waits until only the caller's `visits`
- * are left. Not on a fault thread. False: being evicted.
+ * are left. Not on a fault thread. False: being evicted, or as above.
  */
-bool mnw__fault_lose_page_waiting(struct mnw_cache *cache, uint64_t page, unsigned visits);
+bool mnw__fault_lose_page_waiting(struct mnw_view *view, uint64_t page, unsigned visits, enum mnw__map how);
 /* mnw__readahead_fault() and _missed() of the view. */
 void mnw__fault_plan(struct mnw_view *view, uint64_t page, struct mnw__readahead_plan *plan);
 void mnw__fault_plan_missed(struct mnw_view *view, uint64_t page, struct mnw__readahead_plan *plan);

@@ -294,9 +294,12 @@ static enum step begin(struct fault *fault) {
 
 static enum step map(struct fault *fault) {
     struct mnw_cache *cache = fault->view->cache;
-    switch (mnw__fault_map_around(fault->view, fault->page, fault->plan.around, false)) {
+    enum mnw__map how = mnw__fault_map_around(fault->view, fault->page, fault->plan.around, false);
+    switch (how) {
     case MNW__MAP_LOST:
-        if (mnw__fault_lose_page(cache, fault->page) || mnw__fault_lose_page_waiting(cache, fault->page, fault->visits))
+    case MNW__MAP_BROKEN:
+        if (mnw__fault_lose_page(fault->view, fault->page, how) ||
+            mnw__fault_lose_page_waiting(fault->view, fault->page, fault->visits, how))
             return STEP_AGAIN;
         return ask(fault);
     case MNW__MAP_AGAIN:

@@ -69,6 +69,9 @@ static enum mnw__map map_piece(struct mnw_view *view, const struct mnw__piece *p
         } else if (error == -EFAULT) {
             result = at == 0 ? MNW__MAP_LOST : MNW__MAP_AGAIN;
             break;
+        } else if (error == -EIO) {
+            result = at == 0 ? MNW__MAP_BROKEN : MNW__MAP_AGAIN;
+            break;
         } else if (error == -ENOENT && step > 1) {
             step = 1; /* a part of the range is no longer ours (unmapped, or barred): the rest may be */
         } else if (error == -ENOENT) {
@@ -87,7 +90,8 @@ static enum mnw__map map_piece(struct mnw_view *view, const struct mnw__piece *p
 
 /* Of two pieces' answers, the one that asks more of the caller. */
 static enum mnw__map worse(enum mnw__map a, enum mnw__map b) {
-    static const int weight[] = {[MNW__MAP_DONE] = 0, [MNW__MAP_GONE] = 1, [MNW__MAP_AGAIN] = 2, [MNW__MAP_LOST] = 3};
+    static const int weight[] = {
+        [MNW__MAP_DONE] = 0, [MNW__MAP_GONE] = 1, [MNW__MAP_AGAIN] = 2, [MNW__MAP_LOST] = 3, [MNW__MAP_BROKEN] = 3};
     return weight[a] > weight[b] ? a : b;
 }
 
@@ -107,7 +111,7 @@ enum mnw__map mnw__view_map_pages(struct mnw_view *view, uint64_t page, uint64_t
             continue;
         uint64_t skipped = part.first_page - page, left = wanted > skipped ? wanted - skipped : 0;
         enum mnw__map how = map_piece(view, &part, left < part.page_count ? left : part.page_count, wake);
-        if (how == MNW__MAP_LOST && skipped)
+        if ((how == MNW__MAP_LOST || how == MNW__MAP_BROKEN) && skipped)
             how = MNW__MAP_AGAIN; /* not the first page that the caller asked for */
         result = worse(result, how);
     }

@@ -97,10 +97,11 @@ static inline bool mnw__view_holds(const struct mnw_view *view, uint64_t page) {
 }
 
 enum mnw__map {
-    MNW__MAP_DONE,  /* every wanted page is mapped */
-    MNW__MAP_LOST,  /* the first wanted page is a hole in the backing: its word lied */
-    MNW__MAP_AGAIN, /* the kernel could not just now; who waits for what is left still waits */
-    MNW__MAP_GONE,  /* the consumer has unmapped it; the waiters were woken */
+    MNW__MAP_DONE,   /* every wanted page is mapped */
+    MNW__MAP_LOST,   /* the first wanted page is a hole in the backing: its word lied */
+    MNW__MAP_BROKEN, /* its memory has failed: the kernel maps it nowhere any more */
+    MNW__MAP_AGAIN,  /* the kernel could not just now; who waits for what is left still waits */
+    MNW__MAP_GONE,   /* the consumer has unmapped it; the waiters were woken */
 };
 /*
  * Maps [page, page + count), clipped to the view, every page of it PRESENT in an extent the caller has

@@ -78,7 +78,8 @@ static int ask(const struct mnw__probe *probe, uint64_t offset) {
         error = mnw__uffd_continue(probe->uffd, probe->address + offset, probe->backing->page_bytes, MNW__UFFD_DONTWAKE,
                                    &done);
     while (error == -EAGAIN);
-    return error == 0 || error == -EEXIST ? 1 : error == -EFAULT ? 0 : error;
+    /* -EIO: there is one, and its memory has failed. Who touches it will find that out. */
+    return error == 0 || error == -EEXIST || error == -EIO ? 1 : error == -EFAULT ? 0 : error;
 }
 
 static int next_asked(const struct mnw__probe *probe, uint64_t from, uint64_t limit, uint64_t *start, uint64_t *end) {

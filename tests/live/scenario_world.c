@@ -179,6 +179,15 @@ bool world_lose_poison(void) {
     return false;
 }
 
+/* MADV_HWPOISON would do it, and lose the page until the machine starts anew. */
+bool world_has_breaks(void) {
+    return false;
+}
+
+void world_break(const void *alias) {
+    (void)alias;
+}
+
 void world_run(void (*script)(enum mnw_backing kind), enum mnw_backing kind) {
     alarm(PATIENCE_S); /* a scenario that hangs is a failure, not a wait */
     script(kind);

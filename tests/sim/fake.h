@@ -32,6 +32,7 @@ enum fake_trouble {
     FAKE_SPURIOUS,     /* a condition's wait or a poller's wait returns for no reason */
     FAKE_COLLAPSE,     /* MADV_COLLAPSE is refused */
     FAKE_OPEN,         /* a call that makes something fails: map, create, register, open, start a thread */
+    FAKE_BREAK,        /* CONTINUE: the page's memory has failed, and is mapped nowhere any more; -EIO */
     FAKE_PUNCH,        /* punch: no memory to split a folio; nothing is punched */
     FAKE_TROUBLES,
 };
@@ -76,6 +77,8 @@ extern void (*fake_on_map)(const void *alias, uint64_t page);
 /* The same before a barred page is mapped again: the view is not registered there for a moment. */
 extern void (*fake_on_unbar)(const void *alias, uint64_t page);
 extern void (*fake_on_punch)(const void *alias, uint64_t page);
+/* May the memory of this page fail? Then it does. NULL: yes. */
+extern bool (*fake_may_break)(const void *alias, uint64_t page);
 
 /*
  * Processes (see fiber.h): descriptors, mappings, threads and memory are of the process that made them. When one dies,
@@ -91,6 +94,9 @@ void fake_mbind(uintptr_t address, size_t length, int node);
 void fake_view_veil(uintptr_t address);
 /* Moves whenever the page of an alias's address leaves its file; what a device still writes then goes nowhere. */
 uint64_t fake_incarnation(const void *address);
+/* The memory at an alias's address fails. */
+void fake_break(const void *address);
+bool fake_is_broken(const void *address);
 /* Has the page of an alias's address memory? */
 bool fake_is_cached(const void *address);
 /* Another descriptor of the same thing, for a process. */

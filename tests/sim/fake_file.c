@@ -22,6 +22,7 @@ static struct {
 void (*fake_on_map)(const void *alias, uint64_t page);
 void (*fake_on_unbar)(const void *alias, uint64_t page);
 void (*fake_on_punch)(const void *alias, uint64_t page);
+bool (*fake_may_break)(const void *alias, uint64_t page);
 bool (*fake_may_lose)(const void *alias, uint64_t page);
 
 static const size_t small_page_bytes[] = {4096, 4096, 16 << 10, 64 << 10};
@@ -86,7 +87,7 @@ void fake_file_drop(struct fake_file *file, uint64_t page) {
     memset(bytes, 0xdb, file->page_bytes);
     if (mprotect(bytes, file->page_bytes, PROT_NONE))
         sim_fail("mprotect: %s", strerror(errno));
-    file->cached[page] = false;
+    file->cached[page] = file->broken[page] = false;
     file->incarnation[page]++;
     files.resident -= file->page_bytes;
 }
@@ -107,6 +108,21 @@ uint64_t fake_incarnation(const void *address) {
     uint64_t page;
     const struct fake_file *file = fake_file_at(address, &page);
     return file ? file->incarnation[page] : UINT64_MAX;
+}
+
+void fake_break(const void *address) {
+    uint64_t page;
+    struct fake_file *file = fake_file_at(address, &page);
+    if (fake_may_break && !fake_may_break(file->bytes, page))
+        return;
+    sim_trace("kernel: the memory of page %llu fails", (unsigned long long)page);
+    file->broken[page] = true;
+}
+
+bool fake_is_broken(const void *address) {
+    uint64_t page;
+    const struct fake_file *file = fake_file_at(address, &page);
+    return file && file->broken[page];
 }
 
 bool fake_is_cached(const void *address) {
@@ -216,11 +232,12 @@ int mnw__backing_create(struct mnw__backing *backing, enum mnw_backing kind, uin
     uint64_t size = file_bytes(kind, size_bytes);
     file->page_count = size / page_bytes;
     file->cached = calloc(file->page_count, sizeof(*file->cached));
+    file->broken = calloc(file->page_count, sizeof(*file->broken));
     file->incarnation = calloc(file->page_count, sizeof(*file->incarnation));
     file->nodes = calloc(file->page_count, sizeof(*file->nodes));
     file->policies = calloc(file->page_count, sizeof(*file->policies));
     void *alias = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (!file->cached || !file->incarnation || !file->nodes || !file->policies || alias == MAP_FAILED)
+    if (!file->cached || !file->broken || !file->incarnation || !file->nodes || !file->policies || alias == MAP_FAILED)
         sim_fail("no memory for a fake file of %llu bytes", (unsigned long long)size);
     file->bytes = alias;
     open_backing(backing, file, size_bytes);
@@ -241,6 +258,7 @@ void fake_file_free(struct fake_file *file) {
         fake_file_drop(file, page);
     munmap(file->bytes, file->page_count * file->page_bytes);
     free(file->cached);
+    free(file->broken);
     free(file->incarnation);
     free(file->nodes);
     free(file->policies);

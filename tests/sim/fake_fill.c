@@ -98,8 +98,13 @@ static int fill_range(const char *name, int fd, uintptr_t start, size_t length, 
 static int continue_page(struct fill *fill) {
     struct fake_entry *entry = &fill->view->entries[fill->index];
     struct fake_file *file = fill->view->file;
-    if (!file->cached[fill->view->first + fill->index])
+    uint64_t page = fill->view->first + fill->index;
+    if (!file->cached[page])
         return -EFAULT;
+    if (fake_strikes(FAKE_BREAK))
+        fake_break(fake_file_page(file, page));
+    if (file->broken[page])
+        return -EIO;
     if (entry->pte == PTE_MAPPED || entry->pte == PTE_COPY)
         return -EEXIST;
     if (fake_on_map)

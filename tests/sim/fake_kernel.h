@@ -26,6 +26,7 @@ struct fake_file {
     size_t page_bytes, extent_bytes;
     uint64_t page_count;
     bool *cached;                 /* in the page cache; false: a hole */
+    bool *broken;                 /* its memory has failed: it is mapped nowhere any more */
     uint64_t *incarnation;        /* per page: how often it has left */
     int8_t *nodes;                /* per page: where it lies */
     struct fake_policy *policies; /* per page: the file's own */

@@ -254,6 +254,8 @@ static const char *collapse_obstacle(struct fake_view *view, size_t first, size_
             return "a page is a copy, poisoned, barred or write-protected";
         if (entry->modes & MNW__UFFD_MODE_WP)
             return "registered for write-protection";
+        if (view->file->broken[view->first + page])
+            return "memory that has failed";
     }
     return NULL;
 }

@@ -75,6 +75,31 @@ static void read_callback(void *context, const struct mnw_read *read) {
         must(mnw_read_done(high->store, read->token, result), "answering a read");
 }
 
+static bool is_held(struct high *high, size_t page) {
+    mnw__mutex_lock(&high->lock);
+    bool held = high->page_of[page].held;
+    mnw__mutex_unlock(&high->lock);
+    return held;
+}
+
+static int64_t read_now(struct mnw_store *handle, const struct mnw_read *read) {
+    struct high *high = (void *)((uintptr_t)handle->ops - offsetof(struct high, ops));
+    size_t page = read->offset / high->page;
+    mnw__mutex_lock(&high->lock);
+    high->page_of[page].reads++;
+    high->reads++;
+    mnw__mutex_unlock(&high->lock);
+    if (high->delay_ns)
+        mnw__sleep_ns(high->delay_ns);
+    while (is_held(high, page))
+        mnw__sleep_ns(500000);
+    mnw__mutex_lock(&high->lock);
+    bring(high, read);
+    int64_t result = result_of(high, read);
+    mnw__mutex_unlock(&high->lock);
+    return result;
+}
+
 static int check_callback(void *context, uint64_t offset, const void *bytes, size_t length) {
     struct high *high = context;
     for (size_t i = 0; i < length; i += 512)
@@ -172,6 +197,11 @@ static void open_store(struct high *high, const struct high_options *options) {
     if (!high->page_of)
         must(-ENOMEM, "the store");
     must(mnw_store_open_callbacks(&high->store, &callbacks, high), "opening the store");
+    if (!options->reads_now)
+        return;
+    high->ops = *high->store->ops;
+    high->ops.read_now = read_now;
+    high->store->ops = &high->ops;
 }
 
 static void open_pool(struct high *high, const struct high_options *options, size_t extents) {
@@ -181,6 +211,7 @@ static void open_pool(struct high *high, const struct high_options *options, siz
         .backing = high->kind,
         .budget_bytes = budget * high->extent,
         .extent_bytes = high->kind == MNW_BACKING_SHMEM ? high->extent : 0,
+        .reads_in_flight = options->slots,
     };
     must(mnw_pool_open(&high->pool, &pool), "opening the pool");
 }

@@ -9,6 +9,7 @@
 #define MNW_SIM_HIGH_H
 
 #include "scenario.h"
+#include "store/store.h"
 
 #include <stddef.h>
 
@@ -39,6 +40,8 @@ struct high {
     struct mnw_read held[HIGH_READS_MAX];
     size_t held_count;
     int reads;
+    struct mnw__store_ops ops; /* the store's own, if whoever faults may read it himself */
+    uint64_t delay_ns;         /* how long such a read takes; one of a page that is held, until it is no more */
 };
 
 struct high_options {
@@ -48,7 +51,9 @@ struct high_options {
     uint32_t retries;        /* 0: none */
     uint32_t deadline_ms;    /* 0: HIGH_DEADLINE_MS */
     size_t around_pages;     /* read around a fault at random; 0: none */
+    uint32_t slots;          /* reads in flight; 0: the default */
     bool readahead, checked; /* checked: the store has a checksum */
+    bool reads_now;          /* whoever faults inline may read the store himself */
 };
 
 void high_open(struct high *high, enum mnw_backing kind, const struct high_options *options);

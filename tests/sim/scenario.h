@@ -42,6 +42,9 @@ void world_end(void);
 bool world_has_poison(void);
 /* From now on the kernel has none; false: this world's kernel is what it is. */
 bool world_lose_poison(void);
+/* Can memory be made to fail in this world? Then the page of a cache at this address of its alias does. */
+bool world_has_breaks(void);
+void world_break(const void *alias);
 
 /* ---- what a scenario says ---------------------------------------------------------------------------------- */
 
@@ -92,6 +95,7 @@ enum {
     ON_ALL = ON_BASE | ON_HUGETLB,
     NEEDS_POISON = 1 << 16, /* or what older kernels do not have either: CONTINUE_MODE_WP */
     NEEDS_SPEED = 1 << 17,  /* speaks of milliseconds, which an emulated machine does not keep */
+    NEEDS_BREAKS = 1 << 18, /* memory that fails on request */
 };
 
 struct scenario {
@@ -111,5 +115,7 @@ extern const struct scenario scenarios_replay[];  /* working sets */
 extern const struct scenario scenarios_around[];  /* what is read around a fault at random */
 extern const struct scenario scenarios_place[];   /* NUMA nodes */
 extern const struct scenario scenarios_remote[];  /* views of other processes */
+extern const struct scenario scenarios_inline[];  /* views whose faults are resolved in the thread that faulted */
+extern const struct scenario scenarios_broken[];  /* memory that fails */
 
 #endif

@@ -15,7 +15,8 @@
 
 static const struct scenario *const tables[] = {scenarios_kernel, scenarios_resolve, scenarios_memory, scenarios_cache,
                                                 scenarios_thrash, scenarios_jobs,    scenarios_store,  scenarios_replay,
-                                                scenarios_remote, scenarios_around,  scenarios_place};
+                                                scenarios_remote, scenarios_around,  scenarios_place,  scenarios_inline,
+                                                scenarios_broken};
 static const char *const kind_names[] = {"shmem", "graded", "hugetlb-2M", "hugetlb-1G"};
 
 static char story[64 << 10];
@@ -58,7 +59,7 @@ static const struct {
     {EAGAIN, "EAGAIN"},       {ENOMEM, "ENOMEM"},       {EFAULT, "EFAULT"},         {EBUSY, "EBUSY"},
     {EEXIST, "EEXIST"},       {EINVAL, "EINVAL"},       {ENOSPC, "ENOSPC"},         {ESTALE, "ESTALE"},
     {ECANCELED, "ECANCELED"}, {ETIMEDOUT, "ETIMEDOUT"}, {EOPNOTSUPP, "EOPNOTSUPP"}, {ENODATA, "ENODATA"},
-    {E2BIG, "E2BIG"},         {EILSEQ, "EILSEQ"},
+    {E2BIG, "E2BIG"},         {EILSEQ, "EILSEQ"},       {EHWPOISON, "EHWPOISON"},
 };
 
 const char *result_name(int64_t result) {
@@ -156,6 +157,10 @@ static void run_one(const struct scenario *scenario, enum mnw_backing kind) {
     if (can && scenario->kinds & NEEDS_POISON && !world_has_poison()) {
         can = false;
         why = "this kernel has no UFFDIO_POISON";
+    }
+    if (can && scenario->kinds & NEEDS_BREAKS && !world_has_breaks()) {
+        can = false;
+        why = "no memory is made to fail here";
     }
     if (can && scenario->kinds & NEEDS_SPEED && getenv("MINNOW_TEST_SLOWNESS")) {
         can = false;

@@ -23,6 +23,14 @@ bool world_lose_poison(void) {
     return true;
 }
 
+bool world_has_breaks(void) {
+    return true;
+}
+
+void world_break(const void *alias) {
+    fake_break(alias);
+}
+
 enum world_outcome world_read(uintptr_t address, void *bytes, size_t length, uintptr_t *stopped) {
     return (enum world_outcome)fake_read(address, bytes, length, stopped);
 }

@@ -128,6 +128,14 @@ static void bring_whole(struct sim_store *store, const struct store_read *read, 
     }
 }
 
+void sim_store_blame_memory(struct sim_store *store, uint64_t page) {
+    struct store_page *state = &store->pages[page];
+    state->failures += store->retries + 1;
+    state->failures_ever += store->retries + 1;
+    state->failures_new += store->retries + 1;
+    store->failures_total++;
+}
+
 bool sim_store_explains(struct sim_store *store, uint64_t page, uint64_t began_ns) {
     const struct store_page *state = &store->pages[page];
     note_late(store);

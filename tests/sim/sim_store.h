@@ -107,6 +107,8 @@ bool sim_store_may_hold(const struct sim_store *store, uint64_t offset, const vo
 
 /* May a touch that began at `began_ns` and met SIGBUS on this page be the store's fault? */
 bool sim_store_explains(struct sim_store *store, uint64_t page, uint64_t began_ns);
+/* The memory of this page has failed, and with it the page. */
+void sim_store_blame_memory(struct sim_store *store, uint64_t page);
 /* Has it reads that are unanswered past their deadline, in this range of pages? */
 bool sim_store_has_overdue(const struct sim_store *store, uint64_t first, uint64_t count);
 

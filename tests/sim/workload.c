@@ -57,6 +57,7 @@ static void draw_kernel(void) {
     fake_config.chance[FAKE_COLLAPSE] = maybe(3, 300);
     fake_config.chance[FAKE_OPEN] = maybe(6, 60);
     fake_config.chance[FAKE_PUNCH] = maybe(4, 500);
+    fake_config.chance[FAKE_BREAK] = maybe(8, 40);
 }
 
 static void draw_store(struct sim_store *store) {
@@ -71,7 +72,7 @@ static void draw_store(struct sim_store *store) {
         store->size_bytes -= draw(0, world.page_bytes - 1);
     store->has_check = one_in(2);
     store->reads_now = !world.is_mortal && !one_in(3);
-    store->pages_may_be_lost = fake_config.chance[FAKE_PAGE_LOST] > 0;
+    store->pages_may_be_lost = fake_config.chance[FAKE_PAGE_LOST] || fake_config.chance[FAKE_BREAK];
     store->delay_ns_max = one_in(3) ? 0 : draw(1000, 3000000);
     store->chance[STORE_SHORT] = maybe(2, 300);
     store->chance[STORE_ERROR] = maybe(3, 200);
@@ -408,6 +409,18 @@ static void check_map(const void *alias, uint64_t page) {
         sim_fail("page %llu is mapped by nobody who has entered or pinned its extent", (unsigned long long)page);
 }
 
+static bool may_break(const void *alias, uint64_t page) {
+    for (unsigned i = 0; i < world.caches; i++) {
+        struct sim_cache *cache = &world.cache[i];
+        if (!cache->handle || cache->closing || cache->handle->backing.alias != alias ||
+            page >= cache->store.page_count)
+            continue;
+        sim_store_blame_memory(&cache->store, page);
+        return true;
+    }
+    return false;
+}
+
 static void check_unbar(const void *alias, uint64_t page) {
     const struct mnw_cache *cache = cache_of_alias(alias);
     if (!cache || page >= cache->pages.page_count)
@@ -430,6 +443,9 @@ static void check_punch(const void *alias, uint64_t page) {
                  (unsigned long long)atomic_load(&cache->pool->charged));
     if (extent.state == MNW__EXTENT_EVICTING && !extent.visitors && !extent.fills && !extent.user_pins)
         return;
+    if (extent.state == MNW__EXTENT_EVICTING && state == MNW__PAGE_PRESENT &&
+        fake_is_broken((const char *)alias + page * world.page_bytes))
+        return; /* a visitor's, who has found it so */
     if (!extent.fills || state == MNW__PAGE_PRESENT || state == MNW__PAGE_ABSENT)
         sim_fail("page %llu is punched, its word is %u, its extent in state %u with %u visitors and %u fills",
                  (unsigned long long)page, state, extent.state, extent.visitors, extent.fills);
@@ -499,6 +515,7 @@ void workload_run(uint64_t seed, bool trace) {
     fake_on_map = check_map;
     fake_on_unbar = check_unbar;
     fake_on_punch = check_punch;
+    fake_may_break = may_break;
     fake_may_lose = NULL;
     fiber_start("world", 0, live, NULL);
     fiber_loop();
