@@ -46,9 +46,10 @@ struct mnw_cache {
     struct mnw__mutex views_lock;
     struct mnw_view *views; /* views_lock */
 
-    _Atomic uint64_t charged;      /* bytes of the pool's budget that are ours */
-    _Atomic uint32_t fills_active; /* fill slots that name this cache */
-    _Atomic uint32_t jobs_active;  /* jobs that name this cache */
+    _Atomic uint64_t charged;       /* bytes of the pool's budget that are ours */
+    _Atomic uint32_t fills_active;  /* fill slots that name this cache */
+    _Atomic uint32_t fills_overdue; /* of those, the ones whose store has not answered by their deadline */
+    _Atomic uint32_t jobs_active;   /* jobs that name this cache */
     _Atomic uint64_t pinned_extents;
     _Atomic uint64_t evicting;                /* evictions and drains under way: close waits */
     _Atomic uint32_t copied;                  /* views whose writers' copies eviction would destroy: none is made */

@@ -351,6 +351,7 @@ static void abandon(struct mnw__fill *fill, uint64_t word) {
     if (goes_on(fill, word, abandoned))
         return;
     struct mnw_cache *cache = fill->cache;
+    atomic_fetch_add(&cache->fills_overdue, 1);
     mnw__count(&cache->counters, MNW__FILLS_LATE, 1);
     mnw__count(&cache->counters, MNW__FILLS_FAILED, 1);
     if (fill->view && !fill->is_inline)
@@ -362,14 +363,20 @@ static void abandon(struct mnw__fill *fill, uint64_t word) {
     }
 }
 
+/* The store has let go of the buffer at last; what it brought is not trusted. */
+static void end_late(struct mnw__fill *fill) {
+    atomic_fetch_sub(&fill->cache->fills_overdue, 1);
+    give_up(fill);
+}
+
 /* ---- the fault thread's visits ---- */
 
 static void attend(struct mnw__fill *fill) {
     enum mnw__fill_state state = mnw__fill_state_of(atomic_load_explicit(&fill->word, memory_order_acquire));
     if (state == MNW__FILL_ANSWERED)
         go_on(fill, mnw__clock_ns());
-    else if (state == MNW__FILL_LATE) /* the store has let go of the buffer at last; what it brought is not trusted */
-        give_up(fill);
+    else if (state == MNW__FILL_LATE)
+        end_late(fill);
 }
 
 void mnw__fill_attend(struct mnw__fault_thread *thread) {

@@ -21,6 +21,8 @@ static bool is_pinned(const struct mnw_cache *cache, uint64_t first, uint64_t la
 
 /* So long visitors, and fills that began just now, are waited for while nobody may enter; each time twice as long. */
 #define LEAVE_NS 1000000
+/* By then every fill has ended that is not overdue. */
+#define LATE_NS(cache) ((cache)->deadline_ns + (cache)->deadline_ns / 4)
 
 /* Waits from 20 us at a time to 1 ms. False: they are still there at `end_ns`. */
 static bool wait_until_left(struct mnw_cache *cache, uint64_t extent, bool by_visitors, uint64_t end_ns) {
@@ -106,26 +108,32 @@ static int drain_and_reclaim(struct mnw_cache *cache, uint64_t extent, uint64_t 
     return error == -EAGAIN ? -EBUSY : error;
 }
 
+static int try_to_reclaim(struct mnw_cache *cache, uint64_t extent, uint64_t leave_ns) {
+    mnw__signals_block();
+    int error = drain_and_reclaim(cache, extent, leave_ns);
+    mnw__signals_restore();
+    return error;
+}
+
 /*
  * A fill takes as long as the store does: it is waited for with the extent as it was, and signals open. What began
- * between that and EVICTING is waited for with signals blocked, for an ever longer while, so that an extent that is
- * never without fills is drained nevertheless.
+ * between that and EVICTING is waited for with signals blocked, for an ever longer while. An extent that is never
+ * without fills, though the store answers each in time, is drained at last however long that takes them.
  */
 static int drain(struct mnw_cache *cache, uint64_t extent) {
-    uint64_t end_ns = mnw__clock_ns() + cache->deadline_ns + cache->deadline_ns / 4, leave_ns = LEAVE_NS;
-    for (uint64_t pause_ns = 20000;; pause_ns = mnw__min(2 * pause_ns, 1000000)) {
-        if (!wait_until_left(cache, extent, false, end_ns))
-            return -EBUSY;
-        mnw__signals_block();
-        int error = drain_and_reclaim(cache, extent, leave_ns);
-        mnw__signals_restore();
+    uint64_t end_ns = mnw__clock_ns() + LATE_NS(cache), leave_ns = LEAVE_NS;
+    for (uint64_t pause_ns = 20000; wait_until_left(cache, extent, false, end_ns);
+         pause_ns = mnw__min(2 * pause_ns, 1000000)) {
+        int error = try_to_reclaim(cache, extent, leave_ns);
         if (error != -EAGAIN)
             return error;
         if (mnw__clock_ns() > end_ns)
-            return -EBUSY;
+            break;
         leave_ns = mnw__min(2 * leave_ns, mnw__max(cache->deadline_ns / 4, LEAVE_NS));
         mnw__sleep_ns(pause_ns);
     }
+    int error = atomic_load(&cache->fills_overdue) ? -EAGAIN : try_to_reclaim(cache, extent, LATE_NS(cache));
+    return error == -EAGAIN ? -EBUSY : error;
 }
 
 /* -EIO: it is forgotten, and yet a page of it is still SIGBUS. */
