@@ -15,6 +15,10 @@
 
 /* Words move under us; so often they are looked at again before the fault is sent round through the kernel. */
 #define LOOKS_MAX 8
+/* What a fault maps at most, beyond its own extent: two page tables' worth, which takes some 100 us. */
+#define AHEAD_BYTES_MAX (4ull << 20)
+/* Of more than these, the first half is mapped and its reader woken; while he is on his way, the other half. */
+#define SPLIT_PAGES 64
 /* Of the budget: what guesses leave free. */
 #define FREE_SHARE 8
 /* Another process changes its mappings, and will have done so by then. */
@@ -23,6 +27,8 @@
 #define VISIT_NS 20000
 /* A starved fault is back with every tick, or, its event lost, with the watchdog; after a longer gap it is another. */
 #define STARVED_GAP_NS 2000000000ull
+
+/* ---- mapping ahead ---- */
 
 /* Resident neighbours from `page` on, within its extent. */
 static uint64_t count_present(const struct mnw_cache *cache, uint64_t page, uint64_t most) {
@@ -33,12 +39,50 @@ static uint64_t count_present(const struct mnw_cache *cache, uint64_t page, uint
     return at - page;
 }
 
+/* One past the last page that a fault on `page` may map. */
+static uint64_t reach(const struct mnw_view *view, uint64_t page, uint64_t around) {
+    uint64_t most = mnw__max(AHEAD_BYTES_MAX / view->cache->backing.page_bytes, 1);
+    uint64_t view_end = view->first_page + view->page_count;
+    return mnw__min(page + mnw__min(around, most), mnw__max(view_end, page + 1));
+}
+
+/*
+ * From the entered extent of `page` on, enters those that hold the resident pages behind it, up to `end`; returns one
+ * past the last such page. Nobody evicts what is entered, so all of it may be mapped by one call. `*last`: the last
+ * extent entered. Not as a fault: whether the reader comes is not known yet. Where memory comes by extents, each is
+ * left to its own fault, which may map it as one huge page.
+ */
+static uint64_t enter_ahead(struct mnw_cache *cache, uint64_t page, uint64_t end, uint64_t *last) {
+    struct mnw__pages *pages = &cache->pages;
+    uint64_t at = page + count_present(cache, page, end - page);
+    while (at < end && at == mnw__extent_end(pages, *last) && !cache->pool->whole_extents) {
+        if (mnw__page_state(mnw__page_load(pages, at)) != MNW__PAGE_PRESENT ||
+            !mnw__cache_enter(cache, *last + 1, false))
+            break;
+        ++*last;
+        if (mnw__page_state(mnw__page_load(pages, at)) != MNW__PAGE_PRESENT)
+            break;
+        mnw__extent_set_ahead(pages, *last);
+        at += count_present(cache, at, end - at);
+    }
+    return at;
+}
+
 enum mnw__map mnw__fault_map_around(struct mnw_view *view, uint64_t page, uint64_t around, bool wake) {
     struct mnw_cache *cache = view->cache;
     uint64_t extent = mnw__extent_of(&cache->pages, page);
     if (mnw__cache_is_promotable(cache, extent) && mnw__view_promote(view, extent))
         return MNW__MAP_DONE;
-    return mnw__view_map_pages(view, page, count_present(cache, page, around), 1, wake);
+    uint64_t end = reach(view, page, around), last = extent;
+    uint64_t count = enter_ahead(cache, page, end, &last) - page, first = count;
+    if (wake && count > SPLIT_PAGES)
+        first = (count + 1) / 2;
+    enum mnw__map result = mnw__view_map_pages(view, page, first, 1, wake);
+    if (first < count && result == MNW__MAP_DONE)
+        mnw__view_map_pages(view, page + first, count - first, 0, true);
+    for (; last > extent; last--)
+        mnw__extent_leave(&cache->pages, last);
+    return result;
 }
 
 /* ---- planning ---- */
@@ -53,12 +97,20 @@ static void has_planned(struct mnw_view *view) {
         atomic_store_explicit(&view->asks.planning, false, memory_order_release);
 }
 
+/* What was mapped ahead was used, as if each extent had faulted. */
+static void note_passed(struct mnw_cache *cache, uint64_t page, uint64_t end) {
+    for (; page < end; page = mnw__extent_end(&cache->pages, mnw__extent_of(&cache->pages, page)))
+        mnw__extent_note_passed(&cache->pages, mnw__extent_of(&cache->pages, page));
+}
+
 void mnw__fault_plan(struct mnw_view *view, uint64_t page, struct mnw__readahead_plan *plan) {
     *plan = (struct mnw__readahead_plan){.around = 1, .stride = 1};
     if (!may_plan(view))
         return;
     mnw__readahead_fault(&view->readahead, page, plan);
     has_planned(view);
+    if (plan->passed_count)
+        note_passed(view->cache, plan->passed, plan->passed + plan->passed_count);
 }
 
 void mnw__fault_plan_missed(struct mnw_view *view, uint64_t page, struct mnw__readahead_plan *plan) {
@@ -137,14 +189,20 @@ bool mnw__fault_lose_page_waiting(struct mnw_view *view, uint64_t page, unsigned
     return drop_page(view, extent, page, how);
 }
 
-bool mnw__fault_read_ahead(struct mnw__fault_thread *thread, struct mnw_cache *cache,
-                           const struct mnw__readahead_plan *plan) {
+/* Whether some of it was absent; `*resident`: all of it was there. Neither is sure when slots or memory run out. */
+static bool carry_out(struct mnw__fault_thread *thread, struct mnw_cache *cache, const struct mnw__readahead_plan *plan,
+                      bool *resident) {
     bool reads = false;
     uint64_t page = plan->start, count = plan->count;
     int64_t stride = plan->stride;
-    while (count && page < cache->pages.page_count && mnw__fill_has_spare_slots(thread)) {
+    *resident = true;
+    while (count && page < cache->pages.page_count) {
         uint32_t run = stride == 1 ? (uint32_t)mnw__min(count, cache->fill_pages_max) : 1, begun = 0;
-        bool absent = mnw__page_state(mnw__page_load(&cache->pages, page)) == MNW__PAGE_ABSENT;
+        enum mnw__page_state state = mnw__page_state(mnw__page_load(&cache->pages, page));
+        bool absent = state == MNW__PAGE_ABSENT;
+        *resident &= state == MNW__PAGE_PRESENT;
+        if (absent && !mnw__fill_has_spare_slots(thread))
+            return reads;
         /* Giving huge pages memory takes long: what was asked for before goes on meanwhile. */
         if (absent && cache->pool->whole_extents && thread->io)
             mnw__io_submit(thread->io);
@@ -154,6 +212,16 @@ bool mnw__fault_read_ahead(struct mnw__fault_thread *thread, struct mnw_cache *c
         uint64_t step = begun ? begun : 1;
         count -= mnw__min(count, step);
         page += stride == 1 ? step : (uint64_t)stride;
+    }
+    return reads;
+}
+
+bool mnw__fault_read_ahead(struct mnw__fault_thread *thread, struct mnw_view *view,
+                           const struct mnw__readahead_plan *plan) {
+    bool resident, reads = carry_out(thread, view->cache, plan, &resident);
+    if (may_plan(view)) {
+        mnw__readahead_planned(&view->readahead, plan, resident);
+        has_planned(view);
     }
     return reads;
 }

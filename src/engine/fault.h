@@ -96,7 +96,7 @@ enum mnw__outcome {
 enum mnw__outcome mnw__fault_serve(struct mnw__fault_thread *thread, struct mnw_view *view, uint64_t page, bool wake,
                                    struct mnw__readahead_plan *plan);
 /* Begins to read what the view will want next; gives up at the first sign of scarcity. True: some of it was absent. */
-bool mnw__fault_read_ahead(struct mnw__fault_thread *thread, struct mnw_cache *cache,
+bool mnw__fault_read_ahead(struct mnw__fault_thread *thread, struct mnw_view *view,
                            const struct mnw__readahead_plan *plan);
 
 /* ---- what inline faults do as well; any thread that knows the view to be open ---- */

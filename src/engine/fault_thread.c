@@ -80,7 +80,7 @@ static void serve_event(struct mnw__fault_thread *thread, struct mnw_view *view,
         mnw__histogram_add_shared(&thread->latency->total, end_ns - thread->batch_ns);
     }
     if (plan.count)
-        batch->reads_ahead |= mnw__fault_read_ahead(thread, view->cache, &plan);
+        batch->reads_ahead |= mnw__fault_read_ahead(thread, view, &plan);
     batch->faulter = event->thread_id;
     batch->pages[batch->count] = page;
     batch->is_mapped[batch->count++] = outcome == MNW__OUTCOME_MAPPED;

@@ -506,7 +506,7 @@ static void serve_asked(struct mnw__fault_thread *thread, struct mnw_view *view,
     struct mnw__readahead_plan plan;
     mnw__fault_serve(thread, view, page, true, &plan);
     if (plan.count)
-        mnw__fault_read_ahead(thread, view->cache, &plan);
+        mnw__fault_read_ahead(thread, view, &plan);
 }
 
 static void begin_ahead(struct mnw__fault_thread *thread, struct mnw_view *view) {
@@ -520,7 +520,7 @@ static void begin_ahead(struct mnw__fault_thread *thread, struct mnw_view *view)
     view->asks.has_ahead = false;
     atomic_store_explicit(&view->asks.planning, false, memory_order_release);
     if (wanted)
-        mnw__fault_read_ahead(thread, view->cache, &plan);
+        mnw__fault_read_ahead(thread, view, &plan);
 }
 
 void mnw__inline_attend(struct mnw__fault_thread *thread) {

@@ -101,16 +101,8 @@ static bool take_credit(struct mnw_pool *pool, int64_t faults) {
     return true;
 }
 
-/*
- * mnw__policy_recent. An extent that is mapped has been faulted since the last asking; unmapping it makes
- * the next use a fault. One that was not used is not mapped either: nothing to do.
- */
-static bool recent(void *context, uint32_t extent) {
-    struct mnw_cache *cache = context;
-    if (grace_left(cache, extent, mnw__clock_ns()))
-        return true;
-    if (!mnw__extent_take_referenced(&cache->pages, extent))
-        return false;
+/* Unmaps the extent, so that its next use is a fault. */
+static void watch(struct mnw_cache *cache, uint32_t extent) {
     unsigned present = mnw__extent_load(&cache->pages, extent).present;
     bool huge = cache->backing.kind == MNW_BACKING_GRADED && mnw__cache_is_promotable(cache, extent);
     if (present && take_credit(cache->pool, huge ? 1 : present)) {
@@ -118,7 +110,20 @@ static bool recent(void *context, uint32_t extent) {
         mnw__views_zap(cache, first, mnw__extent_end(&cache->pages, extent) - first);
         mnw__count(&cache->counters, MNW__ZAPS, 1);
     }
-    return true;
+}
+
+/*
+ * mnw__policy_recent. An extent that is mapped has been faulted since the last asking, or was mapped ahead of a
+ * reader: that alone is no use of it, but what use was made of it since is hidden. One that is neither is not mapped.
+ */
+static bool recent(void *context, uint32_t extent) {
+    struct mnw_cache *cache = context;
+    if (grace_left(cache, extent, mnw__clock_ns()))
+        return true;
+    enum mnw__use use = mnw__extent_take_use(&cache->pages, extent);
+    if (use != MNW__USE_NONE)
+        watch(cache, extent);
+    return use == MNW__USE_SEEN;
 }
 
 /* ---- one extent ---- */

@@ -13,6 +13,7 @@
 #define REFERENCED  (1ull << 3)
 #define CHARGED     (1ull << 4)
 #define UNFIT       (1ull << 5)
+#define AHEAD       (1ull << 6)
 #define PRESENT_ONE (1ull << 8)
 #define PRESENT_MAX ((uint64_t)MNW__EXTENT_PAGES_MAX)
 #define USER_ONE    (1ull << 22)
@@ -63,6 +64,7 @@ struct mnw__extent mnw__extent_load(const struct mnw__pages *pages, uint64_t ext
         .state = state_of(word),
         .awaited = word & AWAITED,
         .referenced = word & REFERENCED,
+        .ahead = word & AHEAD,
         .charged = word & CHARGED,
         .unfit = word & UNFIT,
         .present = (uint16_t)present_of(word),
@@ -141,11 +143,30 @@ void mnw__extent_set_unfit(struct mnw__pages *pages, uint64_t extent) {
     atomic_fetch_or_explicit(&pages->extents[extent], UNFIT, memory_order_acq_rel);
 }
 
-bool mnw__extent_take_referenced(struct mnw__pages *pages, uint64_t extent) {
-    mnw__point("take_referenced");
-    if (!(load(pages, extent) & REFERENCED))
-        return false;
-    return atomic_fetch_and_explicit(&pages->extents[extent], ~REFERENCED, memory_order_acq_rel) & REFERENCED;
+void mnw__extent_set_ahead(struct mnw__pages *pages, uint64_t extent) {
+    uint64_t word = load(pages, extent);
+    assert(visitors_of(word) > 0);
+    if (!(word & AHEAD))
+        atomic_fetch_or_explicit(&pages->extents[extent], AHEAD, memory_order_acq_rel);
+}
+
+void mnw__extent_note_passed(struct mnw__pages *pages, uint64_t extent) {
+    mnw__point("note_passed");
+    uint64_t seen = load(pages, extent);
+    do {
+        if (state_of(seen) != MNW__EXTENT_RESIDENT || seen & REFERENCED)
+            return;
+    } while (!change(pages, extent, &seen, seen | REFERENCED));
+}
+
+enum mnw__use mnw__extent_take_use(struct mnw__pages *pages, uint64_t extent) {
+    mnw__point("take_use");
+    if (!(load(pages, extent) & (REFERENCED | AHEAD)))
+        return MNW__USE_NONE;
+    uint64_t before = atomic_fetch_and_explicit(&pages->extents[extent], ~(REFERENCED | AHEAD), memory_order_acq_rel);
+    if (before & REFERENCED)
+        return MNW__USE_SEEN;
+    return before & AHEAD ? MNW__USE_UNKNOWN : MNW__USE_NONE;
 }
 
 static bool claim(struct mnw__pages *pages, uint64_t extent, bool (*may)(uint64_t word)) {

@@ -61,7 +61,8 @@ enum mnw__extent_state {
 struct mnw__extent {
     enum mnw__extent_state state;
     bool awaited;    /* a fault met it EVICTING: wake the extent when that ends */
-    bool referenced; /* faulted since the policy last asked */
+    bool referenced; /* used since the policy last asked: it faulted, or its reader ran through it */
+    bool ahead;      /* mapped ahead of a reader since then; whether he has come is not known */
     bool charged;    /* whole-extent backings: its bytes are in the budget */
     bool unfit;      /* promotion was tried and refused */
     uint16_t present;
@@ -140,8 +141,18 @@ unsigned mnw__extent_add_present(struct mnw__pages *pages, uint64_t extent, int 
 bool mnw__extent_charge(struct mnw__pages *pages, uint64_t extent);
 /* Sets unfit. While entered. */
 void mnw__extent_set_unfit(struct mnw__pages *pages, uint64_t extent);
-/* Tests and clears referenced. */
-bool mnw__extent_take_referenced(struct mnw__pages *pages, uint64_t extent);
+/* Sets ahead. While entered. */
+void mnw__extent_set_ahead(struct mnw__pages *pages, uint64_t extent);
+/* A reader has run through pages that were mapped ahead of him: sets referenced, if the extent is still RESIDENT. */
+void mnw__extent_note_passed(struct mnw__pages *pages, uint64_t extent);
+
+enum mnw__use {
+    MNW__USE_NONE,    /* not since this was last asked; nor was it mapped */
+    MNW__USE_UNKNOWN, /* mapped ahead of somebody who is not known to have come */
+    MNW__USE_SEEN,
+};
+/* What is known of its use since this was last asked; clears it. */
+enum mnw__use mnw__extent_take_use(struct mnw__pages *pages, uint64_t extent);
 
 /* RESIDENT without visitors, fills and pins -> EVICTING. */
 bool mnw__extent_claim_eviction(struct mnw__pages *pages, uint64_t extent);

@@ -9,8 +9,9 @@
  * costs a walk over the history and nothing else.
  *
  * Pipelining: a plan is made while half a window is still ahead of the consumer. Pages mapped around a fault
- * raise no fault of their own, so `around` stays a quarter of the window: otherwise the consumer would run
- * through mapped pages past the place where the next plan is due.
+ * raise no fault of their own, so `around` stays a quarter of the window while there is something to read: otherwise
+ * the consumer would run through mapped pages past the place where the next plan is due. A stream of resident
+ * pages plans behind what it maps instead.
  */
 #include "policy/readahead.h"
 
@@ -23,6 +24,8 @@ enum {
     HITS_SEQUENTIAL = 2, /* confirmations before the first plan */
     HITS_STRIDED = 3,    /* see the header */
     IDLE_MAX = 256,      /* faults without a fit before a window is halved */
+    AROUND_SMALL = 64,   /* windows of mapping ahead that grow fourfold: each costs a wake-up, which costs more */
+    UNREAD_RESIDENT = 2, /* plans of which nothing had to be read, before a stream counts as resident */
 };
 
 void mnw__readahead_init(struct mnw__readahead *readahead, uint64_t page_count, uint32_t window_max,
@@ -146,6 +149,7 @@ static void doubt_idle(struct mnw__readahead *readahead) {
             continue;
         stream->used = readahead->clock;
         stream->window /= 2;
+        stream->around = (uint32_t)mnw__max(stream->around / 2, 1);
         if (stream->window < WINDOW_FIRST)
             stream->stride = 0;
     }
@@ -193,32 +197,53 @@ static bool is_confirmed(const struct mnw__readahead_stream *stream) {
     return stream->hits >= (stream->stride == 1 ? HITS_SEQUENTIAL : HITS_STRIDED);
 }
 
+/* `behind`: strides from the page to where a plan may begin; nearer ones are mapped, or faulting just now. */
 static void plan_window(const struct mnw__readahead *readahead, struct mnw__readahead_stream *stream, uint64_t page,
-                        struct mnw__readahead_plan *plan) {
+                        uint32_t behind, struct mnw__readahead_plan *plan) {
     if (!is_confirmed(stream))
         return;
-    if (lead_of(stream, page) <= 0)
-        stream->ahead = (int64_t)page + stream->stride;
-    else if (stream->window && lead_of(stream, page) > (stream->window + 1) / 2)
+    int64_t lead = lead_of(stream, page);
+    if (lead < behind)
+        stream->ahead = (int64_t)page + behind * stream->stride;
+    else if (stream->window && lead - (behind - 1) > (stream->window + 1) / 2)
         return;
     grow_window(readahead, stream);
     take_window(readahead, stream, plan);
 }
 
-/* Without readahead no plan can be missed, so mapping ahead grows by itself. */
-static uint32_t around_of(const struct mnw__readahead *readahead, const struct mnw__readahead_stream *stream) {
-    if (stream->stride != 1)
-        return 1;
-    uint64_t wanted = readahead->window_max ? stream->window / 4 : (uint64_t)stream->around * 2;
-    return (uint32_t)mnw__max(1, mnw__min(wanted, MNW__READAHEAD_AROUND_MAX));
+/* Without readahead there are no plans to tell it, and none to be missed. */
+static bool is_resident(const struct mnw__readahead *readahead, const struct mnw__readahead_stream *stream) {
+    return stream->stride == 1 && (!readahead->window_max || stream->unread >= UNREAD_RESIDENT);
+}
+
+static uint32_t around_of(const struct mnw__readahead_stream *stream) {
+    return stream->stride == 1 ? (uint32_t)mnw__max(1, mnw__min(stream->window / 4, MNW__READAHEAD_AROUND_MAX)) : 1;
+}
+
+/* What the fault on `page` tells of the window mapped at the last one: it was run through, or did not last. */
+static uint32_t next_around(const struct mnw__readahead_stream *stream, uint64_t page) {
+    if (page >= stream->last + stream->around)
+        return (uint32_t)mnw__min(stream->around * (stream->around < AROUND_SMALL ? 4 : 2), MNW__READAHEAD_AROUND_MAX);
+    return (uint32_t)mnw__max(stream->around / 2, 1);
+}
+
+static void note_passed(const struct mnw__readahead_stream *stream, uint64_t page, struct mnw__readahead_plan *plan) {
+    uint64_t end = mnw__min(page, stream->last + stream->around);
+    if (stream->stride != 1 || end <= stream->last + 1)
+        return;
+    plan->passed = stream->last + 1;
+    plan->passed_count = (uint32_t)(end - plan->passed);
 }
 
 static void follow(struct mnw__readahead *readahead, struct mnw__readahead_stream *stream, uint64_t page,
                    struct mnw__readahead_plan *plan) {
+    bool resident = is_resident(readahead, stream);
+    uint32_t around = resident ? next_around(stream, page) : 1;
+    note_passed(stream, page, plan);
     stream->used = readahead->clock;
     stream->last = page;
-    plan_window(readahead, stream, page, plan);
-    stream->around = around_of(readahead, stream);
+    plan_window(readahead, stream, page, around, plan);
+    stream->around = resident ? around : around_of(stream);
     plan->around = (uint32_t)mnw__min(stream->around, readahead->page_count - page);
 }
 
@@ -265,9 +290,28 @@ void mnw__readahead_missed(struct mnw__readahead *readahead, uint64_t page, stru
     if (!stream || lead_of(stream, page) == (int64_t)plan->count + 1)
         return;
     uint64_t least = mnw__min(WINDOW_FIRST, window_limit(readahead, stream));
+    stream->unread = 0;
     stream->window = (uint32_t)mnw__max(stream->window / 2, least);
     stream->ahead = (int64_t)page + stream->stride;
     take_window(readahead, stream, plan);
-    stream->around = around_of(readahead, stream);
+    stream->around = around_of(stream);
     plan->around = (uint32_t)mnw__min(stream->around, readahead->page_count - page);
+}
+
+/* The plan's reader may have gone on since, and planned more. */
+static bool has_planned(const struct mnw__readahead_stream *stream, const struct mnw__readahead_plan *plan) {
+    int64_t end = (int64_t)plan->start + (int64_t)plan->count * plan->stride;
+    return stream->stride == plan->stride && lead_of(stream, (uint64_t)end) >= 0 &&
+           ((int64_t)plan->start - (int64_t)stream->last) / stream->stride >= -(int64_t)MNW__READAHEAD_AROUND_MAX;
+}
+
+void mnw__readahead_planned(struct mnw__readahead *readahead, const struct mnw__readahead_plan *plan, bool resident) {
+    for (unsigned i = 0; i < MNW__READAHEAD_STREAMS; i++) {
+        struct mnw__readahead_stream *stream = &readahead->streams[i];
+        if (!stream->stride || !has_planned(stream, plan))
+            continue;
+        stream->unread = resident ? stream->unread + (stream->unread < UNREAD_RESIDENT) : 0;
+        if (!resident)
+            stream->around = (uint32_t)mnw__min(stream->around, around_of(stream));
+    }
 }

@@ -7,17 +7,23 @@
  * backward). Three faults in a row of a stream make it known; a sequential one reads ahead from then on, any
  * other from the fourth on, since three numbers are in progression by chance more easily. Windows double with
  * each plan; a stream that the view no longer follows has its window halved, then is forgotten.
+ *
+ * Mapping ahead has a window of its own, `around`. It grows when a fault shows that all of it was run through,
+ * and is halved when one lands inside: what was mapped did not last until its reader came. While pages are being
+ * read ahead it is at most a quarter of that window; where two plans in a row found nothing to read, memory holds
+ * what the reader wants, and it may grow to MNW__READAHEAD_AROUND_MAX.
  */
 #ifndef MNW_POLICY_READAHEAD_H
 #define MNW_POLICY_READAHEAD_H
 
 #include "policy/around.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #define MNW__READAHEAD_STREAMS    4
 #define MNW__READAHEAD_HISTORY    8
-#define MNW__READAHEAD_AROUND_MAX 64
+#define MNW__READAHEAD_AROUND_MAX 1024
 
 struct mnw__readahead_stream {
     uint64_t last;   /* page of the last fault */
@@ -26,6 +32,7 @@ struct mnw__readahead_stream {
     uint32_t window; /* pages (sequential) or strides to keep ahead */
     uint32_t around; /* what the last plan said */
     uint32_t hits;   /* confirmations */
+    uint32_t unread; /* plans in a row of which nothing had to be read */
     uint32_t used;   /* clock of the last fit, for replacement */
 };
 
@@ -43,9 +50,13 @@ struct mnw__readahead {
 /* What to do at one fault. */
 struct mnw__readahead_plan {
     uint32_t around; /* pages from the faulting one on, itself included, worth mapping if resident (at least 1) */
-    uint64_t start;  /* first page to read ahead */
-    int64_t stride;  /* between them; 1: a contiguous run */
-    uint32_t count;  /* pages to read ahead; 0: none */
+    /* Pages that were to be mapped ahead at the stream's last fault, and that this one shows to have been run through.
+     */
+    uint64_t passed;
+    uint32_t passed_count;
+    uint64_t start; /* first page to read ahead */
+    int64_t stride; /* between them; 1: a contiguous run */
+    uint32_t count; /* pages to read ahead; 0: none */
     /* Around a fault that fits no stream: an aligned block, the page in it. 0: none. */
     uint64_t block;
     uint32_t block_pages;
@@ -71,5 +82,7 @@ void mnw__readahead_fault(struct mnw__readahead *readahead, uint64_t page, struc
  * Otherwise nothing changes, so that every fault on an absent page may call it.
  */
 void mnw__readahead_missed(struct mnw__readahead *readahead, uint64_t page, struct mnw__readahead_plan *plan);
+/* The plan was carried out; `resident`: every page of it was in memory already. */
+void mnw__readahead_planned(struct mnw__readahead *readahead, const struct mnw__readahead_plan *plan, bool resident);
 
 #endif

@@ -24,7 +24,7 @@ struct model_page {
 
 struct model_extent {
     enum mnw__extent_state state;
-    bool awaited, referenced, charged, unfit;
+    bool awaited, referenced, ahead, charged, unfit;
     int present, pins;
     int visits[ACTORS], fills[ACTORS];
     int evictor;
@@ -77,6 +77,7 @@ static void compare_extent(uint64_t extent) {
     expect(word.state == model->state, "an extent's state");
     expect(word.awaited == model->awaited, "awaited");
     expect(word.referenced == model->referenced, "referenced");
+    expect(word.ahead == model->ahead, "ahead");
     expect(word.charged == model->charged, "charged");
     expect(word.unfit == model->unfit, "unfit");
     expect(word.present == model->present, "the count of PRESENT pages");
@@ -188,10 +189,30 @@ static void do_mark(uint64_t extent, uint64_t page) {
     model->unfit = true;
 }
 
-static void do_take_referenced(uint64_t extent, uint64_t page) {
+static void do_set_ahead(uint64_t extent, uint64_t page) {
+    struct model_extent *model = &run.extent[extent];
     (void)page;
-    expect(mnw__extent_take_referenced(&run.pages, extent) == run.extent[extent].referenced, "its result");
-    run.extent[extent].referenced = false;
+    if (!model->visits[run.actor])
+        return;
+    mnw__extent_set_ahead(&run.pages, extent);
+    model->ahead = true;
+}
+
+static void do_note_passed(uint64_t extent, uint64_t page) {
+    struct model_extent *model = &run.extent[extent];
+    (void)page;
+    mnw__extent_note_passed(&run.pages, extent);
+    model->referenced |= model->state == MNW__EXTENT_RESIDENT;
+}
+
+static void do_take_use(uint64_t extent, uint64_t page) {
+    struct model_extent *model = &run.extent[extent];
+    (void)page;
+    enum mnw__use wanted = model->ahead ? MNW__USE_UNKNOWN : MNW__USE_NONE;
+    if (model->referenced)
+        wanted = MNW__USE_SEEN;
+    expect(mnw__extent_take_use(&run.pages, extent) == wanted, "its result");
+    model->referenced = model->ahead = false;
 }
 
 static void do_pin(uint64_t extent, uint64_t page) {
@@ -371,7 +392,9 @@ static const struct transition {
     {"release", do_release, 6},
     {"charge", do_charge, 1},
     {"set_unfit", do_mark, 1},
-    {"take_referenced", do_take_referenced, 1},
+    {"set_ahead", do_set_ahead, 1},
+    {"note_passed", do_note_passed, 1},
+    {"take_use", do_take_use, 1},
     {"pin", do_pin, 1},
     {"unpin", do_unpin, 2},
     {"claim_eviction", do_claim_eviction, 3},

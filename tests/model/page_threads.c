@@ -170,7 +170,7 @@ static void end_eviction(struct random *random, uint64_t extent, bool heals) {
 
 static void evict(struct random *random) {
     uint64_t extent = random_below(random, EXTENTS);
-    mnw__extent_take_referenced(&pages, extent);
+    mnw__extent_take_use(&pages, extent);
     if (mnw__extent_claim_eviction(&pages, extent)) {
         expect(!atomic_load(&pins[extent]), "a pinned extent is evicted", extent);
         end_eviction(random, extent, false);

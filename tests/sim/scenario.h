@@ -113,6 +113,7 @@ extern const struct scenario scenarios_jobs[];    /* the public API: ranges with
 extern const struct scenario scenarios_store[];   /* the public API: the store */
 extern const struct scenario scenarios_replay[];  /* working sets */
 extern const struct scenario scenarios_around[];  /* what is read around a fault at random */
+extern const struct scenario scenarios_ahead[];   /* what is mapped ahead of a sequential reader */
 extern const struct scenario scenarios_place[];   /* NUMA nodes */
 extern const struct scenario scenarios_remote[];  /* views of other processes */
 extern const struct scenario scenarios_inline[];  /* views whose faults are resolved in the thread that faulted */

@@ -227,11 +227,31 @@ static void test_charge_is_set_once(void **state) {
 
 static void test_referenced_is_taken_once(void **state) {
     (void)state;
-    assert_false(mnw__extent_take_referenced(&pages, 0));
+    assert_int_equal(mnw__extent_take_use(&pages, 0), MNW__USE_NONE);
     mnw__extent_enter(&pages, 0, true);
-    assert_true(mnw__extent_take_referenced(&pages, 0));
-    assert_false(mnw__extent_take_referenced(&pages, 0));
+    assert_int_equal(mnw__extent_take_use(&pages, 0), MNW__USE_SEEN);
+    assert_int_equal(mnw__extent_take_use(&pages, 0), MNW__USE_NONE);
     expect(0, .state = MNW__EXTENT_RESIDENT, .visitors = 1);
+}
+
+static void test_mapped_ahead_is_no_use(void **state) {
+    (void)state;
+    mnw__extent_enter(&pages, 0, false);
+    mnw__extent_set_ahead(&pages, 0);
+    mnw__extent_set_ahead(&pages, 0);
+    expect(0, .state = MNW__EXTENT_RESIDENT, .visitors = 1, .ahead = true);
+    assert_int_equal(mnw__extent_take_use(&pages, 0), MNW__USE_UNKNOWN);
+    assert_int_equal(mnw__extent_take_use(&pages, 0), MNW__USE_NONE);
+    mnw__extent_set_ahead(&pages, 0);
+    mnw__extent_note_passed(&pages, 0);
+    assert_int_equal(mnw__extent_take_use(&pages, 0), MNW__USE_SEEN);
+    expect(0, .state = MNW__EXTENT_RESIDENT, .visitors = 1);
+    mnw__extent_leave(&pages, 0);
+    assert_true(mnw__extent_claim_eviction(&pages, 0));
+    mnw__extent_note_passed(&pages, 0);
+    mnw__extent_evicted(&pages, 0);
+    mnw__extent_note_passed(&pages, 0);
+    assert_true(mnw__extent_is_untouched(&pages, 0));
 }
 
 /* ---- evicting ---------------------------------------------------------------------------------------------- */
@@ -524,6 +544,7 @@ int main(void) {
         TEST(test_present_is_counted_both_ways),
         TEST(test_charge_is_set_once),
         TEST(test_referenced_is_taken_once),
+        TEST(test_mapped_ahead_is_no_use),
         TEST(test_eviction_is_claimed_of_resident_extents),
         TEST(test_eviction_respects_everybody_inside),
         TEST(test_repair_needs_its_one_visitor),

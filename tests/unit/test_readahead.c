@@ -28,16 +28,20 @@ static void begin(uint32_t window_max) {
 
 static void apply_plan(uint64_t page) {
     const struct mnw__readahead_plan *plan = &world.plan;
+    bool resident = true;
     assert_true(plan->around >= 1 && plan->around <= MNW__READAHEAD_AROUND_MAX);
     assert_true(page + plan->around <= PAGES);
     for (uint32_t i = 0; i < plan->count; i++) {
         uint64_t ahead = plan->start + (uint64_t)((int64_t)i * plan->stride);
         assert_true(ahead < PAGES);
         assert_true(ahead != page);
+        resident &= world.resident[ahead];
         world.planned_twice += world.planned[ahead];
         world.planned[ahead] = world.resident[ahead] = true;
         world.planned_count++;
     }
+    if (plan->count)
+        mnw__readahead_planned(&world.readahead, plan, resident);
     for (uint64_t i = page; i < page + plan->around && world.resident[i]; i++)
         world.mapped[i] = true;
 }
@@ -69,7 +73,89 @@ static void test_sequential_is_read_ahead(void **state) {
     assert_int_equal(world.planned_twice, 0);
     assert_true(world.planned_count >= 20000 - 3);
     assert_true(world.planned_count <= 20000 + 2 * WINDOW);
-    assert_int_equal(world.plan.around, MNW__READAHEAD_AROUND_MAX);
+    assert_int_equal(world.plan.around, WINDOW / 4);
+}
+
+/* Everything is in memory, and nothing is mapped. */
+static void begin_resident(uint32_t window_max) {
+    begin(window_max);
+    memset(world.resident, 1, sizeof(world.resident));
+}
+
+static void test_resident_pages_are_mapped_ahead(void **state) {
+    (void)state;
+    static const uint32_t windows[] = {0, 1, 4, WINDOW, 4096};
+    for (unsigned i = 0; i < 5; i++) {
+        begin_resident(windows[i]);
+        for (uint64_t page = 100; page < 100 + 32 * MNW__READAHEAD_AROUND_MAX; page++)
+            touch(page);
+        assert_int_equal(world.plan.around, MNW__READAHEAD_AROUND_MAX);
+        assert_true(world.faults <= 32 + 16);
+        assert_true(world.faults >= 32); /* not before it was known to be worth it */
+    }
+}
+
+/* Where memory ends, the reads are begun before the consumer comes there. */
+static void test_absent_pages_behind_resident_ones_are_read_ahead(void **state) {
+    (void)state;
+    begin_resident(WINDOW);
+    memset(world.resident + 20000, 0, PAGES - 20000);
+    for (uint64_t page = 0; page < 30000; page++)
+        touch(page);
+    assert_true(world.stalls <= 1);
+    assert_int_equal(world.plan.around, WINDOW / 4);
+}
+
+/* What was mapped ahead is unmapped again before the consumer comes. */
+static void test_mapping_ahead_that_does_not_last_shrinks(void **state) {
+    (void)state;
+    static const uint32_t windows[] = {0, WINDOW};
+    for (unsigned i = 0; i < 2; i++) {
+        begin_resident(windows[i]);
+        uint64_t page = 0;
+        for (; page < 20000; page++)
+            touch(page);
+        while (world.mapped[page])
+            page++;
+        uint32_t around = world.plan.around;
+        for (; around > 1; page++) {
+            touch(page);
+            assert_true(world.plan.around <= around);
+            around = world.plan.around;
+            memset(world.mapped, 0, sizeof(world.mapped));
+        }
+        for (unsigned k = 0; k < 10; k++, page++) {
+            memset(world.mapped, 0, sizeof(world.mapped));
+            touch(page);
+            assert_true(world.plan.around <= 4);
+        }
+    }
+}
+
+/* Each page that was mapped ahead and run through is said to be, once; none that was not. */
+static void test_what_was_run_through_is_told(void **state) {
+    (void)state;
+    static unsigned char passed[PAGES];
+    memset(passed, 0, sizeof(passed));
+    begin_resident(WINDOW);
+    uint64_t last = 0;
+    for (uint64_t page = 0; page < 20000; page++) {
+        if (world.mapped[page])
+            continue;
+        touch(page);
+        last = page;
+        for (uint32_t i = 0; i < world.plan.passed_count; i++) {
+            assert_true(world.plan.passed + i < page);
+            assert_true(world.mapped[world.plan.passed + i]);
+            passed[world.plan.passed + i]++;
+        }
+    }
+    unsigned told = 0;
+    for (uint64_t page = 0; page < PAGES; page++) {
+        assert_true(passed[page] <= (page < last));
+        told += passed[page];
+    }
+    assert_int_equal(told + world.faults, last + 1); /* a page faulted, or was run through */
 }
 
 static void test_windows_double_up_to_the_largest(void **state) {
@@ -389,6 +475,17 @@ static void test_an_idle_stream_is_halved_then_forgotten(void **state) {
     assert_true(faults > 1000); /* patiently */
 }
 
+static void test_an_idle_stream_maps_less(void **state) {
+    (void)state;
+    struct random random = {7};
+    begin_resident(WINDOW);
+    for (uint64_t page = 0; page < 20000; page++)
+        touch(page);
+    for (unsigned faults = 0; faults < 600; faults++)
+        fault(30000 + random_below(&random, 30000));
+    assert_int_equal(world.readahead.streams[0].around, MNW__READAHEAD_AROUND_MAX / 4);
+}
+
 static void test_the_end_of_the_store_is_kept(void **state) {
     (void)state;
     begin(WINDOW);
@@ -450,7 +547,10 @@ static void test_any_trace_keeps_the_contract(void **state) {
             mnw__readahead_fault(&readahead, page, &plan);
             if (random_below(&random, 4) == 0)
                 mnw__readahead_missed(&readahead, page, &plan);
+            if (random_below(&random, 2) && plan.count)
+                mnw__readahead_planned(&readahead, &plan, random_below(&random, 3));
             assert_true(plan.around >= 1 && page + plan.around <= count);
+            assert_true(!plan.passed_count || plan.passed + plan.passed_count <= page);
             assert_true(plan.count <= readahead.window_max);
             assert_true(!plan.block_pages || !plan.count); /* of a stream, or at random */
             if (plan.block_pages) {
@@ -468,6 +568,10 @@ static void test_any_trace_keeps_the_contract(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sequential_is_read_ahead),
+        cmocka_unit_test(test_resident_pages_are_mapped_ahead),
+        cmocka_unit_test(test_absent_pages_behind_resident_ones_are_read_ahead),
+        cmocka_unit_test(test_mapping_ahead_that_does_not_last_shrinks),
+        cmocka_unit_test(test_what_was_run_through_is_told),
         cmocka_unit_test(test_windows_double_up_to_the_largest),
         cmocka_unit_test(test_reads_stay_ahead),
         cmocka_unit_test(test_no_readahead_when_off),
@@ -487,6 +591,7 @@ int main(void) {
         cmocka_unit_test(test_random_reads_nothing_ahead),
         cmocka_unit_test(test_a_stream_survives_random_faults),
         cmocka_unit_test(test_an_idle_stream_is_halved_then_forgotten),
+        cmocka_unit_test(test_an_idle_stream_maps_less),
         cmocka_unit_test(test_the_end_of_the_store_is_kept),
         cmocka_unit_test(test_blocks_are_for_faults_at_random),
         cmocka_unit_test(test_any_trace_keeps_the_contract),

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Scenarios on the public API: what is mapped ahead of a sequential reader of resident pages, over many extents by one
+ * call. Never a page that is not there, never beyond the view, and never so that it looks used.
+ */
+#include "high.h"
+
+#include <errno.h>
+
+enum { EXTENTS = 64 };
+
+static void open_resident(struct high *high, enum mnw_backing kind, bool readahead) {
+    high_open(high, kind, &(struct high_options){.extents = EXTENTS, .readahead = readahead});
+    expect(mnw_prefetch(high->cache, 0, high->size_bytes, 1) > 0, "prefetch");
+    high_event(high, MNW_EVENT_PREFETCH, 0, 1);
+}
+
+static uint64_t faults_of(struct high *high) {
+    struct mnw_stats stats = high_stats(high);
+    return stats.faults_minor + stats.faults_missing;
+}
+
+static void expect_few_faults(struct high *high, uint64_t before) {
+    expect(faults_of(high) - before <= 24, "a fault maps many extents");
+}
+
+static void whole_scan(enum mnw_backing kind, bool readahead) {
+    struct high high;
+    open_resident(&high, kind, readahead);
+    high_read_all(&high, high.view, 0);
+    expect_few_faults(&high, 0);
+    high_close(&high);
+}
+
+static void scan_without_readahead(enum mnw_backing kind) {
+    whole_scan(kind, false);
+}
+
+static void scan_with_readahead(enum mnw_backing kind) {
+    whole_scan(kind, true);
+}
+
+/* Both ends of the view lie within extents that go on. */
+static void part_of_a_store(enum mnw_backing kind) {
+    struct high high;
+    struct mnw_view *part;
+    open_resident(&high, kind, false);
+    size_t first = high.extent_pages + 3, pages = 40 * high.extent_pages + 1;
+    high_open_view(&high, &part, first, pages, 0);
+    struct reader reader;
+    reader_start(&reader, (uintptr_t)mnw_view_data(part), pages * high.page);
+    expect(reader_join(&reader) == WORLD_OK, "a view of a part is read");
+    size_t wrong = 0;
+    for (size_t i = 0; i < pages * high.page; i++)
+        wrong += reader.bytes[i] != high_byte(first + i / high.page, 0);
+    expect(!wrong, "every byte right");
+    reader_free(&reader);
+    expect_few_faults(&high, 0);
+    expect(high_stats(&high).pages_mapped == pages, "and nothing is mapped beyond it");
+    expect_result("close", mnw_view_close(part), 0);
+    high_close(&high);
+}
+
+/* Extents in the middle are forgotten, with a page held back: its reader waits for it, and sees no zeros before. */
+static void hole_on_the_way(enum mnw_backing kind) {
+    struct high high;
+    struct reader reader;
+    open_resident(&high, kind, false);
+    size_t hole = 30 * high.extent_pages;
+    expect_result("invalidate", mnw_invalidate(high.cache, high_offset(&high, hole), 2 * high.extent), 0);
+    high.version = 0;
+    high_hold(&high, hole);
+    reader_start(&reader, (uintptr_t)mnw_view_data(high.view), high.size_bytes);
+    high_wait_asked(&high, hole, 2);
+    expect(reader_sleeps(&reader), "the reader waits at the hole");
+    expect_result("the answer", high_release(&high, hole), 0);
+    expect(reader_join(&reader) == WORLD_OK, "and goes on");
+    size_t wrong = 0;
+    for (size_t i = 0; i < high.size_bytes; i++)
+        wrong += reader.bytes[i] != high_byte(i / high.page, 0);
+    expect(!wrong, "every byte right");
+    reader_free(&reader);
+    high_close(&high);
+}
+
+const struct scenario scenarios_ahead[] = {
+    {"ahead-over-extents", ON_SHMEM, scan_without_readahead},
+    {"ahead-beside-readahead", ON_SHMEM, scan_with_readahead},
+    {"ahead-within-the-view", ON_SHMEM, part_of_a_store},
+    {"ahead-up-to-a-hole", ON_SHMEM, hole_on_the_way},
+    {0},
+};
