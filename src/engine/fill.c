@@ -329,6 +329,7 @@ enum mnw__begin mnw__fill_begin_along(struct mnw__fault_thread *thread, struct m
 
 enum mnw__begin mnw__fill_begin_inline(struct mnw_view *view, uint64_t page, uint32_t count, struct mnw__fill **begun) {
     enum mnw__begin result;
+    mnw__reclaim_here(view->cache->pool);
     *begun = prepare(view->thread, NULL, view->cache, page, count, true, true, &result);
     if (*begun) {
         (*begun)->view = view;

@@ -243,12 +243,9 @@ static struct mnw_cache *choose_cache(struct mnw_pool *pool, unsigned *count) {
     return chosen;
 }
 
-uint64_t mnw__reclaim(struct mnw_pool *pool, uint64_t bytes, bool direct) {
+static uint64_t reclaim(struct mnw_pool *pool, uint64_t bytes, bool direct) {
     uint64_t given = 0;
     unsigned in_vain = 0, count;
-    if (direct)
-        bytes =
-            mnw__max(bytes, mnw__min(DIRECT_EXTENTS * pool->extent_bytes, atomic_load(&pool->budget) / DIRECT_SHARE));
     while (given < bytes) {
         struct mnw_cache *cache = choose_cache(pool, &count);
         if (!cache)
@@ -261,6 +258,18 @@ uint64_t mnw__reclaim(struct mnw_pool *pool, uint64_t bytes, bool direct) {
             break;
     }
     return given;
+}
+
+uint64_t mnw__reclaim(struct mnw_pool *pool, uint64_t bytes, bool direct) {
+    uint64_t batch = mnw__min(DIRECT_EXTENTS * pool->extent_bytes, atomic_load(&pool->budget) / DIRECT_SHARE);
+    return reclaim(pool, direct ? mnw__max(bytes, batch) : bytes, direct);
+}
+
+void mnw__reclaim_here(struct mnw_pool *pool) {
+    uint64_t budget = atomic_load(&pool->budget), charged = atomic_load(&pool->charged);
+    uint64_t left = budget > charged ? budget - charged : 0;
+    if (left < (mnw__pool_low_bytes(pool) + mnw__pool_high_bytes(pool)) / 2)
+        reclaim(pool, pool->extent_bytes, true);
 }
 
 void mnw__reclaim_run(void *argument) {

@@ -17,6 +17,11 @@ struct mnw_cache;
 /* Evicts until `bytes` were given back, or nothing evictable was found; the bytes given back. */
 uint64_t mnw__reclaim(struct mnw_pool *pool, uint64_t bytes, bool direct);
 /*
+ * A little of it on this thread, before the reclaimer would be called: for a faulter who fills his page himself. Taking
+ * memory away on another CPU interrupts him at every extent, and costs him more than doing it.
+ */
+void mnw__reclaim_here(struct mnw_pool *pool);
+/*
  * Grace. Where a few extents are fought over, an extent would be evicted for the next waiter before its faulter has
  * run. So an extent that a fault was filled in is spared for a moment, once for each time it becomes resident: every
  * eviction then serves a fault at least. Faults that find everything spared starve until `pool->spared_until_ns`.
