@@ -513,7 +513,7 @@ struct mnw_stats {
     uint64_t readahead_pages;
     uint64_t evictions; /* extents */
     uint64_t evicted_bytes;
-    uint64_t evictions_direct; /* made by a fault thread that found no memory free */
+    uint64_t evictions_direct; /* made by a fault: it found little memory free, or none */
     uint64_t zaps;             /* extents unmapped to learn recency */
     uint64_t pages_lost;       /* present by our word, gone from the backing; filled again */
     uint64_t redeliveries;     /* waiters woken to fault again */

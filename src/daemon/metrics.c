@@ -37,7 +37,7 @@ const struct mnw__metrics_field mnw__metrics_fields[] = {
     COUNTER(readahead_pages, "Pages read before anybody asked."),
     COUNTER(evictions, "Extents evicted."),
     COUNTER(evicted_bytes, "Bytes given back by evictions."),
-    COUNTER(evictions_direct, "Extents evicted by a fault that found no memory."),
+    COUNTER(evictions_direct, "Extents evicted by a fault that found little memory free, or none."),
     COUNTER(zaps, "Extents unmapped to learn whether they are used."),
     COUNTER(pages_lost, "Pages gone from the backing and read again."),
     COUNTER(redeliveries, "Waiters woken to fault again."),
