@@ -23,9 +23,12 @@ static struct mnw__job *find_free(struct mnw_pool *pool) {
     return NULL;
 }
 
-/* Under the pool's lock. */
+/*
+ * Under the pool's lock; what the slot held before is in `*stale`, to be freed when that lock is not held: a handler
+ * that interrupted the allocator may be waiting for a fault, and the fault for the lock.
+ */
 static struct mnw__job *start(struct mnw_cache *cache, uint64_t page, uint64_t count, struct mnw__run *runs,
-                              uint64_t run_count, bool is_prefetch, uint64_t cookie) {
+                              uint64_t run_count, bool is_prefetch, uint64_t cookie, struct mnw__run **stale) {
     struct mnw_pool *pool = cache->pool;
     struct mnw__job *job = find_free(pool);
     if (!job)
@@ -37,7 +40,7 @@ static struct mnw__job *start(struct mnw_cache *cache, uint64_t page, uint64_t c
     job->thread = &pool->threads[(uint64_t)job->id % pool->thread_count];
     job->first_page = job->next_page = page;
     job->end_page = page + count;
-    free(job->runs);
+    *stale = job->runs;
     job->runs = runs;
     job->run_count = run_count;
     job->node = mnw__numa_here();
@@ -158,7 +161,7 @@ static enum mnw__job_more advance(struct mnw__fault_thread *thread, struct mnw__
             break;
         case MNW__PAGE_PRESENT:
         case MNW__PAGE_FILLING:
-            break;
+            break; /* others have brought it, or will */
         case MNW__PAGE_ABSENT:
             if (!mnw__fill_has_spare_slots(thread))
                 return stall(job);
@@ -167,10 +170,10 @@ static enum mnw__job_more advance(struct mnw__fault_thread *thread, struct mnw__
                                                      left < UINT32_MAX ? (uint32_t)left : UINT32_MAX, &begun);
             if (result != MNW__BEGIN_STARTED)
                 return stall(job);
-            job->stalled_ns = 0;
             fills++;
             break;
         }
+        job->stalled_ns = 0;
         job->next_page += begun;
     }
     return MNW__JOB_MORE_NONE;
@@ -213,16 +216,18 @@ enum mnw__job_more mnw__job_advance(struct mnw__fault_thread *thread) {
 static int64_t prefetch(struct mnw_cache *cache, uint64_t page, uint64_t count, struct mnw__run *runs,
                         uint64_t run_count, uint64_t cookie) {
     struct mnw_pool *pool = cache->pool;
+    struct mnw__run *stale = NULL;
     int64_t id = -EAGAIN;
     mnw__mutex_lock(&pool->lock);
     if (pool->prefetches < MNW__JOB_PREFETCHES) {
-        struct mnw__job *job = start(cache, page, count, runs, run_count, true, cookie);
+        struct mnw__job *job = start(cache, page, count, runs, run_count, true, cookie, &stale);
         if (job) {
             pool->prefetches++;
             id = job->id;
         }
     }
     mnw__mutex_unlock(&pool->lock);
+    free(stale);
     return id;
 }
 
@@ -243,15 +248,19 @@ void mnw__job_event_taken(struct mnw_pool *pool) {
 }
 
 void mnw__job_sweep(struct mnw_pool *pool) {
+    struct mnw__run *stale[MNW__JOB_COUNT];
+    unsigned count = 0;
     mnw__mutex_lock(&pool->lock);
     for (unsigned i = 0; i < MNW__JOB_COUNT; i++) {
         struct mnw__job *job = &pool->jobs[i];
         if (atomic_load(&job->state) != MNW__JOB_FREE || !job->runs)
             continue;
-        free(job->runs);
+        stale[count++] = job->runs;
         job->runs = NULL;
     }
     mnw__mutex_unlock(&pool->lock);
+    while (count)
+        free(stale[--count]);
 }
 
 int mnw__job_cancel(struct mnw_pool *pool, int64_t id) {
@@ -280,14 +289,16 @@ static uint64_t first_missing(const struct mnw_cache *cache, uint64_t page, uint
 static uint64_t run_job(struct mnw_cache *cache, uint64_t page, uint64_t count) {
     struct mnw_pool *pool = cache->pool;
     struct mnw__job *job;
+    struct mnw__run *stale = NULL;
     mnw__mutex_lock(&pool->lock);
-    while (!(job = start(cache, page, count, NULL, 0, false, 0)))
+    while (!(job = start(cache, page, count, NULL, 0, false, 0, &stale)))
         mnw__condition_wait(&pool->changed, &pool->lock, 10000000);
     while (atomic_load(&job->state) != MNW__JOB_ENDED)
         mnw__condition_wait(&pool->changed, &pool->lock, INT64_MAX);
     uint64_t failed = atomic_load(&job->pages_failed);
     atomic_store(&job->state, MNW__JOB_FREE);
     mnw__mutex_unlock(&pool->lock);
+    free(stale);
     return failed;
 }
 

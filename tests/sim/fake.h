@@ -110,6 +110,9 @@ extern bool (*fake_may_lose)(const void *alias, uint64_t page);
 void fake_each_waiter(void (*each)(uintptr_t address, uint64_t order));
 
 /* Entry and exit of a fake system call: may switch, may be slow. */
+/* Mutexes that the caller holds. */
+unsigned fake_locks_held(void);
+bool fake_is_freeing(void);
 void fake_call(const char *name);
 /* Does this trouble strike now? */
 bool fake_strikes(enum fake_trouble trouble);

@@ -257,11 +257,11 @@ void fake_file_free(struct fake_file *file) {
     for (uint64_t page = 0; page < file->page_count; page++)
         fake_file_drop(file, page);
     munmap(file->bytes, file->page_count * file->page_bytes);
-    free(file->cached);
-    free(file->broken);
-    free(file->incarnation);
-    free(file->nodes);
-    free(file->policies);
+    fake_free(file->cached);
+    fake_free(file->broken);
+    fake_free(file->incarnation);
+    fake_free(file->nodes);
+    fake_free(file->policies);
     *file = (struct fake_file){0};
 }
 

@@ -137,6 +137,8 @@ int fake_fd_new(enum fake_fd_type type);
 struct fake_fd *fake_fd_get(int fd, enum fake_fd_type type); /* NULL: not one */
 void fake_fd_free(int fd);
 void fake_memory_free(struct fake_memory *memory);
+/* free(), of what the kernel has for itself: no allocator of the process is entered. */
+void fake_free(void *memory);
 /* No descriptor of it is left. */
 void fake_file_free(struct fake_file *file);
 /* Something may have become readable. */

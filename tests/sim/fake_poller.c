@@ -120,7 +120,7 @@ int mnw__poller_open(struct mnw__poller **poller) {
 void mnw__poller_close(struct mnw__poller *poller) {
     fake_call("poller_close");
     table.pollers[poller->process]--;
-    free(poller);
+    fake_free(poller);
 }
 
 static int position(const struct mnw__poller *poller, int fd) {

@@ -28,7 +28,7 @@ static struct fake_view *piece_of(const struct fake_view *view, size_t first, si
 
 static void free_copies(const struct fake_view *view, size_t first, size_t pages) {
     for (size_t page = first; page < first + pages; page++)
-        free(view->entries[page].copy);
+        fake_free(view->entries[page].copy);
 }
 
 /* What is left of a view without [first, first + pages), whose entries are somebody else's by now. */
@@ -39,7 +39,7 @@ static void leave(struct fake_view *view, size_t first, size_t pages) {
         piece_of(&was, 0, first, was.address);
     if (first + pages < was.pages)
         piece_of(&was, first + pages, was.pages - first - pages, was.address + (first + pages) * was.page_bytes);
-    free(was.entries);
+    fake_free(was.entries);
 }
 
 static struct fake_view *whole_pages(uintptr_t address, size_t length, size_t *first, size_t *pages) {

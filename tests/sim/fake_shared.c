@@ -72,7 +72,7 @@ void mnw__shared_destroy(struct mnw__shared *shared) {
 
 void fake_memory_free(struct fake_memory *memory) {
     munmap(memory->bytes, memory->length);
-    free(memory);
+    fake_free(memory);
 }
 
 static bool is_data(const struct fake_memory *memory, uint64_t block) {

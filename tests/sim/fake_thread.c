@@ -23,6 +23,7 @@ struct condition {
 };
 
 static int threads[FIBER_PROCESSES];
+static unsigned held[FIBERS_MAX + 1]; /* mutexes: by fiber, and by who is none */
 
 int mnw__thread_start(struct mnw__thread *thread, const char *name, int node, void (*run)(void *), void *argument) {
     fake_call("clone");
@@ -89,17 +90,23 @@ void mnw__mutex_destroy(struct mnw__mutex *mutex) {
     this->alive = 0;
 }
 
+unsigned fake_locks_held(void) {
+    return held[fiber_self() + 1];
+}
+
 static void take(struct mutex *this) {
     if (this->owner == fiber_self() + 1)
         sim_fail("a mutex is locked twice by one thread");
     while (this->owner)
         fiber_wait(this, "a mutex", FIBER_FOREVER);
     this->owner = fiber_self() + 1;
+    held[this->owner]++;
 }
 
 static void give(struct mutex *this) {
     if (this->owner != fiber_self() + 1)
         sim_fail("a mutex is unlocked by a thread that does not hold it");
+    held[this->owner]--;
     this->owner = 0;
     fiber_wake(this);
 }
@@ -178,6 +185,7 @@ void mnw__sleep_ns(uint64_t ns) {
 
 void fake_threads_begin(void) {
     memset(threads, 0, sizeof(threads));
+    memset(held, 0, sizeof(held));
 }
 
 void fake_threads_died(int process) {

@@ -130,7 +130,7 @@ void fake_uffd_release(struct fake_uffd *uffd) {
         if (uffd->waiters[i].used)
             wake_waiter(&uffd->waiters[i]);
     fiber_wake(&uffd->event_count);
-    free(uffd);
+    fake_free(uffd);
 }
 
 /* ---- registering --------------------------------------------------------------------------------------- */

@@ -43,7 +43,7 @@ struct fake_entry *fake_entry_at(struct fake_view *view, uintptr_t address) {
 static void clear_one(struct fake_entry *entry, bool markers) {
     if (entry->pte == PTE_POISON && !markers)
         return;
-    free(entry->copy);
+    fake_free(entry->copy);
     entry->copy = NULL;
     entry->pte = PTE_NONE;
     entry->huge = false;
@@ -201,8 +201,8 @@ int mnw__view_unmap(uintptr_t address, size_t length) {
     sim_trace("view %#lx: unmapped", (unsigned long)address);
     post(&gone, address, length, MNW__UFFD_EV_UNMAP);
     for (size_t page = 0; page < gone.pages; page++)
-        free(gone.entries[page].copy);
-    free(gone.entries);
+        fake_free(gone.entries[page].copy);
+    fake_free(gone.entries);
     fake_call("view_unmap done");
     return 0;
 }
@@ -220,8 +220,8 @@ void fake_views_died(int process) {
             continue;
         view->exists = false;
         for (size_t page = 0; page < view->pages; page++)
-            free(view->entries[page].copy);
-        free(view->entries);
+            fake_free(view->entries[page].copy);
+        fake_free(view->entries);
     }
 }
 

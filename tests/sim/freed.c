@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "freed.h"
 
+#include "fake.h"
 #include "fiber.h"
 
 #include <malloc.h>
@@ -23,6 +24,10 @@ void __wrap_free(void *memory);
 void __real_free(void *memory);
 
 void __wrap_free(void *memory) {
+    if (keeps && fiber_self() != FIBER_NONE && fake_locks_held() && !fake_is_freeing())
+        sim_fail(
+            "memory is freed under a lock: the allocator's own may be held by a thread that was interrupted, and whose "
+            "handler waits for a page");
     if (!memory || !keeps || block_count == BLOCKS_MAX) {
         __real_free(memory);
         return;
