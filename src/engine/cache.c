@@ -18,6 +18,8 @@
 #define READAHEAD_BYTES_DEFAULT (1u << 20)
 #define READAHEAD_HUGE_DEFAULT  4
 /* One read of the store at most; and one that a fault waits for. */
+/* How long an extent that has as many visitors as it can count is left alone. */
+#define CROWD_NS         20000
 #define FILL_BYTES_MAX   (256u << 10)
 #define DEMAND_BYTES_MAX (64u << 10)
 
@@ -45,7 +47,9 @@ void mnw__cache_sync_policy(struct mnw_cache *cache, uint64_t extent, bool put_b
 }
 
 bool mnw__cache_enter(struct mnw_cache *cache, uint64_t extent, bool fault) {
-    enum mnw__enter entered = mnw__extent_enter(&cache->pages, extent, fault);
+    enum mnw__enter entered;
+    while ((entered = mnw__extent_enter(&cache->pages, extent, fault)) == MNW__ENTER_FULL)
+        mnw__sleep_ns(CROWD_NS);
     if (entered == MNW__ENTER_FRESH)
         mnw__cache_sync_policy(cache, extent, false);
     return entered != MNW__ENTER_BUSY;
@@ -60,9 +64,13 @@ bool mnw__cache_is_promotable(const struct mnw_cache *cache, uint64_t extent) {
 
 /* ---- copies ---- */
 
+/*
+ * Counted first, noted afterwards: whoever takes the last one off looks at the count again behind his note, so that the
+ * last note is never "none" while there is one. Nobody writes before his view is attached.
+ */
 void mnw__cache_add_copied(struct mnw_cache *cache) {
-    mnw__words_note_copies(cache, true);
     atomic_fetch_add(&cache->copied, 1);
+    mnw__words_note_copies(cache, true);
 }
 
 void mnw__cache_drop_copied(struct mnw_cache *cache) {

@@ -252,7 +252,7 @@ static bool look_at_unbarred(struct mnw__fault_thread *thread, struct mnw_view *
                              enum mnw__outcome *outcome) {
     struct mnw_cache *cache = view->cache;
     uint64_t extent = mnw__extent_of(&cache->pages, page);
-    if (!mnw__remote_may_retry(view, thread->batch_ns) || !mnw__extent_claim_repair(&cache->pages, extent)) {
+    if (!mnw__remote_may_retry(view, thread->batch_ns) || !mnw__extent_claim_heal(&cache->pages, extent)) {
         *outcome = wait_for_tick(thread, view, MNW__SCARCE_TICK_NS);
         return true;
     }

@@ -81,7 +81,8 @@ enum mnw__enter mnw__extent_enter(struct mnw__pages *pages, uint64_t extent, boo
         if (state_of(seen) == MNW__EXTENT_EVICTING) {
             next = fault ? seen | AWAITED : seen;
         } else {
-            assert(visitors_of(seen) < VISITOR_MAX);
+            if (visitors_of(seen) == VISITOR_MAX)
+                return MNW__ENTER_FULL;
             next = with_state(seen, MNW__EXTENT_RESIDENT) + VISITOR_ONE;
             if (fault)
                 next |= REFERENCED;
@@ -113,9 +114,13 @@ void mnw__extent_settle(struct mnw__pages *pages, uint64_t extent) {
 
 void mnw__extent_revisit(struct mnw__pages *pages, uint64_t extent) {
     mnw__point("revisit");
-    uint64_t before = add(pages, extent, VISITOR_ONE);
-    assert(fills_of(before) > 0 && visitors_of(before) < VISITOR_MAX);
-    (void)before;
+    uint64_t seen = load(pages, extent);
+    assert(fills_of(seen) > 0);
+    while (visitors_of(seen) == VISITOR_MAX || !change(pages, extent, &seen, seen + VISITOR_ONE))
+        if (visitors_of(seen) == VISITOR_MAX) {
+            mnw__point("revisit, full");
+            seen = load(pages, extent);
+        }
 }
 
 void mnw__extent_release(struct mnw__pages *pages, uint64_t extent) {
@@ -186,6 +191,10 @@ static bool has_one_visitor(uint64_t word) {
     return visitors_of(word) == 1;
 }
 
+static bool has_one_visitor_alone(uint64_t word) {
+    return visitors_of(word) == 1 && !fills_of(word);
+}
+
 bool mnw__extent_claim_eviction(struct mnw__pages *pages, uint64_t extent) {
     mnw__point("claim_eviction");
     return claim(pages, extent, is_unused);
@@ -194,6 +203,11 @@ bool mnw__extent_claim_eviction(struct mnw__pages *pages, uint64_t extent) {
 bool mnw__extent_claim_repair(struct mnw__pages *pages, uint64_t extent) {
     mnw__point("claim_repair");
     return claim(pages, extent, has_one_visitor);
+}
+
+bool mnw__extent_claim_heal(struct mnw__pages *pages, uint64_t extent) {
+    mnw__point("claim_heal");
+    return claim(pages, extent, has_one_visitor_alone);
 }
 
 static int drain(struct mnw__pages *pages, uint64_t extent, bool even_pinned) {

@@ -3,7 +3,7 @@
  * Page words and extent words: the truth about every page of a cache.
  *
  * Owns: the two arrays of a struct mnw__pages. Any thread may enter, at any time; every transition is one
- * compare-and-swap, and each is one function here. Makes no system call, takes no lock, never waits.
+ * compare-and-swap, and each is one function here. Makes no system call and takes no lock.
  *
  * A page word is 32 bits, and all that is kept per page:
  *
@@ -124,6 +124,7 @@ enum mnw__enter {
     MNW__ENTER_BUSY = 0,  /* EVICTING: nothing held; the evictor will wake the extent's waiters */
     MNW__ENTER_HELD = 1,  /* one visitor more */
     MNW__ENTER_FRESH = 2, /* the same, and ABSENT -> RESIDENT: the caller gives it to the policy */
+    MNW__ENTER_FULL = 3,  /* as many visitors as can be counted; visits are short: try again */
 };
 /* One visitor more, unless EVICTING. `fault`: also marks it referenced, and awaited when busy. */
 enum mnw__enter mnw__extent_enter(struct mnw__pages *pages, uint64_t extent, bool fault);
@@ -131,7 +132,8 @@ enum mnw__enter mnw__extent_enter(struct mnw__pages *pages, uint64_t extent, boo
 void mnw__extent_leave(struct mnw__pages *pages, uint64_t extent);
 /* One visitor less, one fill more: the visitor has claimed pages. */
 void mnw__extent_settle(struct mnw__pages *pages, uint64_t extent);
-/* One visitor more, whatever the state: by a fill in flight, to map what it has filled. */
+/* One visitor more, whatever the state: by a fill in flight, to map what it has filled. Spins while there is no room.
+ */
 void mnw__extent_revisit(struct mnw__pages *pages, uint64_t extent);
 /* One fill less. */
 void mnw__extent_release(struct mnw__pages *pages, uint64_t extent);
@@ -158,6 +160,11 @@ enum mnw__use mnw__extent_take_use(struct mnw__pages *pages, uint64_t extent);
 bool mnw__extent_claim_eviction(struct mnw__pages *pages, uint64_t extent);
 /* RESIDENT with one visitor, who asks -> EVICTING: to drop a page whose memory was lost. Then keep. */
 bool mnw__extent_claim_repair(struct mnw__pages *pages, uint64_t extent);
+/*
+ * The same, but without fills: to heal a page that failed. A read that missed its deadline has failed its pages and
+ * still owns their memory, until the store answers. Then keep.
+ */
+bool mnw__extent_claim_heal(struct mnw__pages *pages, uint64_t extent);
 /*
  * RESIDENT or ABSENT, without user pins -> EVICTING, whatever visitors and fills: nobody enters from now on; wait
  * for them to leave. 0, -EBUSY (user pins), or -EAGAIN (already EVICTING).

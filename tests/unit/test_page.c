@@ -309,6 +309,22 @@ static void test_repair_passes_over_pins_and_fills(void **state) {
     expect(0, .state = MNW__EXTENT_RESIDENT, .visitors = 1, .fills = 1, .user_pins = 1);
 }
 
+/* The memory of a page that failed may be another's still: of a read that was given up and has not been answered. */
+static void test_healing_waits_for_fills(void **state) {
+    (void)state;
+    mnw__extent_enter(&pages, 0, false);
+    mnw__extent_settle(&pages, 0);
+    mnw__extent_enter(&pages, 0, false);
+    assert_false(mnw__extent_claim_heal(&pages, 0)); /* a fill */
+    mnw__extent_release(&pages, 0);
+    mnw__extent_enter(&pages, 0, false);
+    assert_false(mnw__extent_claim_heal(&pages, 0)); /* two visitors */
+    mnw__extent_leave(&pages, 0);
+    mnw__extent_pin(&pages, 0);
+    assert_true(mnw__extent_claim_heal(&pages, 0));
+    expect(0, .state = MNW__EXTENT_EVICTING, .visitors = 1, .user_pins = 1);
+}
+
 static void test_drain_takes_all_but_pinned_extents(void **state) {
     (void)state;
     assert_int_equal(mnw__extent_drain(&pages, 0), 0); /* ABSENT */
@@ -400,6 +416,10 @@ static void test_counts_fit_side_by_side(void **state) {
     assert_int_equal(mnw__extent_pin(&pages, 1), -EOVERFLOW);
     mnw__extent_charge(&pages, 1);
     mnw__extent_set_unfit(&pages, 1);
+    expect(1, .state = MNW__EXTENT_RESIDENT, .referenced = true, .charged = true, .unfit = true, .present = PRESENT_MAX,
+           .user_pins = PINS_MAX, .fills = FILLS_MAX, .visitors = VISITORS_MAX);
+
+    assert_int_equal(mnw__extent_enter(&pages, 1, true), MNW__ENTER_FULL);
     expect(1, .state = MNW__EXTENT_RESIDENT, .referenced = true, .charged = true, .unfit = true, .present = PRESENT_MAX,
            .user_pins = PINS_MAX, .fills = FILLS_MAX, .visitors = VISITORS_MAX);
 
@@ -549,6 +569,7 @@ int main(void) {
         TEST(test_eviction_respects_everybody_inside),
         TEST(test_repair_needs_its_one_visitor),
         TEST(test_repair_passes_over_pins_and_fills),
+        TEST(test_healing_waits_for_fills),
         TEST(test_drain_takes_all_but_pinned_extents),
         TEST(test_evicted_forgets_everything),
         TEST(test_kept_forgets_only_who_waited),
