@@ -65,7 +65,7 @@ int mnw_invalidate(struct mnw_cache *cache, uint64_t offset, uint64_t length) {
         return error;
     error = mnw__reclaim_range(cache, page, count, &stuck);
     if (error && stuck == UINT64_MAX)
-        return atomic_load(&cache->copied)
+        return mnw__cache_is_copied(cache)
                    ? mnw__fail(error, "mnw_invalidate: the copies that writable views of other processes made of these "
                                       "huge pages would be lost; close those views first")
                    : mnw__fail(error, "mnw_invalidate: part of the range is pinned; unpin it first");

@@ -14,6 +14,8 @@
 
 /* Extents taken from one cache before the pool looks which cache is due next. */
 #define BATCH 16
+/* The reclaimer looks after its other work when it has evicted so many. */
+#define ROUND_EXTENTS 64u
 /* What a fault thread frees when it must: some more than it needs, so that the next faults find room. */
 #define DIRECT_EXTENTS 8u
 #define DIRECT_SHARE   16
@@ -272,23 +274,24 @@ void mnw__reclaim_here(struct mnw_pool *pool) {
         reclaim(pool, pool->extent_bytes, true);
 }
 
+/* Keeps some of the budget free: one round of that, so that nothing else waits long. True: there is more to do. */
+static bool keep_watermark(struct mnw_pool *pool) {
+    atomic_store_explicit(&pool->reclaim_wanted, false, memory_order_release);
+    uint64_t high = mnw__pool_high_bytes(pool);
+    uint64_t budget = atomic_load(&pool->budget), charged = atomic_load(&pool->charged);
+    uint64_t left = budget > charged ? budget - charged : 0;
+    return left < high && reclaim(pool, mnw__min(high - left, ROUND_EXTENTS * pool->extent_bytes), false);
+}
+
 void mnw__reclaim_run(void *argument) {
     struct mnw_pool *pool = argument;
+    bool more = false;
     while (!atomic_load_explicit(&pool->stopping, memory_order_acquire)) {
         void *tag;
-        mnw__poller_wait(pool->reclaimer_poller, &tag, 1, INT64_MAX);
+        mnw__poller_wait(pool->reclaimer_poller, &tag, 1, more ? 0 : INT64_MAX);
         mnw__remote_make_spares(pool);
         if (atomic_exchange(&pool->sweep_wanted, false))
             mnw__sweep(pool);
-        atomic_store_explicit(&pool->reclaim_wanted, false, memory_order_release);
-        uint64_t high = mnw__pool_high_bytes(pool);
-        for (;;) {
-            uint64_t budget = atomic_load(&pool->budget), charged = atomic_load(&pool->charged);
-            uint64_t left = budget > charged ? budget - charged : 0;
-            if (left >= high || atomic_load_explicit(&pool->stopping, memory_order_acquire))
-                break;
-            if (!mnw__reclaim(pool, high - left, false))
-                break;
-        }
+        more = keep_watermark(pool);
     }
 }

@@ -24,6 +24,8 @@
 #define VAIN_MAX     16
 #define VAIN_PARK_NS 20000000ull
 #define RETRY_NS     1000000000ull
+/* The reclaimer has other work, however fast consumers fork. */
+#define SPARES_PER_ROUND 64
 /* Below every view. */
 #define LOW_ADDRESS 0x10000
 #define LOW_BYTES   4096
@@ -201,7 +203,7 @@ static struct mnw_view *give_spare(struct mnw_cache *cache, struct mnw_view *spa
 
 void mnw__remote_make_spares(struct mnw_pool *pool) {
     struct mnw_cache *cache;
-    while ((cache = find_wanting(pool))) {
+    for (unsigned count = 0; count < SPARES_PER_ROUND && (cache = find_wanting(pool)); count++) {
         struct mnw_view *spare = mnw__remote_new(cache);
         bool made = spare;
         if (spare)
