@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -171,6 +172,43 @@ static int on_alternate_stack(void *argument) {
     bed_check(handled == 2000);
     for (uint64_t page = 0; page < PAGES; page++)
         bed_check(is_right(page));
+    close_file_bed();
+    return 0;
+}
+
+/* How much of an alternate stack was ever written to, if it was painted before. */
+static size_t used_of(const unsigned char *stack, size_t size) {
+    size_t untouched = 0;
+    while (untouched < size && stack[untouched] == 0xa5)
+        untouched++;
+    return size - untouched;
+}
+
+/* What mnw_view_open(3) says that such a stack must have, beside what the kernel puts there. */
+#define STACK_NEED 8192
+
+/* Every kind of fault, all of them on the alternate stack: filled, evicted for, mapped, joined, failed. */
+static int stack_need(void *argument) {
+    enum { SIZE = 256 << 10 };
+    static unsigned char stack_memory[SIZE] __attribute__((aligned(64)));
+    pthread_t threads[THREADS];
+    (void)argument;
+    stack_t stack = {.ss_sp = stack_memory, .ss_size = SIZE};
+    memset(stack_memory, 0xa5, SIZE);
+    open_file_bed(PAGES * BED_PAGE / 8);
+    bed_check(!sigaltstack(&stack, NULL));
+    for (int round = 0; round < 10; round++) {
+        if (round == 1) /* not before: what the dynamic linker binds at the first call, it binds on this stack */
+            start_readers(threads);
+        for (uint64_t page = 0; page < PAGES; page++)
+            bed_check(is_right(page));
+        bed_check(!mnw_invalidate(bed.cache, 0, PAGES * BED_PAGE));
+    }
+    size_t used = used_of(stack_memory, SIZE), kernels = getauxval(AT_MINSIGSTKSZ);
+    fprintf(stderr, "an inline fault used %zu bytes of stack, the kernel's frame of up to %zu among them\n", used,
+            kernels);
+    bed_check(used > 1024 && used <= kernels + STACK_NEED);
+    join_readers(threads);
     close_file_bed();
     return 0;
 }
@@ -346,6 +384,13 @@ static void test_on_alternate_stack(void **state) {
     bed_assert_child(on_alternate_stack, NULL, 0);
 }
 
+static void test_stack_need(void **state) {
+    (void)state;
+    if (MACHINE_SANITIZED)
+        skip(); /* its frames are larger */
+    bed_assert_child(stack_need, NULL, 0);
+}
+
 static void test_in_malloc(void **state) {
     (void)state;
 #if MACHINE_SANITIZED
@@ -377,6 +422,7 @@ int main(int count, char **arguments) {
         cmocka_unit_test(test_in_locks),
         cmocka_unit_test(test_in_handlers),
         cmocka_unit_test(test_on_alternate_stack),
+        cmocka_unit_test(test_stack_need),
         cmocka_unit_test(test_many_threads),
         cmocka_unit_test(test_closing),
         cmocka_unit_test(test_closing_while_waiting),
