@@ -3,8 +3,8 @@
  * Caches: one store's pages in one pool.
  *
  * Owns: the backing with its alias, the page and extent words, the eviction policy's nodes, the list of
- * views. Locks, each a leaf but in this order: policy_lock, then views_lock. Neither is ever held while the
- * store is called, and no holder touches a view's bytes.
+ * views. Locks, in this order: policy_lock, then views_lock, under which views are held and events are left for the
+ * embedder. Neither is ever held while the store is called, and no holder touches a view's bytes.
  */
 #ifndef MNW_ENGINE_CACHE_H
 #define MNW_ENGINE_CACHE_H

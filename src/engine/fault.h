@@ -2,8 +2,9 @@
 /*
  * Fault threads: read events, decide from the page word alone, resolve.
  *
- * Owns: the views attached to a thread, its fill slots, its jobs' progress. Everything but the answers of
- * reads happens on the thread itself, under its lock, which others take only to attach or detach a view.
+ * Owns: the views attached to a thread, its fill slots, its jobs' progress. Everything but the answers of reads, and
+ * what threads do whose faults are resolved inline (inline.h), happens on the thread itself, under its lock, which
+ * others take only to attach or detach a view.
  * Never allocates once started, never touches a view, never waits for anything but its poller and leaf locks.
  */
 #ifndef MNW_ENGINE_FAULT_H

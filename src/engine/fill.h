@@ -9,6 +9,7 @@
  *     FREE --begin--> READING --answer--> ANSWERED --> finish / read on --> READING
  *                        |                    |--error--> PAUSED --retry--> READING
  *                        |--deadline--> ABANDONED --answer--> LATE --> FREE
+ *                        |<--nobody waits, and it is read inline--|
  *     given up, but its memory cannot be punched just now: OWING --punched--> FREE
  *
  * An answer of all the bytes is finished on the thread that brings it; everything else (short answers,

@@ -54,7 +54,7 @@ static int pin_extent(struct mnw_cache *cache, uint64_t extent, bool always) {
     }
 }
 
-static void unpin_extent(struct mnw_cache *cache, uint64_t extent) {
+void mnw__unpin_extent(struct mnw_cache *cache, uint64_t extent) {
     mnw__mutex_lock(&cache->pool->lock);
     unpin_locked(cache, extent);
     mnw__mutex_unlock(&cache->pool->lock);
@@ -64,10 +64,6 @@ static void unpin_extent(struct mnw_cache *cache, uint64_t extent) {
 
 void mnw__pin_extent(struct mnw_cache *cache, uint64_t extent) {
     pin_extent(cache, extent, true);
-}
-
-void mnw__unpin_extent(struct mnw_cache *cache, uint64_t extent) {
-    unpin_extent(cache, extent);
 }
 
 int mnw__pin_pages(struct mnw_cache *cache, uint64_t page, uint64_t count) {
@@ -93,7 +89,7 @@ int mnw__pin_pages(struct mnw_cache *cache, uint64_t page, uint64_t count) {
     }
     if (error)
         for (extent = first; extent < pinned_end; extent++)
-            unpin_extent(cache, extent);
+            mnw__unpin_extent(cache, extent);
     return error;
 }
 
@@ -105,6 +101,6 @@ int mnw__unpin_pages(struct mnw_cache *cache, uint64_t page, uint64_t count) {
                 -EINVAL, "unpin: the extent at offset %llu is not pinned",
                 (unsigned long long)mnw__cache_page_offset(cache, mnw__extent_first(&cache->pages, extent)));
     for (uint64_t extent = first; extent <= last; extent++)
-        unpin_extent(cache, extent);
+        mnw__unpin_extent(cache, extent);
     return 0;
 }

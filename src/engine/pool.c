@@ -60,6 +60,12 @@ static void want_reclaim(struct mnw_pool *pool) {
         mnw__poller_kick(pool->reclaimer_poller);
 }
 
+static void note_most(struct mnw_pool *pool, uint64_t charged) {
+    uint64_t most = atomic_load_explicit(&pool->charged_max, memory_order_relaxed);
+    while (most < charged && !atomic_compare_exchange_weak(&pool->charged_max, &most, charged))
+        ;
+}
+
 bool mnw__pool_charge(struct mnw_pool *pool, uint64_t bytes) {
     uint64_t budget = atomic_load(&pool->budget), charged = atomic_load(&pool->charged);
     do {
@@ -71,9 +77,7 @@ bool mnw__pool_charge(struct mnw_pool *pool, uint64_t bytes) {
         mnw__pool_uncharge(pool, bytes);
         return false;
     }
-    uint64_t most = atomic_load_explicit(&pool->charged_max, memory_order_relaxed);
-    while (most < charged && !atomic_compare_exchange_weak(&pool->charged_max, &most, charged))
-        ;
+    note_most(pool, charged);
     if (budget - charged < mnw__pool_low_bytes(pool) &&
         !atomic_load_explicit(&pool->reclaim_wanted, memory_order_relaxed))
         want_reclaim(pool);
@@ -122,12 +126,6 @@ static int shrink_to_budget(struct mnw_pool *pool) {
         mnw__sleep_ns(pause_ns);
         waited_ns += pause_ns;
     }
-}
-
-static void note_most(struct mnw_pool *pool, uint64_t charged) {
-    uint64_t most = atomic_load_explicit(&pool->charged_max, memory_order_relaxed);
-    while (most < charged && !atomic_compare_exchange_weak(&pool->charged_max, &most, charged))
-        ;
 }
 
 int mnw__pool_take_over(struct mnw_pool *pool, uint64_t bytes, bool may_evict) {

@@ -40,7 +40,7 @@ struct mnw_pool {
     struct mnw__fault_thread *threads;
     unsigned thread_count;
 
-    /* the budget; charged <= budget at all times, but while set_budget shrinks it */
+    /* the budget; charged <= budget at all times, but while set_budget shrinks it or a kept cache is taken over */
     _Atomic uint64_t budget, charged, charged_max, pinned;
     /* moves whenever memory or a read slot is given back: starved faults look again */
     _Atomic uint64_t progress;

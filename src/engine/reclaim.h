@@ -2,8 +2,8 @@
 /*
  * Reclaim: giving memory back, in extents and batches, ahead of need.
  *
- * Owns: the reclaimer thread's loop and every eviction. Any thread but a consumer inside a fault may evict;
- * an extent is evicted by whoever claims its word. Never waits for a fill: an extent in use is passed over.
+ * Owns: the reclaimer thread's loop and every eviction. Any thread may evict, also a consumer whose fault is resolved
+ * inline; an extent is evicted by whoever claims its word. Never waits for a fill: an extent in use is passed over.
  */
 #ifndef MNW_ENGINE_RECLAIM_H
 #define MNW_ENGINE_RECLAIM_H

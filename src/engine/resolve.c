@@ -188,7 +188,10 @@ static int install_poison(struct mnw_view *view, uint64_t page) {
 static int install(struct mnw_view *view, uint64_t page) {
     if (view->cache->pool->has_poison)
         return install_poison(view, page);
-    return mnw__view_bar(mnw__view_address_of(view, page), view->cache->backing.page_bytes);
+    int error = mnw__view_bar(mnw__view_address_of(view, page), view->cache->backing.page_bytes);
+    if (!error)
+        set_poisoned(view, page);
+    return error;
 }
 
 bool mnw__view_poison_page(struct mnw_view *view, uint64_t page) {
@@ -202,10 +205,8 @@ bool mnw__view_poison_page(struct mnw_view *view, uint64_t page) {
     mnw__mutex_lock(&cache->views_lock);
     if (mnw__page_state(mnw__page_load(&cache->pages, page)) == MNW__PAGE_FAILED) {
         error = install(view, page);
-        if (!error) {
-            set_poisoned(view, page);
+        if (!error)
             mnw__count(&cache->counters, MNW__FAULTS_FAILED, 1);
-        }
     }
     mnw__mutex_unlock(&cache->views_lock);
     bool ended = !leaves_waiting(error);

@@ -76,7 +76,7 @@ static void sweep_run(struct mnw_cache *cache, uint64_t start, uint64_t end) {
 
 static bool has_excess(struct mnw_cache *cache) {
     uint64_t resident;
-    /* In this order: what is given back in between is no excess. */
+    /* In this order: what is taken in between is no excess. What is given back may look like some, and costs a walk. */
     if (mnw__backing_resident(&cache->backing, &resident))
         return false;
     return resident > atomic_load(&cache->charged);

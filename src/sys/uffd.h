@@ -3,8 +3,8 @@
  * userfaultfd: every operation the kernel documents, one function each, but UFFDIO_MOVE: it moves anonymous memory,
  * and a cache has none.
  *
- * Owns: nothing; file descriptors belong to the caller. Any thread may enter. Never allocates, never touches
- * the memory a descriptor watches. errno becomes a negative return here.
+ * Owns: one page that nobody can read, mapped once; file descriptors belong to the caller. Any thread may enter. Never
+ * enters the allocator, never touches the memory a descriptor watches. errno becomes a negative return here.
  *
  * Range operations report progress through `done`: the bytes completed, or the negative errno the kernel
  * wrote into the result field, or 0 when the kernel left the field untouched.
