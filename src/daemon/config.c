@@ -7,6 +7,7 @@
 #include "wire/wire.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <grp.h>
 #include <libgen.h>
 #include <pwd.h>
@@ -58,6 +59,7 @@ void mnw__config_free(struct mnw__config *config) {
         free(config->images[i].working_set);
     }
     free(config->file);
+    free(config->text);
     free(config->socket);
     free(config->user);
     free(config);
@@ -425,21 +427,33 @@ int mnw__config_parse(struct mnw__config *config, const char *text, size_t bytes
     return error;
 }
 
-int mnw__config_read(struct mnw__config *config, const char *file) {
-    FILE *stream = fopen(file, "re");
-    char *text = NULL;
-    size_t bytes = 0;
+static int read_stream(struct mnw__config *config, FILE *stream, const char *file) {
+    size_t room = 0;
     if (!stream)
         return mnw__fail(-errno, "reading the configuration %s: %s", file, strerror(errno));
-    ssize_t got = getdelim(&text, &bytes, EOF, stream); /* JSON holds no byte of 255 */
+    ssize_t got = getdelim(&config->text, &room, EOF, stream); /* JSON holds no byte of 255 */
     int error = ferror(stream) ? mnw__fail(-EIO, "reading the configuration %s: %s", file, strerror(errno)) : 0;
     fclose(stream);
+    config->text_bytes = got > 0 ? (size_t)got : 0;
     if (!error)
-        error = mnw__config_parse(config, got > 0 ? text : "", got > 0 ? (size_t)got : 0, file);
-    free(text);
+        error = mnw__config_parse(config, got > 0 ? config->text : "", config->text_bytes, file);
     if (!error && !(config->file = strdup(file)))
         error = mnw__fail(-ENOMEM, "reading the configuration: out of memory");
     return error;
+}
+
+int mnw__config_read(struct mnw__config *config, const char *file) {
+    return read_stream(config, fopen(file, "re"), file);
+}
+
+int mnw__config_read_open(struct mnw__config *config, int fd, const char *file) {
+    int own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    FILE *stream = own < 0 ? NULL : fdopen(own, "r");
+    if (stream)
+        rewind(stream);
+    else if (own >= 0)
+        close(own);
+    return read_stream(config, stream, file);
 }
 
 int mnw__config_default_pool(struct mnw__config *config, enum mnw_backing backing, uint64_t budget_bytes) {
@@ -463,21 +477,57 @@ static char *uri_of(const char *path) {
     return uri;
 }
 
+/* Of a file that need not be there. NULL with errno. */
+static char *absolute(const char *path) {
+    char *here = path[0] == '/' ? strdup("") : getcwd(NULL, 0), *whole = NULL;
+    if (here && asprintf(&whole, "%s%s%s", here, *here ? "/" : "", path) < 0)
+        whole = NULL;
+    free(here);
+    return whole;
+}
+
+/*
+ * A typing error is found at the first start. A file that goes away later concerns who asks for it: with consumers of
+ * other images waiting, nobody may be refused for it.
+ */
+static int find_file(const struct mnw__config *config, const char *file, char **path) {
+    struct stat status;
+    *path = realpath(file, NULL);
+    if (config->takes_over) {
+        if (!*path && !(*path = absolute(file)))
+            return mnw__fail(-errno, "--image: %s: %s", file, strerror(errno));
+        return 0;
+    }
+    if (!*path || stat(*path, &status))
+        return mnw__fail(-errno, "--image: %s: %s", file, strerror(errno));
+    if (S_ISREG(status.st_mode) ? !status.st_size : !S_ISBLK(status.st_mode))
+        return mnw__fail(-EINVAL, "--image: %s: it is %s; an image is a file with bytes in it", file,
+                         S_ISREG(status.st_mode)   ? "empty"
+                         : S_ISDIR(status.st_mode) ? "a directory"
+                                                   : "no regular file");
+    return 0;
+}
+
 /* Through JSON, so that one piece of code decides what an image may be. */
 int mnw__config_add_image(struct mnw__config *config, const char *text) {
     const char *equals = strchr(text, '=');
     char *path = NULL, *uri = NULL;
     if (!equals || equals == text || !equals[1])
         return mnw__fail(-EINVAL, "--image: '%s' is not NAME=FILE", text);
+    if (!config->pool_count)
+        return mnw__fail(-EINVAL, "--image: there is no pool for '%s'; add --budget SIZE, or \"pools\"", text);
     bool given = strstr(equals + 1, "://");
-    if (!given && !(path = realpath(equals + 1, NULL)))
-        return mnw__fail(-errno, "--image: %s: %s", equals + 1, strerror(errno));
+    int error = given ? 0 : find_file(config, equals + 1, &path);
+    if (error) {
+        free(path);
+        return error;
+    }
     uri = given ? strdup(equals + 1) : uri_of(path);
     struct mnw__place place = {.file = "--image", .object = json_object()};
     bool made = uri && !json_object_set_new(place.object, "name", json_stringn(text, (size_t)(equals - text))) &&
                 !json_object_set_new(place.object, "uri", json_string(uri)) &&
                 !json_object_set_new(place.object, "pool", json_string(config->pools[0].name));
-    int error = made ? read_image(config, &place) : mnw__fail(-EINVAL, "--image: '%s' is not UTF-8", text);
+    error = made ? read_image(config, &place) : mnw__fail(-EINVAL, "--image: '%s' is not UTF-8", text);
     json_decref(place.object);
     free(path);
     free(uri);
@@ -535,7 +585,7 @@ int mnw__config_finish(struct mnw__config *config) {
     default_access(&config->admins, config->uid);
     if (!config->pool_count)
         return mnw__fail(-EINVAL, "%s: there is no pool; add \"pools\", or --budget", name);
-    if (!config->image_count)
+    if (!config->image_count && !config->takes_over)
         return mnw__fail(-EINVAL, "%s: there is no image; add \"images\", or --image NAME=FILE", name);
     if (config->user && geteuid() != 0 && config->uid != geteuid())
         return mnw__fail(-EPERM, "%s: user: only root can become %s", name, config->user);

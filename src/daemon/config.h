@@ -55,6 +55,9 @@ struct mnw__config_limits {
 
 struct mnw__config {
     char *file; /* NULL: none */
+    char *text; /* what it held, of so many bytes; NULL: there is none */
+    size_t text_bytes;
+    bool takes_over; /* consumers wait: what the command line names and is not there now is no reason to refuse */
     char *socket;
     unsigned socket_mode;
     char *user; /* NULL: stay who started it */
@@ -75,6 +78,8 @@ void mnw__config_free(struct mnw__config *config);
 
 /* Adds what the file says. -EINVAL, -ENOENT, ...: the message names file, key and what to do. */
 int mnw__config_read(struct mnw__config *config, const char *file);
+/* The same from an open file, whose name was `file`. */
+int mnw__config_read_open(struct mnw__config *config, int fd, const char *file);
 /* The same from text; `name` stands for the file in messages. */
 int mnw__config_parse(struct mnw__config *config, const char *text, size_t bytes, const char *name);
 

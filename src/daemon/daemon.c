@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -36,12 +37,14 @@ static int find_listener(struct mnw__daemon *daemon) {
         daemon->listener = held->fd;
         daemon->owns_socket = !strcmp(held->name, "listen");
         held->fd = -1;
+        mnw__socket_file_note(&daemon->socket_file, daemon->config->socket);
         return mnw__socket_set_blocking(daemon->listener, false);
     }
     daemon->listener = mnw__socket_listen(daemon->config->socket, daemon->config->socket_mode);
     if (daemon->listener < 0)
         return daemon->listener;
     daemon->owns_socket = true;
+    mnw__socket_file_note(&daemon->socket_file, daemon->config->socket);
     return mnw__holding_store(&daemon->holding, "listen", daemon->listener, false);
 }
 
@@ -86,6 +89,14 @@ static int open_pools(struct mnw__daemon *daemon) {
     return error;
 }
 
+static void close_pools(struct mnw__daemon *daemon) {
+    for (; daemon->pool_count; daemon->pool_count--) {
+        struct mnw_pool *pool = daemon->pools[daemon->pool_count - 1].pool;
+        mnw__daemon_unwatch(daemon, mnw_pool_event_fd(pool));
+        mnw_pool_close(pool);
+    }
+}
+
 static void set_images(struct mnw__daemon *daemon) {
     daemon->image_count = daemon->config->image_count;
     for (unsigned i = 0; i < daemon->image_count; i++) {
@@ -106,13 +117,25 @@ static void raise_limits(void) {
     setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-int mnw__daemon_open(struct mnw__daemon *daemon, const struct mnw__config *config) {
+/* Consumers wait in their faults for a worker: pools that cannot be had are no reason that there is none. */
+static int open_pools_of(struct mnw__daemon *daemon, const struct mnw__config *config, const struct mnw__config *last) {
+    daemon->config = config;
+    set_images(daemon);
+    int error = open_pools(daemon);
+    if (!error || !last)
+        return error;
+    mnw__daemon_log("%s; taking over with the configuration as the last worker read it: mend %s", mnw__fail_message(),
+                    config->file);
+    close_pools(daemon);
+    return open_pools_of(daemon, last, NULL);
+}
+
+int mnw__daemon_open(struct mnw__daemon *daemon, const struct mnw__config *config, const struct mnw__config *last) {
     daemon->config = config;
     daemon->started_ns = mnw__clock_ns();
-    set_images(daemon);
     int error = mnw__daemon_loop_open(daemon);
     if (!error)
-        error = open_pools(daemon);
+        error = open_pools_of(daemon, config, last);
     if (!error)
         error = mnw__lane_open(&daemon->quick, "minnow-quick", QUICK_THREADS, &daemon->finished);
     return error ? error : mnw__lane_open(&daemon->slow, "minnow-slow", SLOW_THREADS, &daemon->finished);
@@ -154,10 +177,11 @@ void mnw__daemon_close(struct mnw__daemon *daemon) {
         if (mnw_pool_close(daemon->pools[i].pool))
             mnw__daemon_log("closing pool '%s': %s", daemon->pools[i].config->name, mnw_error());
     mnw__holding_remove(&daemon->holding, "state");
+    mnw__holding_remove(&daemon->holding, MNW__HOLDING_CONFIG);
     if (daemon->owns_socket) {
         mnw__holding_remove(&daemon->holding, "listen");
-        if (daemon->config->socket[0] != '@')
-            unlink(daemon->config->socket); /* may be refused by now: the next daemon replaces it */
+        /* May be refused by now: the next daemon replaces it. */
+        mnw__socket_file_remove(&daemon->socket_file, daemon->config->socket);
     }
     close(daemon->listener);
     mnw__state_close(&daemon->state);
@@ -169,7 +193,7 @@ void mnw__daemon_close(struct mnw__daemon *daemon) {
  * Privileges are of threads: they go before the first one starts. The filter is put over all of them at the end. A
  * standby gets its descriptors late: all that needs none of them is done before it waits.
  */
-static int start(struct mnw__daemon *daemon, const struct mnw__config *config) {
+static int start(struct mnw__daemon *daemon, const struct mnw__config *config, const struct mnw__config *last) {
     daemon->config = config;
     raise_limits();
     int error = mnw__holding_open(&daemon->holding);
@@ -179,11 +203,14 @@ static int start(struct mnw__daemon *daemon, const struct mnw__config *config) {
     if (!error && config->sandbox)
         error = mnw__harden_privileges(config);
     if (!error)
-        error = mnw__daemon_open(daemon, config);
+        error = mnw__daemon_open(daemon, config, last);
     if (!error && stands_by)
         error = mnw__holding_await(&daemon->holding);
     if (!error && stands_by)
         error = find_listener(daemon);
+    int kept = mnw__holding_take(&daemon->holding, MNW__HOLDING_CONFIG); /* stays held until it is replaced */
+    if (kept >= 0)
+        close(kept);
     if (!error)
         error = mnw__takeover(daemon);
     daemon->listener_source.ready = mnw__session_accept;
@@ -194,6 +221,19 @@ static int start(struct mnw__daemon *daemon, const struct mnw__config *config) {
     return error;
 }
 
+/* This one is good. That it cannot be kept is no reason to end: then the file must be right at the next start. */
+static void keep_config(struct mnw__daemon *daemon) {
+    const struct mnw__config *config = daemon->config;
+    mnw__holding_remove(&daemon->holding, MNW__HOLDING_CONFIG);
+    int fd = config->text ? memfd_create("minnow-config", MFD_CLOEXEC) : -1;
+    if (fd < 0)
+        return;
+    if (write(fd, config->text, config->text_bytes) != (ssize_t)config->text_bytes ||
+        mnw__holding_store(&daemon->holding, MNW__HOLDING_CONFIG, fd, false))
+        mnw__daemon_log("the configuration could not be kept with the holder");
+    close(fd);
+}
+
 static void tell_ready(struct mnw__daemon *daemon) {
     char text[160];
     snprintf(text, sizeof(text), "READY=1\nSTATUS=serving %u images, restarted %llu times", daemon->image_count,
@@ -202,13 +242,16 @@ static void tell_ready(struct mnw__daemon *daemon) {
     mnw__holding_tell(&daemon->holding, text);
 }
 
-int mnw__worker_run(const struct mnw__config *config) {
+int mnw__worker_run(const struct mnw__config *config, const struct mnw__config *last) {
     static struct mnw__daemon daemon; /* large, and there is one */
-    int error = start(&daemon, config);
+    int error = start(&daemon, config, last);
     if (error) {
         mnw__daemon_log("%s", mnw__fail_message());
+        if (!daemon.holding.holder && daemon.owns_socket) /* else it is kept, with its file, for the next worker */
+            mnw__socket_file_remove(&daemon.socket_file, config->socket);
         return MNW__SERVE_REFUSED;
     }
+    keep_config(&daemon);
     tell_ready(&daemon);
     error = mnw__daemon_loop(&daemon);
     if (error)

@@ -161,7 +161,8 @@ struct mnw__daemon {
     struct mnw__holding holding;
     struct mnw__state state;
     int epoll, listener, signals;
-    bool owns_socket; /* we made the listening socket's file */
+    bool owns_socket; /* we, or a worker before us, made the listening socket's file, which is: */
+    struct mnw__socket_file socket_file;
     struct mnw__source listener_source, signals_source, finished_source;
     struct mnw__finished finished;
     struct mnw__lane quick,
@@ -333,7 +334,8 @@ void mnw__takeover_announce(struct mnw__daemon *daemon);
 /* ---- daemon.c ---- */
 
 /* Opens pools, lanes, loop. */
-int mnw__daemon_open(struct mnw__daemon *daemon, const struct mnw__config *config);
+/* Pools of `last` (NULL: none) are opened when those of `config` cannot be. */
+int mnw__daemon_open(struct mnw__daemon *daemon, const struct mnw__config *config, const struct mnw__config *last);
 enum { MNW__EVENTS_A_TURN = 256 };
 /* Handles what the library has to tell, at most so many events. */
 void mnw__daemon_take_events(struct mnw__daemon_pool *pool, struct mnw__daemon *daemon, unsigned most);

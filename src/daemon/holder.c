@@ -58,6 +58,8 @@ struct holder {
     char path[108]; /* of the socket for notifications */
     char binary[4096];
     char *const *argv;
+    const char *socket;                  /* where workers listen */
+    struct mnw__socket_file socket_file; /* while a worker's listening socket is held */
     int notify, signals;
     unsigned count;
     struct held *fds;
@@ -70,6 +72,7 @@ struct holder {
     bool stopping, worker_stops;
     uint64_t started_ns, start_at_ns, kill_at_ns; /* 0: no */
     unsigned quick_deaths;
+    bool refusal_told; /* of workers that refused to start, one after the other */
     int status;
 };
 
@@ -84,9 +87,19 @@ static void keep(struct holder *holder, const char *name, int fd) {
     struct held *held = &holder->fds[holder->count++];
     snprintf(held->name, sizeof(held->name), "%s", name);
     held->fd = fd;
+    if (!strcmp(name, "listen"))
+        mnw__socket_file_note(&holder->socket_file, holder->socket);
+}
+
+/* A worker that has become another user may not remove it itself, and one that was killed could not. */
+static void remove_socket(struct holder *holder) {
+    mnw__socket_file_remove(&holder->socket_file, holder->socket);
+    holder->socket_file.is_known = false;
 }
 
 static void forget(struct holder *holder, const char *name) {
+    if (!strcmp(name, "listen"))
+        remove_socket(holder);
     for (unsigned i = 0; i < holder->count;) {
         if (strcmp(holder->fds[i].name, name) != 0) {
             i++;
@@ -124,8 +137,10 @@ static void take_notification(struct holder *holder, const char *text, struct mn
         holder->handover_until_ns = 0; /* its predecessor has died meanwhile */
     if (find_value(text, "STOPPING", value))
         holder->worker_stops = true;
-    if (find_value(text, "READY", value))
+    if (find_value(text, "READY", value)) {
         holder->ready = holder->was_ready = true;
+        holder->refusal_told = false;
+    }
 }
 
 /* From now on it is the old worker that others wait for. */
@@ -214,6 +229,14 @@ static void start_worker(struct holder *holder) {
 
 /* A worker that was killed is no sign that the next one would die too; one that cannot even get ready is. */
 static void note_death(struct holder *holder, int status) {
+    if (WIFEXITED(status) && WEXITSTATUS(status) == MNW__SERVE_REFUSED) {
+        if (!holder->refusal_told)
+            mnw__daemon_log("holder: THE NEXT WORKER REFUSES TO START, for the reason above, and consumers wait for "
+                            "it. Mend that: it is tried again every second");
+        holder->refusal_told = true;
+        holder->start_at_ns = mnw__clock_ns() + PAUSE_MS * MS;
+        return;
+    }
     bool killed = WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
     bool handed_over = WIFEXITED(status) && WEXITSTATUS(status) == MNW__SERVE_FINE && holder->ready;
     if (!handed_over)
@@ -468,6 +491,7 @@ static int open_holder(struct holder *holder, const struct mnw__config *config) 
 int mnw__holder_run(const struct mnw__config *config, char *const *argv) {
     static struct holder holder;
     holder.argv = argv;
+    holder.socket = config->socket;
     if (open_holder(&holder, config)) {
         mnw__daemon_log("%s", mnw__fail_message());
         return MNW__SERVE_REFUSED;
@@ -479,7 +503,6 @@ int mnw__holder_run(const struct mnw__config *config, char *const *argv) {
         ; /* a standby, killed: whoever waited for us finds nothing of us left */
     if (holder.path[0] != '@')
         unlink(holder.path);
-    if (config->socket[0] != '@')
-        unlink(config->socket);
+    remove_socket(&holder);
     return holder.status;
 }

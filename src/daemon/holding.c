@@ -23,6 +23,18 @@ static unsigned count_passed(void) {
     return number > 0 && number < 1 << 20 ? (unsigned)number : 0;
 }
 
+int mnw__holding_passed(const char *name) {
+    const char *names = getenv("LISTEN_FDNAMES");
+    unsigned count = count_passed();
+    for (unsigned i = 0; names && i < count; i++) {
+        size_t length = strcspn(names, ":");
+        if (length == strlen(name) && !strncmp(names, name, length))
+            return FIRST_FD + (int)i;
+        names += length + (names[length] == ':');
+    }
+    return -1;
+}
+
 static int take_passed(struct mnw__holding *holding, unsigned count, const char *names) {
     holding->fds = calloc(count ? count : 1, sizeof(*holding->fds));
     if (!holding->fds)

@@ -14,6 +14,9 @@
 /* In the environment: the descriptor over which a standby is sent what other workers are started with. */
 #define MNW__HOLDING_STANDBY "MINNOW_STANDBY"
 
+/* Under this name the text of the configuration is kept, for a worker that finds a wrong one in its place. */
+#define MNW__HOLDING_CONFIG "config"
+
 struct mnw__held_fd {
     char *name;
     int fd; /* -1: taken */
@@ -27,6 +30,8 @@ struct mnw__holding {
     struct mnw__held_fd *fds;
 };
 
+/* Before mnw__holding_open(): the descriptor that the environment names so, which stays where it is; -1. */
+int mnw__holding_passed(const char *name);
 /* Reads and removes $NOTIFY_SOCKET, $LISTEN_FDS, $LISTEN_FDNAMES, $LISTEN_PID, $MINNOW_STANDBY. */
 int mnw__holding_open(struct mnw__holding *holding);
 /*

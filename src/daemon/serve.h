@@ -37,7 +37,8 @@ int mnw__serve(const struct mnw__serve_options *options);
 
 struct mnw__config;
 
-int mnw__worker_run(const struct mnw__config *config);
+/* `last`: the configuration of the worker before us, for when pools of the other cannot be opened. NULL: none */
+int mnw__worker_run(const struct mnw__config *config, const struct mnw__config *last);
 /* Starts workers by `argv`, keeps their descriptors, restarts them. */
 int mnw__holder_run(const struct mnw__config *config, char *const *argv);
 

@@ -91,6 +91,20 @@ int mnw__socket_listen(const char *path, unsigned mode) {
     return fd;
 }
 
+void mnw__socket_file_note(struct mnw__socket_file *file, const char *path) {
+    struct stat status;
+    *file = (struct mnw__socket_file){0};
+    if (path[0] != '@' && !lstat(path, &status) && S_ISSOCK(status.st_mode))
+        *file = (struct mnw__socket_file){status.st_dev, status.st_ino, true};
+}
+
+void mnw__socket_file_remove(const struct mnw__socket_file *file, const char *path) {
+    struct mnw__socket_file now;
+    mnw__socket_file_note(&now, path);
+    if (file->is_known && now.is_known && now.device == file->device && now.inode == file->inode)
+        unlink(path);
+}
+
 int mnw__socket_accept(int listener) {
     int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd >= 0)

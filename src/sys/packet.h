@@ -22,6 +22,17 @@ struct mnw__socket_peer {
     gid_t gid;
 };
 
+/* The file of a listening socket, to be known again. */
+struct mnw__socket_file {
+    dev_t device;
+    ino_t inode;
+    bool is_known;
+};
+/* What lies at `path` now, if it is a socket. */
+void mnw__socket_file_note(struct mnw__socket_file *file, const char *path);
+/* Removes what was noted, if it lies there still: never anything else. */
+void mnw__socket_file_remove(const struct mnw__socket_file *file, const char *path);
+
 /*
  * Listens at `path`, with the permissions `mode`. A socket that nobody listens at any more is replaced; -EADDRINUSE
  * when somebody does. Returns a non-blocking descriptor.
