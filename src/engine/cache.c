@@ -16,12 +16,17 @@
 #define RETRY_DELAY_MS_DEFAULT  10
 #define DEADLINE_MS_DEFAULT     30000
 #define READAHEAD_BYTES_DEFAULT (1u << 20)
-#define READAHEAD_HUGE_DEFAULT  4
-/* One read of the store at most; and one that a fault waits for. */
+/* Where memory comes by whole extents, some are zeroed while others are read: that needs several of either. */
+#define READAHEAD_GRADED_DEFAULT (32u << 20)
+#define READAHEAD_HUGE_DEFAULT   (16u << 20)
+#define READAHEAD_HUGE_PAGES     4
+/* One read of the store at most; the same into extents, which have their memory already; and one that a fault waits
+ * for. */
+#define FILL_BYTES_MAX         (256u << 10)
+#define FILL_EXTENTS_BYTES_MAX (512u << 10)
+#define DEMAND_BYTES_MAX       (64u << 10)
 /* How long an extent that has as many visitors as it can count is left alone. */
-#define CROWD_NS         20000
-#define FILL_BYTES_MAX   (256u << 10)
-#define DEMAND_BYTES_MAX (64u << 10)
+#define CROWD_NS 20000
 
 bool mnw__cache_charge(struct mnw_cache *cache, uint64_t bytes) {
     if (!mnw__pool_charge(cache->pool, bytes))
@@ -117,9 +122,17 @@ static int reserve_nodes(struct mnw_cache *cache) {
 
 /* ---- opening ---- */
 
+static uint64_t default_readahead(const struct mnw_pool *pool) {
+    if (!pool->whole_extents)
+        return READAHEAD_BYTES_DEFAULT;
+    if (pool->backing == MNW_BACKING_GRADED)
+        return READAHEAD_GRADED_DEFAULT;
+    return mnw__max(READAHEAD_HUGE_DEFAULT, READAHEAD_HUGE_PAGES * (uint64_t)pool->page_bytes);
+}
+
 static void set_options(struct mnw_cache *cache, const struct mnw_cache_options *given) {
     uint64_t page_bytes = cache->pool->page_bytes;
-    bool huge = page_bytes > DEMAND_BYTES_MAX;
+    uint64_t fill_bytes = cache->pool->whole_extents ? FILL_EXTENTS_BYTES_MAX : FILL_BYTES_MAX;
 
     cache->read_retries = given->read_retries == UINT32_MAX ? 0 : given->read_retries;
     if (!given->read_retries)
@@ -129,14 +142,14 @@ static void set_options(struct mnw_cache *cache, const struct mnw_cache_options 
     cache->deadline_ns = (given->read_deadline_ms ? given->read_deadline_ms : DEADLINE_MS_DEFAULT) * (uint64_t)1000000;
     uint64_t readahead = given->readahead_bytes;
     if (!readahead)
-        readahead = huge ? READAHEAD_HUGE_DEFAULT * page_bytes : READAHEAD_BYTES_DEFAULT;
+        readahead = default_readahead(cache->pool);
     if (given->readahead_bytes == UINT64_MAX)
         readahead = 0;
     /* A window of more than a quarter of the budget would evict itself. */
     readahead = mnw__min(readahead, atomic_load(&cache->pool->budget) / 4);
     cache->readahead_pages = (uint32_t)mnw__min(readahead / page_bytes, UINT32_MAX);
     cache->around_pages = (uint32_t)(given->read_around_bytes / page_bytes);
-    cache->fill_pages_max = (uint32_t)mnw__max(FILL_BYTES_MAX / page_bytes, 1);
+    cache->fill_pages_max = (uint32_t)mnw__max(fill_bytes / page_bytes, 1);
     cache->demand_pages_max = (uint32_t)mnw__max(DEMAND_BYTES_MAX / page_bytes, 1);
 }
 

@@ -17,10 +17,10 @@
 
 /*
  * Reads longer than this never run inside the submission. A read whose bytes are in the kernel's page cache
- * would: 4 KiB so cost less than a thread hop, but 2 MiB are 200 us of copying, in which the fault thread
- * serves nobody.
+ * would: 4 KiB so cost less than a thread hop, but 2 MiB are 400 us of copying, in which the fault thread
+ * serves nobody. What is read ahead is copied by another thread, while the fault thread gives memory to the next run.
  */
-#define INLINE_BYTES_MAX ((size_t)256 << 10)
+#define INLINE_BYTES_MAX ((size_t)64 << 10)
 
 /* The kernel is out of memory, or the completion queue is behind: it says so for moments. */
 #define RETRY_NS  100000
