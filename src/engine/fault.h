@@ -56,6 +56,7 @@ struct mnw__fault_thread {
     _Atomic bool asked;            /* inline.h: a view of this thread has something to ask */
     struct mnw__fill *fills;       /* fill.h */
     unsigned fill_count;
+    char *pages; /* one for each fill, where it comes whole */
     _Atomic uint64_t free_fills[MNW__FILL_SLOTS_MAX / 64];
     _Atomic uint64_t attention[MNW__FILL_SLOTS_MAX / 64];
     struct mnw__follow follow;    /* lock */

@@ -9,6 +9,7 @@
 #include "engine/pool.h"
 #include "engine/remote.h"
 #include "sys/io.h"
+#include "sys/memory.h"
 #include "sys/poller.h"
 #include "sys/uffd.h"
 
@@ -241,6 +242,10 @@ void mnw__fault_detach(struct mnw_view *view) {
     mnw__mutex_unlock(&thread->lock);
 }
 
+static size_t pages_bytes(const struct mnw__fault_thread *thread) {
+    return thread->fill_count * mnw__memory_page_bytes();
+}
+
 static void init_fills(struct mnw__fault_thread *thread) {
     for (unsigned i = 0; i < thread->fill_count; i++) {
         thread->fills[i].thread = thread;
@@ -270,8 +275,9 @@ int mnw__fault_thread_start(struct mnw__fault_thread *thread, struct mnw_pool *p
     thread->fill_count = options->reads_in_flight ? options->reads_in_flight : 128;
     thread->fills = calloc(thread->fill_count, sizeof(*thread->fills));
     thread->latency = calloc(1, sizeof(*thread->latency));
+    thread->pages = mnw__memory_reserve(pages_bytes(thread));
     int error = -ENOMEM;
-    if (!thread->fills || !thread->latency) {
+    if (!thread->fills || !thread->latency || !thread->pages) {
         mnw__fail(error, "pool: out of memory for %u reads in flight", thread->fill_count);
         goto free_memory;
     }
@@ -296,6 +302,7 @@ close_reads:
 close_poller:
     mnw__poller_close(thread->poller);
 free_memory:
+    mnw__memory_release(thread->pages, pages_bytes(thread));
     free(thread->latency);
     free(thread->fills);
     return error;
@@ -309,6 +316,7 @@ void mnw__fault_thread_stop(struct mnw__fault_thread *thread) {
     mnw__io_close(thread->io);
     mnw__poller_close(thread->poller);
     mnw__mutex_destroy(&thread->lock);
+    mnw__memory_release(thread->pages, pages_bytes(thread));
     free(thread->latency);
     free(thread->fills);
 }

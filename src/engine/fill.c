@@ -14,6 +14,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <string.h>
 
 /* How often memory that the budget allows but the machine refuses is asked for again after an eviction. */
 #define ALLOCATE_TRIES 4
@@ -248,7 +249,7 @@ static void set_up(struct mnw__fill *fill, struct mnw_cache *cache, uint64_t pag
     fill->view = NULL;
     fill->along = NULL;
     fill->job = NULL;
-    fill->is_inline = false;
+    fill->is_inline = fill->comes_whole = false;
     mnw__fill_set_run(fill, page, count);
     fill->attempts = fill->pages_failed = 0;
     fill->one_by_one = false;
@@ -259,8 +260,7 @@ static void set_up(struct mnw__fill *fill, struct mnw_cache *cache, uint64_t pag
     atomic_fetch_add_explicit(&cache->fills_active, 1, memory_order_relaxed);
 }
 
-/* There is no memory for it. */
-static void call_off(struct mnw__fill *fill) {
+void mnw__fill_call_off(struct mnw__fill *fill) {
     struct mnw_cache *cache = fill->cache;
     struct mnw__fault_thread *thread = fill->thread;
     if (!mnw__fill_take_back(fill)) {
@@ -269,6 +269,15 @@ static void call_off(struct mnw__fill *fill) {
     }
     mnw__fill_give_slot(fill);
     atomic_fetch_sub_explicit(&cache->fills_active, 1, memory_order_release);
+}
+
+/*
+ * May a page get its memory when its bytes are here? Where nodes are to be chosen and verified, memory comes first; a
+ * check wants to see the bytes in place.
+ */
+static bool may_come_whole(const struct mnw_cache *cache, uint32_t count) {
+    return count == 1 && atomic_load_explicit(&cache->backing.takes_pages, memory_order_relaxed) &&
+           !cache->pool->has_nodes && !cache->store->ops->check;
 }
 
 /* A fill with its run claimed, and memory for it; NULL, and why not. */
@@ -287,9 +296,10 @@ static struct mnw__fill *prepare(struct mnw__fault_thread *thread, struct mnw__p
         return NULL;
     }
     set_up(fill, cache, page, count);
-    if (allocate_run(place, cache, page, count, fresh, may_evict))
+    fill->comes_whole = !place && may_come_whole(cache, count); /* no place: an inline thread */
+    if (fill->comes_whole || allocate_run(place, cache, page, count, fresh, may_evict))
         return fill;
-    call_off(fill);
+    mnw__fill_call_off(fill);
     *result = MNW__BEGIN_STARVED;
     return NULL;
 }
@@ -342,8 +352,31 @@ enum mnw__begin mnw__fill_begin_inline(struct mnw_view *view, uint64_t page, uin
     return result;
 }
 
-int64_t mnw__fill_read_inline(const struct mnw__fill *fill, uint64_t *token) {
+/*
+ * The page's bytes are `result` of its store's, or none. It gets its memory with them; where that cannot be, as any
+ * other page does, so that whatever else becomes of the fill finds it there.
+ */
+static bool put_page(struct mnw__fill *fill, char *page, int64_t result) {
+    struct mnw_cache *cache = fill->cache;
+    uint64_t offset = mnw__cache_page_offset(cache, fill->first_page);
+    if (result == (int64_t)fill->wanted_bytes) {
+        memset(page + result, 0, cache->backing.page_bytes - (size_t)result);
+        if (!mnw__backing_write_page(&cache->backing, offset, page))
+            return true;
+    }
+    if (!allocate_run(NULL, cache, fill->first_page, 1, true, true))
+        return false;
+    if (result > 0)
+        memcpy((char *)cache->backing.alias + offset, page, (size_t)result);
+    return true;
+}
+
+bool mnw__fill_read_inline(struct mnw__fill *fill, uint64_t *token, int64_t *result) {
+    struct mnw_store *store = fill->cache->store;
     struct mnw_read read = read_of(fill);
     *token = read.token;
-    return fill->cache->store->ops->read_now(fill->cache->store, &read);
+    if (fill->comes_whole)
+        read.buffer = fill->thread->pages + (size_t)(fill - fill->thread->fills) * fill->cache->backing.page_bytes;
+    *result = store->ops->read_now(store, &read);
+    return !fill->comes_whole || put_page(fill, read.buffer, *result);
 }

@@ -56,6 +56,7 @@ struct mnw__fill {
     uint32_t pages_failed; /* of the run so far */
     bool one_by_one;       /* one page is asked for at a time */
     bool is_inline;        /* begun by a thread that reads its page itself, and looks for it itself */
+    bool comes_whole;      /* its page has no memory yet: mnw__fill_read_inline() writes it */
     uint64_t wanted_bytes, done_bytes;
     uint64_t began_ns, retry_ns, retry_delay_ns;
     _Atomic uint64_t deadline_ns; /* looked at by the fault thread while another takes the slot anew */
@@ -84,9 +85,12 @@ enum mnw__begin mnw__fill_begin_along(struct mnw__fault_thread *thread, struct m
  * The same for the page that an inline thread wants, on that thread, without the lock: READING, and the read is the
  * caller's to do (mnw__fill_read_inline) and to answer (mnw__fill_answer, with the token). Nobody else but who joined
  * is told of the end: the caller looks for itself. While it reads, nothing of the view is used, and the cache stays.
+ * The read is false when it finds no memory: then mnw__fill_starve() takes the place of the answer, and the fill has
+ * never been.
  */
 enum mnw__begin mnw__fill_begin_inline(struct mnw_view *view, uint64_t page, uint32_t count, struct mnw__fill **begun);
-int64_t mnw__fill_read_inline(const struct mnw__fill *fill, uint64_t *token);
+bool mnw__fill_read_inline(struct mnw__fill *fill, uint64_t *token, int64_t *result);
+void mnw__fill_starve(struct mnw__fault_thread *thread, uint64_t token);
 
 /* mnw__io_done: an answer, on any thread. `context` is the fault thread. */
 void mnw__fill_answer(void *context, uint64_t token, int64_t result);

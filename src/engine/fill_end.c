@@ -152,7 +152,8 @@ static void attend_later(struct mnw__fill *fill) {
     atomic_fetch_sub_explicit(&cache->fills_active, 1, memory_order_release);
 }
 
-static void take_answer(struct mnw__fault_thread *thread, uint64_t token, int64_t result) {
+/* The fill is the caller's from now on; NULL: it is given up, and ends without him. */
+static struct mnw__fill *claim_answered(struct mnw__fault_thread *thread, uint64_t token) {
     struct mnw__fill *fill = &thread->fills[token & 0xffff];
     /* Stores answer exactly once (the callback store sees to it for its embedder), so the slot is ours. */
     assert((token & 0xffff) < thread->fill_count && fill->generation == (uint32_t)(token >> 16));
@@ -162,8 +163,15 @@ static void take_answer(struct mnw__fault_thread *thread, uint64_t token, int64_
         assert(mnw__fill_state_of(seen) == MNW__FILL_ABANDONED);
         mnw__fill_set_state(fill, MNW__FILL_LATE);
         attend_later(fill);
-        return;
+        return NULL;
     }
+    return fill;
+}
+
+static void take_answer(struct mnw__fault_thread *thread, uint64_t token, int64_t result) {
+    struct mnw__fill *fill = claim_answered(thread, token);
+    if (!fill)
+        return;
     fill->result = result;
     if (result > 0 && fill->done_bytes + (uint64_t)result >= fill->wanted_bytes) {
         int error = check_bytes(fill, fill->wanted_bytes);
@@ -181,6 +189,18 @@ static void take_answer(struct mnw__fault_thread *thread, uint64_t token, int64_
 void mnw__fill_answer(void *context, uint64_t token, int64_t result) {
     mnw__signals_block();
     take_answer(context, token, result);
+    mnw__signals_restore();
+}
+
+void mnw__fill_starve(struct mnw__fault_thread *thread, uint64_t token) {
+    mnw__signals_block();
+    struct mnw__fill *fill = claim_answered(thread, token);
+    if (fill) {
+        struct mnw_cache *cache = fill->cache;
+        atomic_fetch_add_explicit(&cache->fills_active, 1, memory_order_relaxed);
+        mnw__fill_call_off(fill);
+        atomic_fetch_sub_explicit(&cache->fills_active, 1, memory_order_release);
+    }
     mnw__signals_restore();
 }
 

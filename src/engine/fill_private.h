@@ -37,6 +37,8 @@ void mnw__fill_shrink_run(struct mnw__fill *fill, uint64_t page, uint32_t count)
  * ABSENT, whoever joined them faults again. False, and nothing has changed: the memory could not be punched.
  */
 bool mnw__fill_unclaim(struct mnw__fill *fill, uint64_t page, uint32_t count);
+/* There is no memory for it: as if it had never begun. The caller keeps its cache from closing. */
+void mnw__fill_call_off(struct mnw__fill *fill);
 /* The whole run is unclaimed and its extents are released. False: the fill is OWING, which its thread's timer ends. */
 bool mnw__fill_take_back(struct mnw__fill *fill);
 

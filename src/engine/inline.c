@@ -201,6 +201,7 @@ struct fault {
     uint64_t page;
     unsigned visits; /* of ours, in the page's extent */
     bool is_known;
+    bool is_starved; /* its own fill found no memory */
     struct mnw__readahead_plan plan;
     struct bucket *ticket; /* we are counted there */
     uint32_t seen;
@@ -270,7 +271,7 @@ static enum step begin(struct fault *fault) {
     struct mnw_cache *cache = view->cache;
     struct mnw__readahead_plan *plan = &fault->plan;
     uint32_t run = 1;
-    if (!may_read_here(cache))
+    if (fault->is_starved || !may_read_here(cache))
         return ask(fault);
     mnw__fault_plan_missed(view, fault->page, plan);
     bool follows = plan->count && plan->stride == 1 && plan->start == fault->page + 1;
@@ -397,12 +398,16 @@ static enum step read_page(struct fault *fault) {
     struct mnw__fault_thread *thread = fill->thread;
     struct mnw__pages *pages = &fill->cache->pages;
     uint64_t token, extent = mnw__extent_of(pages, fault->page);
-    int64_t result = mnw__fill_read_inline(fill, &token);
+    int64_t result;
+    fault->is_starved = !mnw__fill_read_inline(fill, &token, &result);
     mnw__point("inline read");
     bool held = hold_again(fault);
     bool entered = held && mnw__cache_enter(fill->cache, extent, false);
     fault->visits += entered;
-    mnw__fill_answer(thread, token, result);
+    if (fault->is_starved)
+        mnw__fill_starve(thread, token);
+    else
+        mnw__fill_answer(thread, token, result);
     enum step step = held ? look(fault) : STEP_AGAIN;
     fault->visits -= entered;
     if (entered)

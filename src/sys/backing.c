@@ -12,6 +12,8 @@
  *            shmem_enabled=always, within_size or force it makes a 2 MiB folio for a request of 4 KiB, and a
  *            budget of 64 KiB extents would be overrun 32 times. With the zeroing and the page faults that
  *            fallocate leaves to the first store, both ways cost the same.
+ *            One page for one thread comes by a write(2) instead, with its bytes: no zeroing, no fault. That has no
+ *            mapping to ask either, so not under those settings.
  *   graded   MADV_POPULATE_WRITE on an alias with MADV_HUGEPAGE (fallocate makes small folios under advise).
  *            With shmem_enabled=never no memfd gets huge folios, but a file of a tmpfs mounted huge=always does.
  */
@@ -32,6 +34,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -300,6 +303,7 @@ static int map_alias(struct mnw__backing *backing) {
 /* The file has its size: seals it, and opens and maps it as a backing is. */
 static int prepare(struct mnw__backing *backing) {
     int result = seal(backing->fd);
+    mnw__backing_look_up(backing);
     if (!result) {
         result = backing->readonly_fd = open_readonly(backing->fd);
     }
@@ -448,6 +452,33 @@ int mnw__backing_allocate(struct mnw__backing *backing, uint64_t offset, size_t 
         return retry_fallocate(backing->fd, 0, offset, length);
     }
     return populate((char *)backing->alias + offset, whole_length(backing, offset, length));
+}
+
+/* A file's own size limit is told by a signal that ends the process: then nothing is written. */
+static bool is_beyond_limit(uint64_t end) {
+    struct rlimit limit;
+    return getrlimit(RLIMIT_FSIZE, &limit) || (limit.rlim_cur != RLIM_INFINITY && end > limit.rlim_cur);
+}
+
+int mnw__backing_write_page(struct mnw__backing *backing, uint64_t offset, const void *bytes) {
+    ssize_t written;
+    if (is_beyond_limit(offset + backing->page_bytes)) {
+        return -EFBIG;
+    }
+    do {
+        written = pwrite(backing->fd, bytes, backing->page_bytes, (off_t)offset);
+    } while (written < 0 && errno == EINTR);
+    return written == (ssize_t)backing->page_bytes ? 0 : written < 0 ? -errno : -EIO;
+}
+
+void mnw__backing_look_up(struct mnw__backing *backing) {
+    char word[16];
+    bool takes = backing->kind == MNW_BACKING_SHMEM;
+    /* Under advise it is the mapping that asks for huge folios, and ours does not. No such file: no huge folios. */
+    if (takes && mnw__sysfs_choice(THP "shmem_enabled", word, sizeof(word)) >= 0) {
+        takes = !strcmp(word, "never") || !strcmp(word, "advise") || !strcmp(word, "deny");
+    }
+    atomic_store_explicit(&backing->takes_pages, takes, memory_order_relaxed);
 }
 
 void mnw__backing_map_alias(struct mnw__backing *backing, uint64_t offset, size_t length) {

@@ -10,17 +10,19 @@
 
 #include "minnow/minnow.h"
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 struct mnw__backing {
     enum mnw_backing kind;
-    size_t page_bytes;   /* of the mappings: unit of CONTINUE */
-    uint64_t size_bytes; /* multiple of page_bytes */
-    int fd;              /* read-write; seals: SHRINK|GROW|SEAL where the file can be sealed */
-    int readonly_fd;     /* what views map */
-    void *alias;         /* MAP_SHARED, never registered, MADV_DONTFORK */
+    size_t page_bytes;        /* of the mappings: unit of CONTINUE */
+    uint64_t size_bytes;      /* multiple of page_bytes */
+    int fd;                   /* read-write; seals: SHRINK|GROW|SEAL where the file can be sealed */
+    int readonly_fd;          /* what views map */
+    void *alias;              /* MAP_SHARED, never registered, MADV_DONTFORK */
+    _Atomic bool takes_pages; /* mnw__backing_write_page() may be tried: written into, the file gets small folios */
 };
 
 static inline bool mnw__backing_is_hugetlb(enum mnw_backing kind) {
@@ -61,6 +63,14 @@ int mnw__backing_name(const struct mnw__backing *backing, struct mnw__backing_na
  * stores through the alias cannot fail. Whole extents, or up to the end of the backing.
  */
 int mnw__backing_allocate(struct mnw__backing *backing, uint64_t offset, size_t length);
+/*
+ * Gives one page memory and its bytes at once, without zeroing it first and without a page fault: the way for one
+ * thread that wants one page. `bytes` are a whole page. -ENOSPC, -ENOMEM: no memory; other errors: it is to be done the
+ * other way. After an error the page may have memory, with any contents. Async-signal-safe.
+ */
+int mnw__backing_write_page(struct mnw__backing *backing, uint64_t offset, const void *bytes);
+/* Looks up `takes_pages` again: the machine's settings may have changed. */
+void mnw__backing_look_up(struct mnw__backing *backing);
 /* Maps a range that has memory through the alias, which move_pages(2) sees pages by. Need not succeed. */
 void mnw__backing_map_alias(struct mnw__backing *backing, uint64_t offset, size_t length);
 /* Takes the range's memory away and drops every mapping of it. */

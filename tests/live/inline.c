@@ -12,6 +12,8 @@
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -356,6 +358,52 @@ static int on_backing(void *argument) {
     return 0;
 }
 
+/* ---- a page and its memory by one call --------------------------------------------------------------------- */
+
+/* The kernel ends a process that writes behind its limit: a page that is read is nothing that the program has written.
+ */
+static int below_file_limit(void *argument) {
+    struct rlimit limit;
+    (void)argument;
+    open_file_bed(PAGES * BED_PAGE / 4);
+    bed_check(!getrlimit(RLIMIT_FSIZE, &limit));
+    limit.rlim_cur = 16 * BED_PAGE;
+    bed_check(!setrlimit(RLIMIT_FSIZE, &limit));
+    for (uint64_t page = 0; page < PAGES; page++)
+        bed_check(is_right(page * 7 % PAGES));
+    close_file_bed();
+    return 0;
+}
+
+/* Whatever the machine does with files: a page is a page of the budget, and no huge folio. */
+static int without_huge_folios(void *argument) {
+    struct stat status;
+    (void)argument;
+    bed_file(&file, 8 * BED_MIB, 1);
+    bed_check(!mnw_store_open(&store, file.uri, NULL));
+    open_inline(4 * BED_MIB);
+    for (uint64_t page = 5; page < 8 * BED_MIB / BED_PAGE; page += 300)
+        bed_check(is_right(page));
+    bed_check(!fstat(mnw_cache_fd(bed.cache), &status));
+    bed_check((uint64_t)status.st_blocks * 512 <= 32 * BED_PAGE);
+    close_file_bed();
+    return 0;
+}
+
+/* The last page of a file that ends within it, after others that have left their bytes in the same place. */
+static int zeros_behind_the_end(void *argument) {
+    (void)argument;
+    bed_file(&file, 8 * BED_PAGE + 3, 1);
+    bed_check(!mnw_store_open(&store, file.uri, NULL));
+    open_inline(BED_MIB);
+    for (uint64_t page = 0; page < 8; page++)
+        bed_check(is_right(page));
+    for (uint64_t at = 3; at < BED_PAGE; at++)
+        bed_check(!bed.data[8 * BED_PAGE + at]);
+    close_file_bed();
+    return 0;
+}
+
 /* ---- the list ---------------------------------------------------------------------------------------------- */
 
 #define TEST(name)                                                                                                     \
@@ -369,6 +417,8 @@ TEST(many_threads)
 TEST(closing)
 TEST(closing_while_waiting)
 TEST(callbacks)
+TEST(below_file_limit)
+TEST(zeros_behind_the_end)
 
 static void test_in_handlers(void **state) {
     (void)state;
@@ -400,6 +450,17 @@ static void test_in_malloc(void **state) {
 #endif
 }
 
+static void test_without_huge_folios(void **state) {
+    static const char *const settings[] = {"never", "advise", "within_size", "always", "force"};
+    (void)state;
+    for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]); i++) {
+        if (machine_set(SHMEM_ENABLED, settings[i]))
+            bed_assert_child(without_huge_folios, NULL, 0);
+        else
+            print_message("shmem_enabled cannot be set to %s\n", settings[i]);
+    }
+}
+
 static void test_backings(void **state) {
     (void)state;
     for (int kind = MNW_BACKING_SHMEM; kind <= MNW_BACKING_HUGETLB_1G; kind++) {
@@ -427,6 +488,9 @@ int main(int count, char **arguments) {
         cmocka_unit_test(test_closing),
         cmocka_unit_test(test_closing_while_waiting),
         cmocka_unit_test(test_callbacks),
+        cmocka_unit_test(test_below_file_limit),
+        cmocka_unit_test(test_zeros_behind_the_end),
+        cmocka_unit_test(test_without_huge_folios),
         cmocka_unit_test(test_backings),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -34,6 +34,7 @@ enum fake_trouble {
     FAKE_OPEN,         /* a call that makes something fails: map, create, register, open, start a thread */
     FAKE_BREAK,        /* CONTINUE: the page's memory has failed, and is mapped nowhere any more; -EIO */
     FAKE_PUNCH,        /* punch: no memory to split a folio; nothing is punched */
+    FAKE_WRITE,        /* a page's write fails, with nothing done or with a part of it; or is not to be tried */
     FAKE_TROUBLES,
 };
 

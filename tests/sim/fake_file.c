@@ -195,6 +195,7 @@ static void open_backing(struct mnw__backing *backing, struct fake_file *file, u
                                      .fd = fd,
                                      .readonly_fd = readonly_fd,
                                      .alias = file->bytes};
+    mnw__backing_look_up(backing);
 }
 
 static uint64_t file_bytes(enum mnw_backing kind, uint64_t size_bytes) {
@@ -279,13 +280,20 @@ static void page_range(const struct mnw__backing *backing, uint64_t offset, size
     *end = offset + length == size ? file->page_count : (offset + length) / file->page_bytes;
 }
 
-static bool is_exhausted(void) {
+/* For a while, from the moment when `trouble` strikes. */
+static bool is_exhausted(enum fake_trouble trouble) {
     if (files.exhausted_until > fiber_now())
         return true;
-    if (!fake_strikes(FAKE_EXHAUSTED))
+    if (!fake_strikes(trouble))
         return false;
     files.exhausted_until = fiber_now() + random_below(fiber_random(), fake_config.exhausted_ns + 1);
     return true;
+}
+
+static void check_budget(void) {
+    if (files.resident > files.budget)
+        sim_fail("law 5: %llu bytes resident, over the budget of %llu", (unsigned long long)files.resident,
+                 (unsigned long long)files.budget);
 }
 
 int mnw__backing_allocate(struct mnw__backing *backing, uint64_t offset, size_t length) {
@@ -293,7 +301,7 @@ int mnw__backing_allocate(struct mnw__backing *backing, uint64_t offset, size_t 
     struct fake_file *file = fake_file_of(backing->fd);
     uint64_t first, end;
     page_range(backing, offset, length, &first, &end);
-    if (is_exhausted() ||
+    if (is_exhausted(FAKE_EXHAUSTED) ||
         (fake_is_hugetlb(file) && files.resident + length > fake_config.hugepages * file->page_bytes)) {
         sim_trace("backing %d: allocate [%llu, %llu) = -ENOSPC", backing->fd, (unsigned long long)first,
                   (unsigned long long)end);
@@ -304,11 +312,37 @@ int mnw__backing_allocate(struct mnw__backing *backing, uint64_t offset, size_t 
         fake_file_fill_hole(file, page);
     sim_trace("backing %d: allocate [%llu, %llu), resident %llu", backing->fd, (unsigned long long)first,
               (unsigned long long)end, (unsigned long long)files.resident);
-    if (files.resident > files.budget)
-        sim_fail("law 5: %llu bytes resident, over the budget of %llu", (unsigned long long)files.resident,
-                 (unsigned long long)files.budget);
+    check_budget();
     fake_call("allocate done");
     return 0;
+}
+
+int mnw__backing_write_page(struct mnw__backing *backing, uint64_t offset, const void *bytes) {
+    static const int errors[] = {-ENOMEM, -EFBIG, -EIO};
+    fake_call("write");
+    struct fake_file *file = fake_file_of(backing->fd);
+    int error = is_exhausted(FAKE_WRITE)   ? -ENOSPC
+                : fake_strikes(FAKE_WRITE) ? errors[random_below(fiber_random(), 3)]
+                                           : 0;
+    size_t length = error ? 0 : file->page_bytes;
+    uint64_t page, end;
+    page_range(backing, offset, file->page_bytes, &page, &end);
+    if (error == -EIO) /* short: the page has memory now, zeros behind what came */
+        length = random_between(fiber_random(), 1, file->page_bytes - 1);
+    if (length) {
+        fake_file_fill_hole(file, page);
+        memcpy(fake_file_page(file, page), bytes, length);
+        check_budget();
+    }
+    sim_trace("backing %d: write page %llu = %d", backing->fd, (unsigned long long)page, error);
+    fake_call("write done");
+    return error;
+}
+
+/* The machine's settings may change at any time. */
+void mnw__backing_look_up(struct mnw__backing *backing) {
+    bool takes = backing->kind == MNW_BACKING_SHMEM && !fake_strikes(FAKE_WRITE);
+    atomic_store(&backing->takes_pages, takes);
 }
 
 void mnw__backing_map_alias(struct mnw__backing *backing, uint64_t offset, size_t length) {

@@ -426,6 +426,8 @@ void sim_store_open(struct sim_store *store, const char *name) {
     store->crowded_ops.read = read_crowded;
     if (store->reads_now)
         store->crowded_ops.read_now = read_now;
+    if (!store->has_check) /* callbacks might have one; stores that read at once have none */
+        store->crowded_ops.check = NULL;
     store->handle->ops = &store->crowded_ops;
     for (int i = 0; i < 2; i++)
         store->fibers[i] = fiber_start(name, 0, serve, store);

@@ -33,7 +33,7 @@ static unsigned maybe(uint64_t bound, unsigned most) {
 
 /* The troubles that hide a lost wake-up, or take their time, are not in a prompt world. */
 static void make_prompt(void) {
-    static const enum fake_trouble slow[] = {FAKE_SIGNAL, FAKE_EVENT_LOST, FAKE_EXHAUSTED, FAKE_SLOW};
+    static const enum fake_trouble slow[] = {FAKE_SIGNAL, FAKE_EVENT_LOST, FAKE_EXHAUSTED, FAKE_SLOW, FAKE_WRITE};
     for (size_t i = 0; i < sizeof(slow) / sizeof(slow[0]); i++)
         fake_config.chance[slow[i]] = 0;
     fake_config.fault_ns_max = 900000000; /* the watchdog looks once a second */
@@ -58,6 +58,7 @@ static void draw_kernel(void) {
     fake_config.chance[FAKE_OPEN] = maybe(6, 60);
     fake_config.chance[FAKE_PUNCH] = maybe(4, 500);
     fake_config.chance[FAKE_BREAK] = maybe(8, 40);
+    fake_config.chance[FAKE_WRITE] = maybe(3, 300);
 }
 
 static void draw_store(struct sim_store *store) {
