@@ -52,8 +52,28 @@ static void cancelled_one_by_one(enum mnw_backing kind) {
     high_close(&high);
 }
 
+/* Whoever has the event of a prefetch may close its cache at once: nothing of it runs any more. */
+static void close_at_the_event(enum mnw_backing kind) {
+    enum { ROUNDS = 40 };
+    struct high high;
+    unsigned closed = 0;
+    high_open(&high, kind, NULL);
+    for (unsigned round = 0; round < ROUNDS; round++) {
+        struct mnw_cache *cache;
+        struct mnw_event event;
+        if (mnw_cache_open(&cache, high.pool, high.store, NULL) || mnw_prefetch(cache, 0, high.page, round) < 0)
+            break;
+        while (mnw_pool_next_event(high.pool, &event) != 1)
+            ;
+        closed += !mnw_cache_close(cache);
+    }
+    expect(closed == ROUNDS, "%u caches close at the event", closed);
+    high_close(&high);
+}
+
 const struct scenario scenarios_jobs[] = {
     {"a-bad-page-counts-once", ON_SHMEM, bad_page_counts_once},
     {"cancelled-one-by-one", ON_SHMEM, cancelled_one_by_one},
+    {"close-at-the-event", ON_ALL, close_at_the_event},
     {0},
 };
