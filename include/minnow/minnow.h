@@ -373,8 +373,9 @@ MNW_PUBLIC int mnw_view_ranges(struct mnw_view *view, struct mnw_view_range *ran
 /*
  * Brings a range in and keeps it resident until unpinned; waits for its reads. Pins are counted, and held
  * by whole extents. All or nothing: -EIO when a page could not be read, -ENOSPC when pins would leave the
- * pool less than one extent per fault thread; -EOVERFLOW: 65535 pins of one extent. Waits for an invalidate of
- * the range that is under way.
+ * pool less than one extent per fault thread; -ENOMEM when four deadlines of a read went by without memory for it (the
+ * message names a node that lacks huge pages); -EOVERFLOW: 65535 pins of one extent. Waits for an invalidate of the
+ * range that is under way.
  */
 MNW_PUBLIC int mnw_pin(struct mnw_cache *cache, uint64_t offset, uint64_t length);
 /* Undoes one mnw_pin() of the same range. -EINVAL, and nothing changes, when part of it is not pinned. */
@@ -535,7 +536,28 @@ MNW_PUBLIC int mnw_pool_stats(struct mnw_pool *pool, struct mnw_stats *stats, si
 MNW_PUBLIC int mnw_cache_stats(struct mnw_cache *cache, struct mnw_stats *stats, size_t size);
 /* Latencies of the faults served by threads of `node`. -ENOENT: the pool has no thread there. */
 MNW_PUBLIC int mnw_pool_latency(struct mnw_pool *pool, unsigned node, struct mnw_node_latency *latency, size_t size);
-/* All of the above as one JSON object; the caller frees it with free(3). NULL: out of memory. */
+
+/* Where a cache's memory lies. */
+struct mnw_placement {
+    uint64_t asked_bytes;   /* of resident pages that the kernel was asked about */
+    uint64_t unknown_bytes; /* of these: it did not say. They are being evicted, swapped out, or were taken over
+                             * (`kept`) and not used since */
+    uint64_t outside_bytes; /* of these: on nodes that are not the pool's */
+    uint64_t node_bytes[MNW_NODES_MAX];
+};
+
+/*
+ * Asks the kernel on which NUMA nodes the resident pages of a cache lie now (move_pages(2) without nodes): they may
+ * have been moved since they were filled. `pages_max`: of more pages than this, evenly spaced ones are asked about; 0:
+ * all, which takes about a second for 20 GiB in pages of 4 KiB. `size` is sizeof(struct mnw_placement) of the caller.
+ * Thread-safe, beside faults and evictions; not async-signal-safe.
+ */
+MNW_PUBLIC int mnw_cache_placement(struct mnw_cache *cache, uint64_t pages_max, struct mnw_placement *placement,
+                                   size_t size);
+
+/*
+ * All of the above as one JSON object, placement sampled; the caller frees it with free(3). NULL: out of memory.
+ */
 MNW_PUBLIC char *mnw_pool_stats_json(struct mnw_pool *pool);
 
 /* ---- images of a daemon -------------------------------------------------------------------------------- */

@@ -14,6 +14,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Of a cache, in JSON: asked in about a millisecond. */
+#define SAMPLE_PAGES 2048
+
 /* Where each counter goes in the public struct, and what JSON calls it. */
 #define FIELDS(X)                                                                                                      \
     X(FAULTS_MINOR, faults_minor)                                                                                      \
@@ -135,6 +138,20 @@ int mnw_pool_latency(struct mnw_pool *pool, unsigned node, struct mnw_node_laten
     return 0;
 }
 
+int mnw_cache_placement(struct mnw_cache *cache, uint64_t pages_max, struct mnw_placement *placement, size_t size) {
+    MNW__WHOLE_CALL;
+    struct mnw_placement now = {0};
+    int error = mnw__check_cache(cache, "mnw_cache_placement");
+    if (error)
+        return error;
+    if (!placement || !size)
+        return mnw__fail(-EINVAL, "mnw_cache_placement: `placement` must not be NULL and `size` must be its size");
+    mnw__place_survey(cache, pages_max, &now);
+    memset(placement, 0, size);
+    memcpy(placement, &now, size < sizeof(now) ? size : sizeof(now));
+    return 0;
+}
+
 /* ---- JSON ---- */
 
 static json_t *number(uint64_t value) {
@@ -177,6 +194,25 @@ static json_t *nodes_json(struct mnw_pool *pool) {
     return nodes;
 }
 
+/* Of each cache, a sample. */
+static json_t *placement_json(struct mnw_pool *pool) {
+    struct mnw_placement placement = {0};
+    mnw__mutex_lock(&pool->lock);
+    for (struct mnw_cache *cache = pool->caches; cache; cache = cache->next)
+        mnw__place_survey(cache, SAMPLE_PAGES, &placement);
+    mnw__mutex_unlock(&pool->lock);
+    json_t *object = json_object(), *nodes = json_array();
+    json_object_set_new(object, "asked_bytes", number(placement.asked_bytes));
+    json_object_set_new(object, "unknown_bytes", number(placement.unknown_bytes));
+    json_object_set_new(object, "outside_bytes", number(placement.outside_bytes));
+    for (unsigned node = 0; node < MNW_NODES_MAX; node++)
+        if (placement.node_bytes[node] || pool->nodes >> node & 1)
+            json_array_append_new(
+                nodes, json_pack("{s:i, s:I}", "node", (int)node, "bytes", (json_int_t)placement.node_bytes[node]));
+    json_object_set_new(object, "nodes", nodes);
+    return object;
+}
+
 char *mnw_pool_stats_json(struct mnw_pool *pool) {
     MNW__WHOLE_CALL;
     struct mnw_stats stats;
@@ -198,6 +234,7 @@ char *mnw_pool_stats_json(struct mnw_pool *pool) {
 #undef SET
 #undef SET_COUNTER
     json_object_set_new(object, "nodes", nodes_json(pool));
+    json_object_set_new(object, "placement", placement_json(pool));
     char *text = json_dumps(object, JSON_INDENT(2));
     json_decref(object);
     return text;

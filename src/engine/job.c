@@ -46,6 +46,7 @@ static struct mnw__job *start(struct mnw_cache *cache, uint64_t page, uint64_t c
     job->node = mnw__numa_here();
     job->is_begun = false;
     job->stalled_ns = 0;
+    job->is_starved = false;
     atomic_store(&job->running, 1);
     atomic_store(&job->pages_failed, 0);
     atomic_store(&job->cancelled, false);
@@ -142,6 +143,7 @@ static enum mnw__job_more stall(struct mnw__job *job) {
         job->stalled_ns = now_ns;
     if (atomic_load(&job->running) > 1 || now_ns - job->stalled_ns < MNW__STARVED_DEADLINES * job->cache->deadline_ns)
         return MNW__JOB_MORE_LATER;
+    job->is_starved = true;
     atomic_fetch_add(&job->pages_failed, count_left(job));
     return MNW__JOB_MORE_NONE;
 }
@@ -285,8 +287,8 @@ static uint64_t first_missing(const struct mnw_cache *cache, uint64_t page, uint
     return page;
 }
 
-/* One job from start to end; the pages it could not bring. */
-static uint64_t run_job(struct mnw_cache *cache, uint64_t page, uint64_t count) {
+/* One job from start to end. -EIO: some pages it could not bring; -ENOMEM: for want of memory. */
+static int run_job(struct mnw_cache *cache, uint64_t page, uint64_t count) {
     struct mnw_pool *pool = cache->pool;
     struct mnw__job *job;
     struct mnw__run *stale = NULL;
@@ -295,11 +297,11 @@ static uint64_t run_job(struct mnw_cache *cache, uint64_t page, uint64_t count) 
         mnw__condition_wait(&pool->changed, &pool->lock, 10000000);
     while (atomic_load(&job->state) != MNW__JOB_ENDED)
         mnw__condition_wait(&pool->changed, &pool->lock, INT64_MAX);
-    uint64_t failed = atomic_load(&job->pages_failed);
+    int error = job->is_starved ? -ENOMEM : atomic_load(&job->pages_failed) ? -EIO : 0;
     atomic_store(&job->state, MNW__JOB_FREE);
     mnw__mutex_unlock(&pool->lock);
     free(stale);
-    return failed;
+    return error;
 }
 
 /*
@@ -316,8 +318,9 @@ int mnw__job_read(struct mnw_cache *cache, uint64_t page, uint64_t count) {
         } else if (now_ns - stuck_ns > cache->deadline_ns + cache->deadline_ns / 4) {
             return -EIO;
         }
-        if (run_job(cache, missing, end - missing))
-            return -EIO;
+        int error = run_job(cache, missing, end - missing);
+        if (error)
+            return error;
         if (mnw__page_state(mnw__page_load(&cache->pages, missing)) != MNW__PAGE_PRESENT)
             mnw__sleep_ns(200000);
     }

@@ -42,6 +42,7 @@ struct mnw__job {
     int node;            /* of whoever asked for it: where its memory belongs under MNW_NUMA_LOCAL */
     bool is_begun;       /* the fault thread's: every part of it has been begun */
     uint64_t stalled_ns; /* the fault thread's: since when nothing could be begun; 0: it could */
+    bool is_starved;     /* the fault thread's, until it has ended: given up for want of memory */
     _Atomic uint32_t running;
     _Atomic uint64_t pages_failed;
     _Atomic bool cancelled;
@@ -55,7 +56,8 @@ int64_t mnw__job_prefetch(struct mnw_cache *cache, uint64_t page, uint64_t count
  */
 int64_t mnw__job_prefetch_runs(struct mnw_cache *cache, struct mnw__run *runs, uint64_t run_count, uint64_t cookie);
 int mnw__job_cancel(struct mnw_pool *pool, int64_t id);
-/* Brings a range in and waits: 0, or -EIO when a page failed. Not on a thread of the pool. */
+/* Brings a range in and waits: 0, -EIO when a page failed, -ENOMEM when none could be had for long. Not on a thread of
+ * the pool. */
 int mnw__job_read(struct mnw_cache *cache, uint64_t page, uint64_t count);
 
 enum mnw__job_more {

@@ -6,6 +6,7 @@
 #include "engine/cache.h"
 #include "engine/job.h"
 #include "engine/pool.h"
+#include "sys/backing.h"
 
 #include <errno.h>
 
@@ -66,6 +67,18 @@ void mnw__pin_extent(struct mnw_cache *cache, uint64_t extent) {
     pin_extent(cache, extent, true);
 }
 
+/* For want of memory: whose, where that can be told. */
+static int fail_without_memory(const struct mnw_cache *cache, uint64_t count) {
+    const struct mnw_pool *pool = cache->pool;
+    uint64_t bytes = count * cache->backing.page_bytes;
+    int error = 0;
+    if (pool->numa == MNW_NUMA_BIND)
+        error = mnw__backing_check_nodes(pool->backing, bytes, pool->nodes);
+    else if (mnw__backing_is_hugetlb(pool->backing))
+        error = mnw__backing_check(pool->backing, bytes);
+    return error ? error : mnw__fail(-ENOMEM, "pin: no memory for %llu bytes could be had", (unsigned long long)bytes);
+}
+
 int mnw__pin_pages(struct mnw_cache *cache, uint64_t page, uint64_t count) {
     uint64_t first = mnw__extent_of(&cache->pages, page), last = mnw__extent_of(&cache->pages, page + count - 1);
     uint64_t extent = first;
@@ -84,7 +97,9 @@ int mnw__pin_pages(struct mnw_cache *cache, uint64_t page, uint64_t count) {
         mnw__fail(error, "pin: extent %llu is pinned too often", (unsigned long long)(extent - 1));
     if (!error) {
         error = mnw__job_read(cache, page, count);
-        if (error)
+        if (error == -ENOMEM)
+            error = fail_without_memory(cache, count);
+        else if (error)
             mnw__fail(error, "pin: a page of the range could not be read from the store");
     }
     if (error)

@@ -2,6 +2,7 @@
 #include "engine/place.h"
 
 #include "base/bits.h"
+#include "engine/adopt.h"
 #include "engine/cache.h"
 #include "engine/fault.h"
 #include "engine/pool.h"
@@ -131,4 +132,57 @@ int mnw__place_allocate(struct mnw__place *place, struct mnw_cache *cache, uint6
     }
     mnw__count(&cache->counters, MNW__PAGES_ELSEWHERE, elsewhere);
     return 0;
+}
+
+/* ---- where it lies now ---- */
+
+struct survey {
+    const struct mnw_cache *cache;
+    struct mnw_placement *placement;
+    void *addresses[BATCH];
+    size_t count;
+};
+
+static void count_node(struct survey *survey, int node) {
+    const struct mnw_pool *pool = survey->cache->pool;
+    struct mnw_placement *placement = survey->placement;
+    uint64_t page_bytes = survey->cache->backing.page_bytes;
+    placement->asked_bytes += page_bytes;
+    if (node < 0 || node >= MNW_NODES_MAX) {
+        placement->unknown_bytes += page_bytes;
+        return;
+    }
+    placement->node_bytes[node] += page_bytes;
+    if (!(pool->nodes >> node & 1))
+        placement->outside_bytes += page_bytes;
+}
+
+static void ask(struct survey *survey) {
+    const struct mnw_pool *pool = survey->cache->pool;
+    int found[BATCH];
+    bool is_told = pool->has_nodes && !mnw__numa_where(survey->addresses, found, survey->count);
+    for (size_t i = 0; i < survey->count; i++)
+        count_node(survey, is_told ? found[i] : pool->has_nodes ? -1 : __builtin_ctzll(pool->nodes));
+    survey->count = 0;
+}
+
+void mnw__place_survey(struct mnw_cache *cache, uint64_t pages_max, struct mnw_placement *placement) {
+    struct survey survey = {.cache = cache, .placement = placement};
+    const struct mnw__pages *pages = &cache->pages;
+    uint64_t resident = atomic_load(&cache->charged) / cache->backing.page_bytes, seen = 0;
+    uint64_t step = pages_max ? resident / pages_max + 1 : 1;
+    for (uint64_t extent = 0;
+         (extent = mnw__words_next_extent(cache, extent, pages->extent_count)) < pages->extent_count; extent++) {
+        if (!mnw__extent_load(pages, extent).present)
+            continue;
+        for (uint64_t page = mnw__extent_first(pages, extent); page < mnw__extent_end(pages, extent); page++) {
+            if (mnw__page_state(mnw__page_load(pages, page)) != MNW__PAGE_PRESENT || seen++ % step)
+                continue;
+            survey.addresses[survey.count++] = (char *)cache->backing.alias + mnw__cache_page_offset(cache, page);
+            if (survey.count == BATCH)
+                ask(&survey);
+        }
+    }
+    if (survey.count)
+        ask(&survey);
 }

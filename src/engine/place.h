@@ -21,6 +21,7 @@
 #include <stdint.h>
 
 struct mnw_cache;
+struct mnw_placement;
 struct mnw_pool;
 struct mnw__fault_thread;
 
@@ -47,6 +48,12 @@ void mnw__place_for_node(struct mnw__place *place, int node);
  * own affair. What `bind` does not allow is given back, and is -ENOSPC.
  */
 int mnw__place_allocate(struct mnw__place *place, struct mnw_cache *cache, uint64_t offset, size_t length, bool fresh);
+
+/*
+ * Adds to `placement` where pages that are resident lie, as the kernel says: all of them, or about `pages_max` (not 0)
+ * evenly spaced ones. May look at pages that come and go meanwhile.
+ */
+void mnw__place_survey(struct mnw_cache *cache, uint64_t pages_max, struct mnw_placement *placement);
 
 /* Gives the cache's file the policy of its pool. */
 int mnw__place_set_policy(struct mnw_cache *cache);

@@ -165,6 +165,14 @@ static int change_budget(struct mnw_pool *pool, uint64_t budget_bytes, uint64_t 
     return 0;
 }
 
+/* Of huge pages only those that we do not have yet must be free. */
+static int check_growth(const struct mnw_pool *pool, uint64_t budget_bytes) {
+    if (pool->numa != MNW_NUMA_BIND || budget_bytes <= atomic_load(&pool->budget))
+        return 0;
+    uint64_t have = mnw__backing_is_hugetlb(pool->backing) ? mnw__min(atomic_load(&pool->charged), budget_bytes) : 0;
+    return mnw__backing_check_nodes(pool->backing, budget_bytes - have, pool->nodes);
+}
+
 int mnw__pool_set_budget(struct mnw_pool *pool, uint64_t budget_bytes) {
     uint64_t least = mnw__pool_budget_min(pool), pinned = atomic_load(&pool->pinned);
     if (budget_bytes < least)
@@ -179,7 +187,9 @@ int mnw__pool_set_budget(struct mnw_pool *pool, uint64_t budget_bytes) {
                          "than %llu; unpin first",
                          (unsigned long long)pinned, (unsigned long long)budget_bytes);
     begin_turn(pool);
-    int error = change_budget(pool, budget_bytes, least);
+    int error = check_growth(pool, budget_bytes);
+    if (!error)
+        error = change_budget(pool, budget_bytes, least);
     end_turn(pool);
     return error;
 }

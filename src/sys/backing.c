@@ -207,6 +207,7 @@ int mnw__backing_check(enum mnw_backing kind, uint64_t budget_bytes) {
 static int check_hugetlb_nodes(enum mnw_backing kind, uint64_t budget_bytes, uint64_t nodes) {
     size_t page_bytes = mnw__backing_page_bytes(kind);
     uint64_t needed = budget_bytes / page_bytes + (budget_bytes % page_bytes != 0), spare = overcommit(page_bytes);
+    uint64_t total = 0;
     int first = __builtin_ctzll(nodes);
     struct mnw__hugepages pages, of_first = {0};
     for (uint64_t left = nodes; left; left &= left - 1) {
@@ -214,6 +215,7 @@ static int check_hugetlb_nodes(enum mnw_backing kind, uint64_t budget_bytes, uin
             return 0; /* a kernel that does not tell nodes apart */
         }
         spare += pages.free;
+        total += pages.total;
         if (left == nodes) {
             of_first = pages;
         }
@@ -222,10 +224,10 @@ static int check_hugetlb_nodes(enum mnw_backing kind, uint64_t budget_bytes, uin
         return 0;
     }
     return mnw__fail(-ENOMEM,
-                     "%s pages of node %d%s: %" PRIu64 " free, %" PRIu64 " needed there; echo %" PRIu64
+                     "%s pages on node %d%s: %" PRIu64 " free of %" PRIu64 ", %" PRIu64 " needed there; echo %" PRIu64
                      " > /sys/devices/system/node/node%d/hugepages/hugepages-%zukB/nr_hugepages",
                      size_name(kind), first, nodes & (nodes - 1) ? " and the others the pool is bound to" : "", spare,
-                     needed, of_first.total + needed - spare, first, page_bytes >> 10);
+                     total, needed, of_first.total + needed - spare, first, page_bytes >> 10);
 }
 
 int mnw__backing_check_nodes(enum mnw_backing kind, uint64_t budget_bytes, uint64_t nodes) {

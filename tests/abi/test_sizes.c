@@ -84,6 +84,7 @@ static const struct fact facts[] = {
     PLACE(mnw_view_range, offset_bytes, 8),
     PLACE(mnw_view_range, length_bytes, 16),
     SIZE(mnw_histogram, 24 + 8 * 256),
+    SIZE(mnw_placement, 24 + 8 * MNW_NODES_MAX),
     SIZE(mnw_stats, 240),
     PLACE(mnw_stats, node_count, 4),
     PLACE(mnw_stats, budget_bytes, 8),

@@ -313,6 +313,43 @@ static void test_consumer_cannot_loosen_bind(void **state) {
     close_bed(&bed, &source);
 }
 
+/* ---- statistics ---- */
+
+/* They are asked of the kernel, so they follow pages that somebody else moves. */
+static void test_placement_is_read_again(void **state) {
+    (void)state;
+    EACH_BACKING(backing) {
+        struct bed bed = {0};
+        struct bed_source source;
+        struct mnw_placement now;
+        void *addresses[512];
+        int to[512], nodes[512];
+        bed_hurry(100);
+        run_on(0);
+        open_bed(&bed, &source, backing, 2048, MNW_NUMA_LOCAL, "0", false);
+        read_some(&bed, 0, 2048);
+        assert_int_equal(mnw_cache_placement(bed.cache, 0, &now, sizeof(now)), 0);
+        assert_int_equal(now.asked_bytes, 2048 * BED_PAGE);
+        assert_int_equal(now.node_bytes[0], 2048 * BED_PAGE);
+        for (size_t i = 0; i < 512; i++) {
+            addresses[i] = (void *)(uintptr_t)(bed.data + i * BED_PAGE);
+            to[i] = 1;
+        }
+        assert_int_equal(move_pages(0, 512, addresses, to, nodes, MPOL_MF_MOVE_ALL), 0);
+        assert_int_equal(mnw_cache_placement(bed.cache, 0, &now, sizeof(now)), 0);
+        assert_int_equal(now.node_bytes[1], 512 * BED_PAGE);
+        assert_int_equal(now.outside_bytes, 512 * BED_PAGE);
+        assert_int_equal(now.node_bytes[0] + now.unknown_bytes, 1536 * BED_PAGE);
+        if (backing->unit == BED_PAGE) {
+            assert_int_equal(mnw_cache_placement(bed.cache, 128, &now, sizeof(now)), 0);
+            assert_in_range(now.asked_bytes, 100 * BED_PAGE, 128 * BED_PAGE);
+            assert_in_range(now.node_bytes[1] * 4, now.asked_bytes - 4 * BED_PAGE, now.asked_bytes + 4 * BED_PAGE);
+        }
+        read_some(&bed, 0, 2048);
+        close_bed(&bed, &source);
+    }
+}
+
 /* ---- scarcity ---- */
 
 static uint64_t free_huge(unsigned node) {
@@ -405,6 +442,86 @@ static void test_pool_that_a_node_cannot_hold_is_refused(void **state) {
     bed_refused(mnw_pool_open(&pool, &options), -ENOMEM, "nodes", "budget");
 }
 
+static void test_a_budget_that_a_node_cannot_hold_is_refused(void **state) {
+    struct bed bed = {0};
+    struct bed_source source;
+    (void)state;
+    if (!has_huge)
+        skip();
+    bed_hurry(100);
+    bed_source_open(&source, 16 * HUGE);
+    struct mnw_pool_options options = {.backing = MNW_BACKING_HUGETLB_2M, .numa = MNW_NUMA_BIND, .nodes = "1"};
+    options.budget_bytes = 8 * HUGE;
+    bed_open(&bed, source.store, options, NULL);
+    read_some(&bed, 0, 4 * 512); /* what it holds is not free, and need not be */
+    bed_refused(mnw_pool_set_budget(bed.pool, (HUGE_PAGES + 1) * HUGE), -ENOMEM, "2 MiB pages on node 1: ",
+                "echo 25 > /sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages");
+    assert_int_equal(bed_stats(bed.pool).budget_bytes, 8 * HUGE);
+    assert_int_equal(mnw_pool_set_budget(bed.pool, HUGE_PAGES * HUGE), 0);
+    read_some(&bed, 0, 16 * 512);
+    close_bed(&bed, &source);
+}
+
+static void test_a_pin_that_a_node_cannot_hold_says_so(void **state) {
+    struct bed bed = {0};
+    struct bed_source source;
+    (void)state;
+    if (!has_huge)
+        skip();
+    bed_hurry(100);
+    bed_source_open(&source, 16 * HUGE);
+    struct mnw_pool_options options = {.backing = MNW_BACKING_HUGETLB_2M, .numa = MNW_NUMA_BIND, .nodes = "1"};
+    struct mnw_cache_options cache = {.size = sizeof(cache), .read_deadline_ms = 500};
+    options.budget_bytes = 16 * HUGE;
+    bed_open(&bed, source.store, options, &cache);
+    char *hog = mmap(NULL, HUGE_PAGES * HUGE, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_NORESERVE, -1, 0);
+    assert_ptr_not_equal(hog, MAP_FAILED);
+    set_own_policy(hog, HUGE_PAGES * HUGE, 1);
+    assert_int_equal(madvise(hog, HUGE_PAGES * HUGE, MADV_POPULATE_WRITE), 0);
+    bed_refused(mnw_pin(bed.cache, 0, 2 * HUGE), -ENOMEM, "2 MiB pages on node 1: 0 free of 24",
+                "/sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages");
+    assert_int_equal(munmap(hog, HUGE_PAGES * HUGE), 0);
+    assert_int_equal(mnw_pin(bed.cache, 0, 2 * HUGE), 0);
+    assert_int_equal(mnw_unpin(bed.cache, 0, 2 * HUGE), 0);
+    close_bed(&bed, &source);
+}
+
+/* Small pages and folios: the reader's node has nothing left, so memory comes from another one. */
+static void test_a_full_node_falls_back(void **state) {
+    (void)state;
+    for (const struct backing *backing = backings; backing < backings + 2; backing++) {
+        struct bed bed = {0};
+        struct bed_source source;
+        uint64_t counts[NODES_MAX], pages = 8 * 512;
+        long long left = 0;
+        bed_hurry(100);
+        run_on(1);
+        open_bed(&bed, &source, backing, pages, MNW_NUMA_LOCAL, NULL, true);
+        assert_true(numa_node_size64(1, &left) > 0);
+        size_t length = (size_t)left & ~(HUGE - 1);
+        char *hog = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        assert_ptr_not_equal(hog, MAP_FAILED);
+        /* Not bound: what the node does not have any more comes from elsewhere, and nobody is killed for it. */
+        unsigned long mask = 2;
+        assert_int_equal(mbind(hog, length, MPOL_PREFERRED, &mask, 64, 0), 0);
+        for (size_t at = 0; at < length; at += HUGE)
+            if (madvise(hog + at, HUGE, MADV_POPULATE_WRITE))
+                break;
+        read_some(&bed, 0, pages);
+        count_nodes(&bed, backing, 0, pages * BED_PAGE, counts);
+        print_message("%s: %llu of %llu pages on the full node, %llu counted elsewhere\n", backing->name,
+                      (unsigned long long)counts[1], (unsigned long long)pages,
+                      (unsigned long long)bed_stats(bed.pool).pages_elsewhere);
+        assert_true(counts[1] < pages);
+        assert_int_equal(bed_stats(bed.pool).pages_elsewhere, pages - counts[1]);
+        assert_int_equal(bed_stats(bed.pool).faults_failed, 0);
+        assert_int_equal(bed_stats(bed.pool).fills_failed, 0);
+        assert_int_equal(munmap(hog, length), 0);
+        close_bed(&bed, &source);
+    }
+}
+
 /* ---- */
 
 static bool borrow_huge_pages(void) {
@@ -418,11 +535,13 @@ static bool borrow_huge_pages(void) {
     return true;
 }
 
+/* placement [TEST]: all, or those whose names match the pattern. */
 int main(int count, char **arguments) {
-    (void)count;
     int status = machine_guard(arguments);
     if (status >= 0)
         return status;
+    if (count > 1)
+        cmocka_set_test_filter(arguments[1]);
     node_count = numa_available() < 0 ? 1 : (unsigned)numa_num_configured_nodes();
     if (node_count < 2 || node_count > NODES_MAX) {
         printf("skipped: %u NUMA nodes; tests/vm/run --nodes 2 has two\n", node_count);
@@ -443,6 +562,10 @@ int main(int count, char **arguments) {
         cmocka_unit_test(test_nodes_run_out_under_local),
         cmocka_unit_test(test_nodes_run_out_under_bind),
         cmocka_unit_test(test_pool_that_a_node_cannot_hold_is_refused),
+        cmocka_unit_test(test_a_budget_that_a_node_cannot_hold_is_refused),
+        cmocka_unit_test(test_a_pin_that_a_node_cannot_hold_says_so),
+        cmocka_unit_test(test_a_full_node_falls_back),
+        cmocka_unit_test(test_placement_is_read_again),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -175,7 +175,7 @@ static void turn_pin(void) {
     choose_range(cache, &first, &count);
     int error = mnw_pin(cache->handle, offset_of(cache, first), offset_of(cache, count));
     if (error) {
-        if (error != -ENOSPC && !(error == -EIO && store_failed(cache)))
+        if (error != -ENOSPC && !((error == -EIO || error == -ENOMEM) && store_failed(cache)))
             sim_fail("pin of pages %llu +%llu: %d (%s)", (unsigned long long)first, (unsigned long long)count, error,
                      mnw_error());
         pin->used = false;

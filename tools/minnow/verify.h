@@ -40,7 +40,8 @@ struct verify_result {
     unsigned example_count;
     struct verify_example examples[EXAMPLES_MAX];
     struct mnw_stats stats;
-    struct mnw_histogram faults; /* event read to resolved, every node */
+    struct mnw_placement placement; /* of what is resident at the end */
+    struct mnw_histogram faults;    /* event read to resolved, every node */
 };
 
 extern const char *const backing_names[], *const numa_names[], *const policy_names[], *const io_names[];

@@ -27,6 +27,30 @@ static double microseconds(const struct mnw_histogram *histogram, double fractio
     return (double)mnw_histogram_quantile(histogram, fraction) / 1000;
 }
 
+/* The pages that were given memory where the policy wanted it, of all that were read. */
+static double share_placed(const struct verify_result *result) {
+    const struct mnw_stats *stats = &result->stats;
+    double pages = (double)stats->fill_bytes / (double)result->page_bytes;
+    return pages > (double)stats->pages_elsewhere ? 1 - (double)stats->pages_elsewhere / pages
+           : stats->pages_elsewhere               ? 0
+                                                  : 1;
+}
+
+static void print_placement(const struct verify_options *options, const struct verify_result *result) {
+    const struct mnw_placement *placement = &result->placement;
+    char size[32];
+    printf("memory (%s):", numa_names[options->pool.numa]);
+    for (unsigned node = 0; node < MNW_NODES_MAX; node++)
+        if (placement->node_bytes[node])
+            printf(" node %u %s (%.1f%%),", node, format_size(placement->node_bytes[node], size),
+                   100 * (double)placement->node_bytes[node] / (double)placement->asked_bytes);
+    printf(" unknown %s; given where it was wanted: %.1f%%\n", format_size(placement->unknown_bytes, size),
+           100 * share_placed(result));
+    if (options->pool.numa == MNW_NUMA_BIND && placement->outside_bytes)
+        printf("  %s lie outside of the nodes that the pool is bound to\n",
+               format_size(placement->outside_bytes, size));
+}
+
 int verify_print_words(const struct verify_options *options, const struct verify_result *result) {
     const struct mnw_stats *stats = &result->stats;
     char size[32], budget[32], resident[32], filled[32], page[32];
@@ -42,6 +66,7 @@ int verify_print_words(const struct verify_options *options, const struct verify
            microseconds(&result->faults, 0.99));
     printf("fills: %" PRIu64 ", %s; evictions: %" PRIu64 "; most resident: %s\n", stats->fills,
            format_size(stats->fill_bytes, filled), stats->evictions, format_size(stats->resident_bytes_max, resident));
+    print_placement(options, result);
     if (result->signal)
         puts("stopped early: this is the result so far");
     return fflush(stdout) ? -1 : 0;
@@ -60,6 +85,18 @@ static json_t *examples_json(const struct verify_result *result) {
         json_array_append_new(list, item);
     }
     return list;
+}
+
+static json_t *placement_json(const struct verify_result *result) {
+    const struct mnw_placement *placement = &result->placement;
+    json_t *nodes = json_array();
+    for (unsigned node = 0; node < MNW_NODES_MAX; node++)
+        if (placement->node_bytes[node])
+            json_array_append_new(
+                nodes, json_pack("{s:i, s:I}", "node", (int)node, "bytes", (json_int_t)placement->node_bytes[node]));
+    return json_pack("{s:I, s:I, s:I, s:f, s:o}", "asked_bytes", (json_int_t)placement->asked_bytes, "unknown_bytes",
+                     (json_int_t)placement->unknown_bytes, "outside_bytes", (json_int_t)placement->outside_bytes,
+                     "share_placed", share_placed(result), "nodes", nodes);
 }
 
 int verify_print_json(const struct verify_options *options, const struct verify_result *result) {
@@ -93,6 +130,7 @@ int verify_print_json(const struct verify_options *options, const struct verify_
         {"evicted_bytes", stats->evicted_bytes},
         {"evictions_direct", stats->evictions_direct},
         {"zaps", stats->zaps},
+        {"pages_elsewhere", stats->pages_elsewhere},
         {"fault_ns_p50", mnw_histogram_quantile(&result->faults, 0.50)},
         {"fault_ns_p99", mnw_histogram_quantile(&result->faults, 0.99)},
     };
@@ -107,6 +145,8 @@ int verify_print_json(const struct verify_options *options, const struct verify_
     json_object_set_new(object, "seconds", json_real(result->seconds));
     json_object_set_new(object, "interrupted", json_boolean(result->signal != 0));
     json_object_set_new(object, "file_changed", json_boolean(result->file_changed));
+    json_object_set_new(object, "numa", json_string(numa_names[options->pool.numa]));
+    json_object_set_new(object, "placement", placement_json(result));
     json_object_set_new(object, "examples", examples_json(result));
     char *text = json_dumps(object, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
     int printed = text ? puts(text) : EOF;

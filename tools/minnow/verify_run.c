@@ -324,6 +324,8 @@ static int collect(struct run *run) {
     struct verify_result *result = run->result;
     if (mnw_pool_stats(run->pool, &result->stats, sizeof(result->stats)))
         return refused("reading the statistics");
+    if (mnw_cache_placement(run->cache, 0, &result->placement, sizeof(result->placement)))
+        return refused("asking where memory lies");
     struct mnw_node_latency *latency = malloc(sizeof(*latency));
     if (!latency)
         return usage_error("verify: out of memory");
@@ -342,7 +344,7 @@ static int collect(struct run *run) {
     result->file_changed = fstat(run->fd, &after) || after.st_size != run->before.st_size ||
                            after.st_mtim.tv_sec != run->before.st_mtim.tv_sec ||
                            after.st_mtim.tv_nsec != run->before.st_mtim.tv_nsec;
-    return EXIT_FINE;
+    return run->options->pool.numa == MNW_NUMA_BIND && result->placement.outside_bytes ? EXIT_WRONG : EXIT_FINE;
 }
 
 /* Closes what is open. That closing is refused here would be a fault of the library: it counts. */
