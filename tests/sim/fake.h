@@ -7,7 +7,7 @@
  * Views have addresses that nothing may dereference: consumers read through fake_read(). Aliases are real
  * memory, inaccessible where the file has a hole, so that a manager that touches a hole is caught.
  *
- * Modelled: several processes, that may die. Not modelled: fork, swap, views that are shared and writable.
+ * Modelled: several processes, that fork and die. Not modelled: swap, views that are shared and writable.
  */
 #ifndef MNW_SIM_FAKE_H
 #define MNW_SIM_FAKE_H
@@ -88,6 +88,13 @@ extern bool (*fake_may_break)(const void *alias, uint64_t page);
 void fake_process_died(int process);
 /* What a consumer does to its mapping: whole pages of one view. Blocks until whoever watches it has read of it. */
 void fake_munmap(uintptr_t address, size_t length);
+/*
+ * fork() of a process that has this view alone, of which nothing was written; blocks until that was read. The child's
+ * fibers are the caller's to start.
+ */
+void fake_fork(uintptr_t address, int child);
+/* Whose memory a userfaultfd watches. */
+int fake_uffd_process(int fd);
 void fake_mremap(uintptr_t from, size_t length, uintptr_t to);
 /* mbind(MPOL_BIND) of whole pages of a view. */
 void fake_mbind(uintptr_t address, size_t length, int node);

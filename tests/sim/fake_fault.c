@@ -85,7 +85,7 @@ static void copy_on_write(struct fake_view *view, size_t index, uint64_t file_pa
 
 /* One walk: true when the access ended with `*outcome`, false when it must be made again. */
 static bool walk(uintptr_t address, bool write, uint64_t began, enum fake_outcome *outcome) {
-    struct fake_view *view = fake_view_at(address);
+    struct fake_view *view = fake_view_of(fiber_process(), address);
     *outcome = FAKE_SIGSEGV;
     if (!view)
         return true;

@@ -36,8 +36,8 @@ static bool is_registered_run(struct fake_view *view, uintptr_t start, size_t le
 }
 
 /* What the kernel finds before the first page. */
-static int fill_check(struct fill *fill, uintptr_t start, size_t length) {
-    fill->view = fake_view_at(start);
+static int fill_check(struct fill *fill, int process, uintptr_t start, size_t length) {
+    fill->view = fake_view_of(process, start);
     if (!is_registered_run(fill->view, start, length))
         return -ENOENT;
     if ((fill->flags & MNW__UFFD_KEEP_WP) && !(fake_entry_at(fill->view, start)->modes & MNW__UFFD_MODE_WP))
@@ -75,7 +75,7 @@ static int fill_range(const char *name, int fd, uintptr_t start, size_t length, 
         return -EINVAL;
     if (entry->uffd->orphaned)
         return -ESRCH;
-    int error = fill_check(fill, start, length);
+    int error = fill_check(fill, entry->uffd->process, start, length);
     size_t filled = 0;
     while (!error && filled < length) {
         error = fill_trouble(filled);
@@ -172,7 +172,8 @@ int mnw__uffd_copy(int fd, uintptr_t start, const void *source, size_t length, u
 
 int mnw__uffd_zeropage(int fd, uintptr_t start, size_t length, unsigned flags, int64_t *done) {
     struct fill fill = {.flags = flags & MNW__UFFD_DONTWAKE};
-    struct fake_view *view = fake_view_at(start);
+    const struct fake_fd *entry = fake_fd_get(fd, FD_UFFD);
+    struct fake_view *view = entry ? fake_view_of(entry->uffd->process, start) : NULL;
     bool hugetlb = view && fake_is_hugetlb(view->file);
     return fill_range("UFFDIO_ZEROPAGE", fd, start, length, &fill, hugetlb ? hugetlb_has_none : private_page, done);
 }
@@ -194,7 +195,7 @@ int mnw__uffd_writeprotect(int fd, uintptr_t start, size_t length, bool protect,
         return -EINVAL;
     if (entry->uffd->orphaned)
         return -ESRCH;
-    struct fake_view *view = fake_view_at(start);
+    struct fake_view *view = fake_view_of(entry->uffd->process, start);
     if (!is_registered_run(view, start, length) || !(fake_entry_at(view, start)->modes & MNW__UFFD_MODE_WP))
         return -ENOENT;
     if (start % view->page_bytes || length % view->page_bytes)

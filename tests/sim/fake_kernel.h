@@ -68,6 +68,7 @@ struct fake_entry {
 struct fake_view {
     bool exists;
     int process;
+    bool is_childs; /* made by fake_fork() */
     bool writable;
     bool veiled; /* nobody may touch it */
     struct fake_file *file;
@@ -79,8 +80,10 @@ struct fake_view {
 
 /* An unused one, for the caller to fill in. */
 struct fake_view *fake_view_new(void);
-/* The view that maps the address, or NULL. */
+/* The view that maps the address, or NULL: of this process, else of any that is not somebody's child. */
 struct fake_view *fake_view_at(uintptr_t address);
+/* The same, of one process. */
+struct fake_view *fake_view_of(int process, uintptr_t address);
 /* The entry of an address in a view. */
 struct fake_entry *fake_entry_at(struct fake_view *view, uintptr_t address);
 /* Empties an entry; a huge mapping goes as a whole. Markers stay unless `markers`. */
@@ -112,8 +115,9 @@ struct fake_uffd {
     bool initialised;
     uint64_t features;
     struct fake_waiter waiters[FAKE_WAITERS];
-    struct mnw__uffd_event events[FAKE_EVENTS]; /* not faults */
+    struct mnw__uffd_event events[FAKE_EVENTS]; /* not faults; of a fork, until it is read, `fd` is the child's id */
     int event_count;
+    uint64_t serial, posted, taken; /* of this userfaultfd; how many events */
 };
 
 /* Memory that outlives its process. */
@@ -147,6 +151,9 @@ bool fake_fd_is_readable(int fd);
 unsigned fake_pollers_open(void);
 
 /* ---- userfaultfd --------------------------------------------------------------------------------------- */
+
+/* One without a descriptor, with one reference. */
+struct fake_uffd *fake_uffd_new(int process);
 
 /* The last reference: closed. */
 void fake_uffd_release(struct fake_uffd *uffd);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * munmap and mremap of parts of a fake view, by its consumer; the events they give.
+ * munmap and mremap of parts of a fake view, and fork, by its consumer; the events they give.
  *
  * As in the kernel: the mapping changes first, then whoever watches it is told, and the caller waits until that was
  * read. From before the change until the caller runs again, nothing can be mapped through the userfaultfd.
@@ -99,4 +99,29 @@ void fake_mremap(uintptr_t from, size_t length, uintptr_t to) {
     tell(moved,
          &(struct mnw__uffd_event){.kind = MNW__UFFD_EV_REMAP, .address = from, .to = to, .length = length, .fd = -1});
     tell(unmapped, &(struct mnw__uffd_event){.kind = MNW__UFFD_EV_UNMAP, .address = from, .length = length, .fd = -1});
+}
+
+/* The child's userfaultfd is nobody's until the event was read; if it never is, it goes with the parent's. */
+void fake_fork(uintptr_t address, int child) {
+    fake_call("fork");
+    struct fake_view *view = fake_view_of(fiber_process(), address);
+    struct fake_view *copy = piece_of(view, 0, view->pages, view->address);
+    copy->process = child;
+    copy->is_childs = true;
+    struct fake_uffd *uffd = fake_uffd_of_id(view->entries[0].uffd), *childs = NULL;
+    if (uffd && uffd->features & MNW__UFFD_EVENT_FORK) {
+        childs = fake_uffd_new(child);
+        childs->initialised = true;
+        childs->features = uffd->features;
+    }
+    for (size_t page = 0; page < copy->pages; page++) {
+        if (copy->entries[page].copy)
+            sim_fail("fork of a view with copies is not modelled");
+        copy->entries[page].huge = false;
+        copy->entries[page].uffd = (int16_t)(childs ? childs->id : -1);
+    }
+    sim_trace("fork of the view at %#lx: process %d", (unsigned long)address, child);
+    if (childs)
+        fake_uffd_post(uffd, &(struct mnw__uffd_event){.kind = MNW__UFFD_EV_FORK, .fd = childs->id});
+    fake_call("fork done");
 }

@@ -64,6 +64,11 @@ int mnw__uffd_open_raw(enum mnw__uffd_door door) {
     if (fake_strikes(FAKE_OPEN))
         return mnw__fail(-EMFILE, "no descriptor left for a userfaultfd");
     int fd = fake_fd_new(FD_UFFD);
+    fake_fd_get(fd, FD_UFFD)->uffd = fake_uffd_new(fiber_process());
+    return fd;
+}
+
+struct fake_uffd *fake_uffd_new(int process) {
     struct fake_uffd *uffd = calloc(1, sizeof(*uffd));
     if (!uffd)
         sim_fail("no memory for a fake userfaultfd");
@@ -71,9 +76,9 @@ int mnw__uffd_open_raw(enum mnw__uffd_door door) {
         uffd->id++;
     existing[uffd->id] = uffd;
     uffd->references = 1;
-    uffd->process = fiber_process();
-    fake_fd_get(fd, FD_UFFD)->uffd = uffd;
-    return fd;
+    uffd->process = process;
+    uffd->serial = ++order;
+    return uffd;
 }
 
 int mnw__uffd_api(int fd, uint64_t version, uint64_t features, uint64_t *features_out, uint64_t *ioctls_out) {
@@ -121,11 +126,24 @@ void mnw__uffd_close(int fd) {
     fake_call("uffd_close done");
 }
 
+/* Forks that will not end: nobody can read of them, or who forked is dead. */
+static void drop_forks(struct fake_uffd *uffd) {
+    int kept = 0;
+    for (int i = 0; i < uffd->event_count; i++)
+        if (uffd->events[i].kind == MNW__UFFD_EV_FORK)
+            fake_uffd_release(fake_uffd_of_id(uffd->events[i].fd));
+        else
+            uffd->events[kept++] = uffd->events[i];
+    uffd->taken += (uint64_t)(uffd->event_count - kept);
+    uffd->event_count = kept;
+}
+
 void fake_uffd_release(struct fake_uffd *uffd) {
     if (--uffd->references)
         return;
     fake_views_unregister(uffd->id);
     existing[uffd->id] = NULL;
+    drop_forks(uffd);
     for (int i = 0; i < FAKE_WAITERS; i++)
         if (uffd->waiters[i].used)
             wake_waiter(&uffd->waiters[i]);
@@ -136,10 +154,10 @@ void fake_uffd_release(struct fake_uffd *uffd) {
 /* ---- registering --------------------------------------------------------------------------------------- */
 
 /* EINVAL, or 0 when the range is whole pages inside one view. */
-static int range_view(uintptr_t start, size_t length, struct fake_view **view) {
+static int range_view(int process, uintptr_t start, size_t length, struct fake_view **view) {
     if (!is_range(start, length))
         return -EINVAL;
-    *view = fake_view_at(start);
+    *view = fake_view_of(process, start);
     if (!*view)
         return -EINVAL;
     if (start + length > (*view)->address + (*view)->length)
@@ -165,7 +183,7 @@ int mnw__uffd_register(int fd, uintptr_t start, size_t length, unsigned modes, u
     struct fake_view *view;
     const unsigned all = MNW__UFFD_MODE_MISSING | MNW__UFFD_MODE_WP | MNW__UFFD_MODE_MINOR;
     struct fake_uffd *uffd = uffd_of(fd, "UFFDIO_REGISTER");
-    if (!uffd || !modes || (modes & ~all) || range_view(start, length, &view))
+    if (!uffd || !modes || (modes & ~all) || range_view(uffd->process, start, length, &view))
         return mnw__fail(-EINVAL, "UFFDIO_REGISTER [%#lx, +%zu)", (unsigned long)start, length);
     if (uffd->orphaned || fake_strikes(FAKE_OPEN))
         return mnw__fail(-ENOMEM, "UFFDIO_REGISTER [%#lx, +%zu)", (unsigned long)start, length);
@@ -194,7 +212,7 @@ int mnw__uffd_unregister(int fd, uintptr_t start, size_t length) {
     struct fake_uffd *uffd = uffd_of(fd, "UFFDIO_UNREGISTER");
     if (uffd && uffd->orphaned)
         return -ENOMEM;
-    if (!uffd || range_view(start, length, &view))
+    if (!uffd || range_view(uffd->process, start, length, &view))
         return -EINVAL;
     for (uintptr_t at = start; at < start + length; at += view->page_bytes)
         if (fake_entry_at(view, at)->uffd >= 0 && fake_entry_at(view, at)->uffd != uffd->id)
@@ -274,11 +292,16 @@ int mnw__uffd_waiting(int fd, uint64_t *pending, uint64_t *total) {
     return 0;
 }
 
+static void orphan(struct fake_uffd *uffd) {
+    uffd->orphaned = true;
+    drop_forks(uffd);
+}
+
 /* Duplicates of its userfaultfds live on; what they watched does not. */
 void fake_uffds_died(int process) {
     for (int id = 0; id < FAKE_FDS; id++)
         if (existing[id] && existing[id]->process == process)
-            existing[id]->orphaned = true;
+            orphan(existing[id]);
     for (int id = 0; id < FAKE_FDS; id++)
         for (int i = 0; existing[id] && i < FAKE_WAITERS; i++)
             if (fiber_is_dead(existing[id]->waiters[i].fiber))
@@ -312,7 +335,10 @@ void fake_uffd_post(struct fake_uffd *uffd, const struct mnw__uffd_event *event)
         sim_fail("more than %d unread events", FAKE_EVENTS);
     uffd->events[uffd->event_count++] = *event;
     fake_fd_changed(-1);
-    fiber_wait(&uffd->event_count, "an event to be read", FIBER_FOREVER);
+    int id = uffd->id;
+    uint64_t mine = ++uffd->posted, serial = uffd->serial;
+    while (existing[id] && existing[id]->serial == serial && uffd->taken < mine) /* it may be closed meanwhile */
+        fiber_wait(&uffd->event_count, "an event to be read", FIBER_FOREVER);
 }
 
 static struct fake_waiter *oldest_unread(struct fake_uffd *uffd) {
@@ -345,6 +371,16 @@ static int read_faults(struct fake_uffd *uffd, struct mnw__uffd_event *events, i
     return number;
 }
 
+/* A child's userfaultfd becomes a descriptor of whoever reads. */
+static struct mnw__uffd_event received(const struct mnw__uffd_event *posted) {
+    struct mnw__uffd_event event = *posted;
+    if (event.kind == MNW__UFFD_EV_FORK) {
+        event.fd = fake_fd_new(FD_UFFD);
+        fake_fd_get(event.fd, FD_UFFD)->uffd = fake_uffd_of_id(posted->fd);
+    }
+    return event;
+}
+
 int mnw__uffd_read(int fd, struct mnw__uffd_event *events, int count) {
     fake_call("uffd_read");
     struct fake_uffd *uffd = uffd_of(fd, "read");
@@ -356,8 +392,9 @@ int mnw__uffd_read(int fd, struct mnw__uffd_event *events, int count) {
         count = 1 + (int)random_below(fiber_random(), (uint64_t)count);
     int number = read_faults(uffd, events, count), taken = 0;
     while (number < count && taken < uffd->event_count)
-        events[number++] = uffd->events[taken++];
+        events[number++] = received(&uffd->events[taken++]);
     if (taken) {
+        uffd->taken += (uint64_t)taken;
         uffd->event_count -= taken;
         memmove(uffd->events, uffd->events + taken, sizeof(uffd->events[0]) * (size_t)uffd->event_count);
         fiber_wake(&uffd->event_count);
@@ -409,11 +446,15 @@ int mnw__uffd_is_one_mapping(int fd, uintptr_t start, size_t length) {
         return uffd ? -EAGAIN : -EINVAL;
     if (uffd->orphaned)
         return -ESRCH;
-    struct fake_view *view = fake_view_at(start);
+    struct fake_view *view = fake_view_of(uffd->process, start);
     if (!view || start + length > view->address + view->length)
         return 0;
     for (uintptr_t at = start; at < start + length; at += view->page_bytes)
         if (fake_entry_at(view, at)->uffd < 0)
             return 0;
     return 1;
+}
+
+int fake_uffd_process(int fd) {
+    return fake_fd_get(fd, FD_UFFD)->uffd->process;
 }

@@ -25,13 +25,23 @@ static struct {
     uintptr_t next;
 } views;
 
-struct fake_view *fake_view_at(uintptr_t address) {
-    for (int i = 0; i < FAKE_VIEWS; i++) {
-        struct fake_view *view = &views.views[i];
-        if (view->exists && address >= view->address && address < view->address + view->length)
-            return view;
-    }
+static bool holds(const struct fake_view *view, uintptr_t address) {
+    return view->exists && address >= view->address && address < view->address + view->length;
+}
+
+struct fake_view *fake_view_of(int process, uintptr_t address) {
+    for (int i = 0; i < FAKE_VIEWS; i++)
+        if (views.views[i].process == process && holds(&views.views[i], address))
+            return &views.views[i];
     return NULL;
+}
+
+struct fake_view *fake_view_at(uintptr_t address) {
+    struct fake_view *view = fake_view_of(fiber_process(), address);
+    for (int i = 0; i < FAKE_VIEWS && !view; i++)
+        if (holds(&views.views[i], address) && !views.views[i].is_childs)
+            view = &views.views[i];
+    return view;
 }
 
 struct fake_entry *fake_entry_at(struct fake_view *view, uintptr_t address) {

@@ -128,6 +128,7 @@ static void draw_world(void) {
         draw_store(&world.cache[i].store);
         world.cache[i].extent_pages = world.extent_bytes / world.page_bytes;
     }
+    world.is_forking = world.is_mortal && one_in(2);
     /* Abandoned reads, retries and an exhausted machine may hold memory and slots longer than a deadline. */
     world.may_lack_memory = !world.is_prompt;
 }
@@ -342,6 +343,9 @@ static void close_world(void) {
             close_view(&world.view[i]);
         free(world.view[i].copies);
     }
+    close_children(true);
+    for (unsigned i = 0; i < world.children; i++)
+        free(world.child[i].copies);
     check_stats();
     if (world.last_stats.pinned_bytes)
         sim_fail("%llu bytes are pinned by nobody", (unsigned long long)world.last_stats.pinned_bytes);
@@ -371,6 +375,7 @@ static void describe(void) {
             kinds[world.backing], (unsigned long long)world.extent_bytes, (unsigned long long)world.budget,
             world.caches, world.views, world.consumers, world.has_trouble ? "troubled" : "calm",
             world.is_prompt    ? ", prompt"
+            : world.is_forking ? ", forking"
             : world.is_mortal  ? ", mortal"
             : world.is_crowded ? ", crowded"
             : world.is_churned ? ", churned"

@@ -10,7 +10,15 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { CACHES_MAX = 3, VIEWS_MAX = 9, CONSUMERS_USUAL = 6, CONSUMERS_MAX = 14, PINS_MAX = 8, PREFETCHES_MAX = 4096 };
+enum {
+    CACHES_MAX = 3,
+    VIEWS_MAX = 9,
+    CHILDREN_MAX = 6,
+    CONSUMERS_USUAL = 6,
+    CONSUMERS_MAX = 14,
+    PINS_MAX = 8,
+    PREFETCHES_MAX = 4096
+};
 
 struct sim_cache {
     struct mnw_cache *handle;
@@ -42,9 +50,15 @@ struct sim_view {
     /* mortal worlds: of a consumer's process */
     unsigned side; /* which of the two */
     int process;
-    int uffd, held; /* the consumer's own; the holder's duplicate, or -1 */
-    bool mapped;    /* by the consumer */
-    int fiber;      /* that maps or unmaps it; FIBER_NONE */
+    int uffd, held;   /* the consumer's own; the holder's duplicate, or -1 */
+    bool mapped;      /* by the consumer */
+    int fiber;        /* that maps or unmaps it; FIBER_NONE */
+    bool is_followed; /* the userfaultfd tells of forks */
+    /* of a child made by fork */
+    int parent;         /* its process */
+    bool is_forking;    /* it does not run yet */
+    bool has_ended;     /* its process has */
+    bool may_be_barred; /* its parent's view was closed as it was born */
 };
 
 struct sim_pin {
@@ -68,13 +82,16 @@ struct world {
     bool may_lack_memory; /* pages may be refused for want of it */
     bool has_trouble;
     bool is_mortal;  /* processes die */
+    bool is_forking; /* and fork */
     bool is_churned; /* caches are closed and opened all the time */
     bool is_crowded; /* many consumers of few pages in one view */
     bool is_prompt;  /* nothing in this world takes long: a fault that only the watchdog ends is a lost wake-up */
     /* the run */
     struct mnw_pool *pool;
     struct sim_cache cache[CACHES_MAX];
-    struct sim_view view[VIEWS_MAX];
+    struct sim_view view[VIEWS_MAX], child[CHILDREN_MAX];
+    unsigned children, children_lost; /* made; that a manager's death had left unwatched */
+    bool is_taking;                   /* somebody takes events */
     struct sim_pin pin[PINS_MAX];
     struct sim_prefetch prefetch[PREFETCHES_MAX];
     uint64_t prefetch_count, prefetch_ended;
@@ -116,8 +133,24 @@ uint64_t view_cookie(const struct sim_view *view);
 bool open_remote_view(struct sim_view *view);
 void close_remote_view(struct sim_view *view);
 
+/* workload_fork.c */
+/* A consumer forks, if it likes, and comes back. */
+void fork_view(struct sim_view *parent);
+/* A child is told of; false: it is no child's. */
+bool take_child(const struct mnw_event *event);
+/* The next manager serves them again. */
+void take_over_children(void);
+bool have_children_ended(void);
+/* In a manager: closes what has ended, or all. */
+void close_children(bool all);
+void lose_child(int process);
+void lose_children_views(void);
+int attach_view(struct sim_view *view);
+
 /* workload_consumer.c */
 void consume(void *argument);
+/* Reads some of a page and checks it. */
+void read_some(struct sim_view *view, uint64_t page, unsigned char *bytes);
 /* workload_operator.c */
 void operate(void *argument);
 bool open_view(struct sim_view *view);

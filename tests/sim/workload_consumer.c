@@ -50,7 +50,7 @@ static void judge_signal(struct sim_view *view, uint64_t page, enum fake_outcome
     if (outcome == FAKE_SIGSEGV)
         sim_fail("SIGSEGV on page %llu of an open view", (unsigned long long)page);
     world.sigbus++;
-    if (sim_store_explains(&cache->store, page, began_ns))
+    if (sim_store_explains(&cache->store, page, began_ns) || view->may_be_barred)
         return;
     if (!world.may_lack_memory)
         sim_fail("SIGBUS on page %llu, which the store did not fail (%u failures, %u retries)",
@@ -81,7 +81,7 @@ static void check_bytes(struct sim_view *view, uint64_t page, size_t within, con
              within + at, bytes[at], floor, store->pages[page].version);
 }
 
-static void read_some(struct sim_view *view, uint64_t page, unsigned char *bytes) {
+void read_some(struct sim_view *view, uint64_t page, unsigned char *bytes) {
     struct sim_store *store = &view->cache->store;
     size_t within = random_below(fiber_random(), store->page_bytes / 8) * 8, left = store->page_bytes - within;
     size_t length =
@@ -140,6 +140,10 @@ void consume(void *argument) {
     (void)argument;
     if (world.page_bytes > sizeof(bytes))
         sim_fail("pages of %llu bytes are too large for a consumer", (unsigned long long)world.page_bytes);
-    for (unsigned i = 0; i < world.reads_each; i++)
+    for (unsigned i = 0; i < world.reads_each; i++) {
         read_pattern(bytes);
+        struct sim_view *view = world.is_forking && random_chance(fiber_random(), 300) ? choose_view() : NULL;
+        if (view)
+            fork_view(view);
+    }
 }

@@ -44,6 +44,9 @@ static void map(void *argument) {
     uint64_t features = huge ? MNW__UFFD_MINOR_HUGETLBFS | MNW__UFFD_MISSING_HUGETLBFS
                              : MNW__UFFD_MINOR_SHMEM | MNW__UFFD_MISSING_SHMEM;
     features |= MNW__UFFD_EVENT_REMAP | MNW__UFFD_EVENT_UNMAP | MNW__UFFD_POISON;
+    view->is_followed = world.is_forking && !view->writable;
+    if (view->is_followed)
+        features |= MNW__UFFD_EVENT_FORK;
     struct mnw__backing backing = {.readonly_fd = view->cache->kept.backing_fd};
     uint64_t offset = view->first * view->cache->store.page_bytes;
     if (mnw__view_map(&backing, offset, length_of(view), view->writable, &view->address))
@@ -89,7 +92,7 @@ uint64_t view_cookie(const struct sim_view *view) {
     return (uint64_t)view->generation << 32 | (uint64_t)(view - world.view);
 }
 
-static int attach(struct sim_view *view) {
+int attach_view(struct sim_view *view) {
     uint64_t page_bytes = view->cache->store.page_bytes;
     struct mnw_attach_options options = {
         .size = sizeof(options),
@@ -98,7 +101,7 @@ static int attach(struct sim_view *view) {
         .address = view->address,
         .uffd = view->held,
         .cookie = view_cookie(view),
-        .flags = view->writable ? MNW_VIEW_WRITE : 0,
+        .flags = (view->writable ? MNW_VIEW_WRITE : 0u) | (view->parent ? MNW_VIEW_FORKED : 0u),
     };
     return mnw_view_attach(&view->handle, view->cache->handle, &options);
 }
@@ -107,7 +110,7 @@ bool open_remote_view(struct sim_view *view) {
     drop_mapping(view); /* of a consumer that died before it could be attached again */
     view->process = world.consumer_process[view->side];
     as_consumer(view, "mapper", map);
-    if (view->mapped && !attach(view))
+    if (view->mapped && !attach_view(view))
         return view->mapped; /* its consumer may have died meanwhile: then it is left to be closed */
     view->handle = NULL;
     drop_mapping(view);
@@ -157,6 +160,7 @@ static void lose_manager(void) {
     }
     for (unsigned i = 0; i < world.views; i++)
         world.view[i].handle = NULL;
+    lose_children_views();
     mnw__remote_forget_all();
     memset(&world.last_stats, 0, sizeof(world.last_stats));
     world.pool = NULL;
@@ -179,6 +183,7 @@ static void lose_consumers(int process) {
 
 static void on_death(int process) {
     fake_process_died(process);
+    lose_child(process);
     if (process == world.manager)
         lose_manager();
     else
@@ -342,7 +347,7 @@ static void take_over_cache(struct sim_cache *cache) {
 }
 
 static void take_over_view(struct sim_view *view) {
-    for (unsigned tries = 0; view->open && attach(view); tries++)
+    for (unsigned tries = 0; view->open && attach_view(view); tries++)
         if (!view->open)
             break;
         else if (!world.has_trouble || tries > OPENINGS_MAX)
@@ -372,6 +377,7 @@ static void manage(void *argument) {
         } else if (first || one_in(2))
             open_view(&world.view[i]);
     }
+    take_over_children();
     world.operators_running = world.operators;
     for (unsigned i = 0; i < world.operators; i++)
         fiber_start("operator", 0, operate, NULL);
@@ -421,7 +427,7 @@ static bool have_ended(const int *fibers, unsigned count) {
 
 static bool is_over(int fibers[2][CONSUMERS_MAX], const unsigned *counts, uint64_t deaths) {
     return have_ended(fibers[0], counts[0]) && have_ended(fibers[1], counts[1]) && world.deaths == deaths &&
-           world.is_serving && !world.operators_running;
+           world.is_serving && !world.operators_running && have_children_ended();
 }
 
 void live_and_die(void) {
@@ -446,6 +452,8 @@ void live_and_die(void) {
             consumer_deaths--;
             fiber_kill(world.consumer_process[side]);
             counts[side] = start_consumers(fibers[side], side);
+        } else if (world.children && one_in(60)) {
+            fiber_kill(world.child[draw(0, world.children - 1)].process);
         }
     }
     fiber_doom(world.manager, NULL, 0);

@@ -303,6 +303,8 @@ static void take_failure(const struct mnw_event *event) {
 
 /* All that happens to a view here is that its consumer dies. */
 static void take_change(const struct mnw_event *event) {
+    if (world.is_forking && take_child(event))
+        return;
     if (!world.is_mortal || event->changes != MNW_VIEW_CHANGED_DEAD)
         sim_fail("a view is said to have changed: %#x", event->changes);
     for (unsigned i = 0; i < world.views; i++)
@@ -313,6 +315,9 @@ static void take_change(const struct mnw_event *event) {
 void take_events(void) {
     struct mnw_event event;
     int taken;
+    while (world.is_taking) /* whoever finds nothing to take must know that all was dealt with */
+        fiber_sleep(10000, "another one takes events");
+    world.is_taking = true;
     while ((taken = mnw_pool_next_event(world.pool, &event)) == 1) {
         if (event.kind == MNW_EVENT_PREFETCH)
             take_prefetch(&event);
@@ -323,6 +328,7 @@ void take_events(void) {
     }
     if (taken)
         sim_fail("next_event: %d", taken);
+    world.is_taking = false;
 }
 
 /* ---- invalidation ------------------------------------------------------------------------------------------ */
@@ -507,6 +513,7 @@ void operate(void *argument) {
             break;
         case 8:
             take_events();
+            close_children(false);
             break;
         case 10: /* local views only */
             populate();
