@@ -245,10 +245,23 @@ static void meet(const struct mnw__daemon_view *view) {
             mnw_view_ranges(view->view, NULL, 0);
 }
 
+/* Who closes a view reads of its last forks, and bars those children. A child's is closed when no process has it. */
+static bool is_closing(const struct mnw__daemon_view *view, uint64_t since) {
+    for (; view; view = view->next)
+        if (!view->is_child && view->phase == MNW__VIEW_DETACHING && view->closing < since)
+            return true;
+    return false;
+}
+
 static bool is_settled(const struct mnw__daemon *daemon, uint64_t since) {
+    const struct mnw__session *lists[] = {daemon->sessions, daemon->dead};
     for (unsigned i = 0; i < daemon->pool_count; i++)
         if (daemon->pools[i].passed < since)
             return false;
+    for (unsigned i = 0; i < 2; i++)
+        for (const struct mnw__session *session = lists[i]; session; session = session->next)
+            if (is_closing(session->views, since))
+                return false;
     return true;
 }
 

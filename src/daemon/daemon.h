@@ -67,6 +67,7 @@ struct mnw__daemon_view {
     int record;       /* index; -1: none */
     uint64_t cookie;  /* in the library's events */
     uint64_t seen;    /* in daemon->ticks: its last event; 0: none */
+    uint64_t closing; /* in daemon->ticks: since when it is DETACHING */
     uint32_t id, flags;
     uint64_t address, length, offset;
 };

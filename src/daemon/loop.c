@@ -103,7 +103,7 @@ void mnw__daemon_loop_close(struct mnw__daemon *daemon) {
 
 int mnw__daemon_turn(struct mnw__daemon *daemon, int timeout_ms) {
     struct epoll_event events[EVENTS_MAX];
-    int count = epoll_wait(daemon->epoll, events, EVENTS_MAX, daemon->waiting ? 0 : timeout_ms);
+    int count = epoll_wait(daemon->epoll, events, EVENTS_MAX, daemon->waiting ? 1 : timeout_ms);
     if (count < 0 && errno != EINTR)
         return mnw__fail(-errno, "waiting for something to do: %s", strerror(errno));
     for (int i = 0; i < count; i++) {

@@ -135,6 +135,7 @@ static bool begin_close(struct mnw__daemon *daemon, struct mnw__daemon_view *vie
     if (!work)
         return false;
     view->phase = MNW__VIEW_DETACHING;
+    view->closing = ++daemon->ticks;
     /* A child stays on record until its pages are barred. */
     if (view->record >= 0 && !view->is_child)
         atomic_store_explicit(&daemon->state.views[view->record].record.state, MNW__RECORD_TENTATIVE,

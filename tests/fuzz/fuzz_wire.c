@@ -286,6 +286,7 @@ static void step(void) {
 static void settle(void) {
     do {
         mnw__work_collect(&daemon_);
+        mnw__changes_go_on(&daemon_);
         mnw__session_sweep(&daemon_);
     } while (daemon_.works);
 }
