@@ -242,7 +242,7 @@ static void a_followed_child_of_a_torn_view_is_served_anew(void **state) {
 static int child_has_parts_or_none(struct bed *bed) {
     unsigned closed = 0;
     for (size_t page = 0; page < PAGES; page += 2) {
-        int signal_number = machine_touch(bed->data + page * PAGE, NULL);
+        int signal_number = machine_touch((char *)bed->data + page * PAGE, NULL);
         size_t length = page + 1 == PAGES ? SIZE - page * PAGE : PAGE;
         if (signal_number ? signal_number != SIGSEGV : fake_wrong(bed->data + page * PAGE, page * PAGE, length) != 0)
             return 1;
@@ -269,7 +269,8 @@ static int64_t bare_child(struct bed *bed, bool by_libc) {
     pid_t pid = by_libc ? _Fork() : (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
     if (!pid) {
         alarm(20);
-        _exit(machine_touch(bed->data, NULL) == SIGSEGV && machine_touch(bed->data + 9 * PAGE, NULL) == SIGSEGV);
+        _exit(machine_touch((char *)bed->data, NULL) == SIGSEGV &&
+              machine_touch((char *)bed->data + 9 * PAGE, NULL) == SIGSEGV);
     }
     int status;
     return waitpid(pid, &status, 0) == pid && WIFEXITED(status) ? WEXITSTATUS(status) : -1;
@@ -292,7 +293,7 @@ static void a_bare_child_has_nothing_though_forks_are_followed(void **state) {
 
 /* It would read zeros when the daemon dies. */
 static int child_has_no_view(struct bed *bed) {
-    return machine_touch(bed->data + 30 * PAGE, NULL) != SIGSEGV;
+    return machine_touch((char *)bed->data + 30 * PAGE, NULL) != SIGSEGV;
 }
 
 static void no_child_is_followed_by_a_daemon_that_keeps_nothing(void **state) {
