@@ -94,6 +94,11 @@ def map_private(fd, length, offset=0, address=None, writable=False):
     return found
 
 
+def die_with_parent():
+    """In a child of a test that may end early."""
+    libc.prctl(1, signal.SIGKILL)
+
+
 def unmap(uffd, address, length):
     """With nobody left to read the event of it, munmap(2) of a registered range would wait for ever."""
     fcntl.ioctl(uffd, UFFDIO_UNREGISTER, struct.pack("=QQ", address, length))

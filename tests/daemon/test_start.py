@@ -417,9 +417,12 @@ class UnderSystemd(unittest.TestCase):
         held, letting = os.pipe()
         consumer = os.fork()
         if not consumer:  # this process is the manager
+            peer.die_with_parent()
             view = View(Peer(self.path), "a")
             child = os.fork()
-            if child:
+            if not child:
+                peer.die_with_parent()
+            else:
                 os.write(saying, struct.pack("=i", child))
                 signal.pause()
             os.read(held, 1)

@@ -287,6 +287,7 @@ class Survival(unittest.TestCase):
         for _ in range(3):
             pid = os.fork()
             if not pid:
+                peer.die_with_parent()
                 with peer.Peer(self.daemon.path) as session:
                     views = [peer.View(session, "disk", view=1 + i) for i in range(16)]
                     half, places = views[0].length // 2, [view.address for view in views]
