@@ -363,13 +363,15 @@ static void change_store(void) {
     choose_range(cache, &first, &count);
     bool mends = draw(2);
     uint32_t *versions = malloc(count * sizeof(*versions));
-    if (!versions)
+    struct store_page *before = malloc(count * sizeof(*before));
+    if (!versions || !before)
         sim_fail("no memory");
     for (uint64_t i = 0; i < count; i++) {
         struct store_page *page = &store->pages[first + i];
         if (mends)
             page->state = STORE_GOOD;
         versions[i] = ++page->version;
+        before[i] = *page;
         page->failures_new = 0;
         page->marked_ns = fiber_now();
     }
@@ -393,8 +395,13 @@ static void change_store(void) {
     if (error && !pinned_before && !has_pin(cache, first, count) && !unanswered && !punches_fail && !has_writers &&
         world.operators == 1)
         sim_fail("invalidate: EBUSY (%s), though nothing is pinned and nothing unanswered", mnw_error());
-    for (uint64_t i = 0; !error && i < count; i++) {
+    for (uint64_t i = 0; i < count; i++) {
         struct store_page *page = &store->pages[first + i];
+        if (error) { /* it forgot nothing; another operator's, under way all along, may yet do so */
+            page->failures_new += before[i].failures_new;
+            page->marked_ns = before[i].marked_ns;
+            continue;
+        }
         if (page->floor < versions[i])
             page->floor = versions[i];
         page->failures = page->failures_new;
@@ -403,6 +410,7 @@ static void change_store(void) {
             page->doubt_ns = page->marked_ns;
         page->healed_ns = fiber_now();
     }
+    free(before);
     free(versions);
 }
 
