@@ -299,7 +299,7 @@ void bed_refused_at(int64_t result, int expected, const char *thing, const char 
 
 void bed_hurry(unsigned seconds) {
     signal(SIGALRM, SIG_DFL);
-    alarm(MACHINE_SANITIZED ? seconds * 4 : seconds);
+    alarm((MACHINE_SANITIZED ? seconds * 4 : seconds) * (unsigned)machine_slowness());
 }
 
 int bed_child(int (*body)(void *argument), void *argument) {

@@ -86,7 +86,7 @@ void peer_start(struct peer *peer) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         if (getppid() != parent)
             _exit(1);
-        alarm(120);
+        alarm(120 * (unsigned)machine_slowness());
         int socket = dup2(sockets[1], 3);
         close_range(4, ~0u, 0);
         serve(socket);

@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #define HUGE (2 * BED_MIB)
-/* Pages of 4 KiB between what two readers read: more than anybody reads ahead. */
+/* Pages of 4 KiB between what two readers read, and as many are read ahead at most. */
 #define GAP 2048
 /* Huge pages of each node that the tests have. */
 #define HUGE_PAGES 24u
@@ -124,7 +124,7 @@ static void join_readers(struct reader *readers) {
 /* A pool with a cache of so many pages of 4 KiB that all fit. */
 static void open_bed(struct bed *bed, struct bed_source *source, const struct backing *backing, uint64_t pages,
                      enum mnw_numa numa, const char *nodes, bool reads_ahead) {
-    struct mnw_cache_options cache = {.size = sizeof(cache), .readahead_bytes = reads_ahead ? 0 : UINT64_MAX};
+    struct mnw_cache_options cache = {.size = sizeof(cache), .readahead_bytes = reads_ahead ? GAP * BED_PAGE : UINT64_MAX};
     bed_source_open(source, pages * BED_PAGE);
     struct mnw_pool_options options = {.backing = backing->kind, .numa = numa, .nodes = nodes};
     options.budget_bytes = pages * BED_PAGE + 4 * (backing->unit > 16 * BED_PAGE ? backing->unit : 16 * BED_PAGE);

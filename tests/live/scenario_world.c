@@ -175,6 +175,11 @@ bool world_has_poison(void) {
     return !mnw__uffd_probe(&probe) && probe.features & MNW__UFFD_POISON;
 }
 
+bool world_protects(void) {
+    struct mnw__uffd_probe probe;
+    return !mnw__uffd_probe(&probe) && probe.features & MNW__UFFD_PAGEFAULT_WP;
+}
+
 bool world_lose_poison(void) {
     return false;
 }

@@ -17,7 +17,7 @@ static void must(int result, const char *what) {
 
 uint64_t low_features(void) {
     return MNW__UFFD_MISSING_SHMEM | MNW__UFFD_MINOR_SHMEM | MNW__UFFD_MISSING_HUGETLBFS | MNW__UFFD_MINOR_HUGETLBFS |
-           MNW__UFFD_PAGEFAULT_WP | MNW__UFFD_WP_HUGETLBFS_SHMEM | MNW__UFFD_THREAD_ID |
+           MNW__UFFD_THREAD_ID | (world_protects() ? MNW__UFFD_PAGEFAULT_WP | MNW__UFFD_WP_HUGETLBFS_SHMEM : 0) |
            (world_has_poison() ? MNW__UFFD_POISON : 0);
 }
 

@@ -40,6 +40,8 @@ void world_begin(void);
 void world_end(void);
 /* Does this world's kernel have UFFDIO_POISON? */
 bool world_has_poison(void);
+/* Write protection? On arm64 it came with Linux 6.10: later than poison. */
+bool world_protects(void);
 /* From now on the kernel has none; false: this world's kernel is what it is. */
 bool world_lose_poison(void);
 /* Can memory be made to fail in this world? Then the page of a cache at this address of its alias does. */

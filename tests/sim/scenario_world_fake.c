@@ -18,6 +18,10 @@ bool world_has_poison(void) {
     return !without_poison;
 }
 
+bool world_protects(void) {
+    return true;
+}
+
 bool world_lose_poison(void) {
     without_poison = true;
     return true;

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 import debian  # noqa: E402 (its folder was just named)
@@ -64,6 +65,27 @@ class Test:
         print(f"{self.word:4} {self.name:24} {self.job.seconds or 0:6.1f} s  {why}", flush=True)
 
 
+# What tells most about a kernel comes first, should there be no time for all.
+FIRST = ["uffd_", "bad_input", "stress-", "errors", "closing", "remote_", "inline", "adopt_", "limits", "fork_", "verify"]
+AT_ONCE = 6  # tests in one guest, where time is short: between two guests the clock is looked at
+
+
+def in_order(tests):
+    return sorted(tests, key=lambda test: next((i for i, name in enumerate(FIRST) if test.name.startswith(name)), len(FIRST)))
+
+
+def run_in_time(shape, tests, minutes):
+    """Those that can be begun in so many minutes; the others have the word "none"."""
+    started = time.monotonic()
+    tests = in_order(tests)
+    while tests and time.monotonic() - started < 60 * minutes:
+        run(shape, tests[:AT_ONCE])
+        tests = tests[AT_ONCE:]
+    for test in tests:
+        test.word = "none"
+        print(f"none {test.name}: not run, {minutes} minutes are over", flush=True)
+
+
 def run(shape, tests):
     """Runs the tests in as many guests as it takes, and tells of each when it has ended."""
     by_job = {id(test.job): test for test in tests}
@@ -93,6 +115,7 @@ def main():
     parser.add_argument("--arch", choices=debian.ARCHITECTURES, default="amd64", help="what the build folder is for (amd64)")
     parser.add_argument("--nodes", type=int, default=2, help="NUMA nodes (2)")
     parser.add_argument("--node-memory", type=int, default=1536, metavar="MIB", help="MiB per node (1536)")
+    parser.add_argument("--minutes", type=int, help="begin none after so many (all are run)")
     parser.add_argument("--suite", action="append", help="the tests of this suite (live and guest); may be repeated")
     parser.add_argument("build", help="a build folder")
     parser.add_argument("names", nargs="*", metavar="TEST", help="these tests alone")
@@ -112,9 +135,13 @@ def main():
         for test in [test for test in tests if test.needs_python]:
             print(f"not run: {test.name}: there is no Python for {chosen.arch} to take along", flush=True)
             tests.remove(test)
-    run(jobs.Shape(chosen.kernel, chosen.nodes, node_mib=chosen.node_memory, architecture=chosen.arch), tests)
+    shape = jobs.Shape(chosen.kernel, chosen.nodes, node_mib=chosen.node_memory, architecture=chosen.arch)
+    if chosen.minutes:
+        run_in_time(shape, tests, chosen.minutes)
+    else:
+        run(shape, tests)
     words = [test.word for test in tests]
-    print(f"{words.count('ok')} passed, {words.count('FAIL')} failed, {words.count('skip')} skipped")
+    print(f"{words.count('ok')} passed, {words.count('FAIL')} failed, {words.count('skip')} skipped, {words.count('none')} not run")
     return 1 if "FAIL" in words else 0
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """On which NUMA node a cache's pages lie, in guests with several nodes: tests/live/placement on both kernels.
 
-usage: test_placement.py PLACEMENT
+usage: test_placement.py PLACEMENT [TEST]...
 """
 import os
 import subprocess
@@ -32,5 +32,5 @@ if __name__ == "__main__":
     if why := jobs.lacking():
         print(why)
         sys.exit(77)
-    PLACEMENT = os.path.abspath(sys.argv.pop())
+    PLACEMENT = os.path.abspath(sys.argv.pop(1))
     unittest.main(verbosity=2)
