@@ -124,7 +124,8 @@ static void join_readers(struct reader *readers) {
 /* A pool with a cache of so many pages of 4 KiB that all fit. */
 static void open_bed(struct bed *bed, struct bed_source *source, const struct backing *backing, uint64_t pages,
                      enum mnw_numa numa, const char *nodes, bool reads_ahead) {
-    struct mnw_cache_options cache = {.size = sizeof(cache), .readahead_bytes = reads_ahead ? GAP * BED_PAGE : UINT64_MAX};
+    struct mnw_cache_options cache = {.size = sizeof(cache),
+                                      .readahead_bytes = reads_ahead ? GAP * BED_PAGE : UINT64_MAX};
     bed_source_open(source, pages * BED_PAGE);
     struct mnw_pool_options options = {.backing = backing->kind, .numa = numa, .nodes = nodes};
     options.budget_bytes = pages * BED_PAGE + 4 * (backing->unit > 16 * BED_PAGE ? backing->unit : 16 * BED_PAGE);
