@@ -133,6 +133,18 @@ static enum mnw__outcome wait_for_tick(struct mnw__fault_thread *thread, struct 
     return MNW__OUTCOME_PENDING;
 }
 
+void mnw__fault_send_round(struct mnw_view *view) {
+    wait_for_tick(view->thread, view, CHANGING_TICK_NS);
+}
+
+/* The kernel could not end the fault just now. */
+static enum mnw__outcome refused(struct mnw__fault_thread *thread, struct mnw_view *view) {
+    if (!view->remote)
+        return wait_for_tick(thread, view, MNW__SCARCE_TICK_NS);
+    mnw__remote_refused(view);
+    return MNW__OUTCOME_PENDING;
+}
+
 /* No memory or no read slot just now. A fault that goes on starving is back with every tick, until it is refused. */
 static enum mnw__outcome starve(struct mnw__fault_thread *thread, struct mnw_view *view, uint64_t page) {
     struct mnw_cache *cache = view->cache;
@@ -278,7 +290,7 @@ static bool look(struct mnw__fault_thread *thread, struct mnw_view *view, uint64
             *outcome = wait_for_tick(thread, view, MNW__SCARCE_TICK_NS);
             return true;
         case MNW__MAP_AGAIN:
-            *outcome = wait_for_tick(thread, view, view->remote ? CHANGING_TICK_NS : MNW__SCARCE_TICK_NS);
+            *outcome = refused(thread, view);
             return true;
         case MNW__MAP_GONE:
             *outcome = MNW__OUTCOME_ENDED;
@@ -310,9 +322,7 @@ static bool look(struct mnw__fault_thread *thread, struct mnw_view *view, uint64
     case MNW__PAGE_FAILED:
         if (view->remote && !cache->pool->has_poison)
             return look_at_unbarred(thread, view, page, outcome);
-        *outcome = mnw__view_poison_page(view, page)
-                       ? MNW__OUTCOME_ENDED
-                       : wait_for_tick(thread, view, view->remote ? CHANGING_TICK_NS : MNW__SCARCE_TICK_NS);
+        *outcome = mnw__view_poison_page(view, page) ? MNW__OUTCOME_ENDED : refused(thread, view);
         return true;
     }
     return false;
@@ -415,7 +425,7 @@ void mnw__fault_retry_starved(struct mnw__fault_thread *thread, bool always) {
     thread->starving = false;
     atomic_fetch_sub(&thread->pool->starving, 1);
     for (struct mnw_view *view = thread->views; view; view = view->next_of_thread) {
-        if (!view->starved)
+        if (!view->starved || (view->remote && view->remote->refused)) /* it is sent round when it has been read */
             continue;
         view->starved = false;
         mnw__view_wake_all(view);

@@ -125,6 +125,9 @@ void mnw__fault_plan_missed(struct mnw_view *view, uint64_t page, struct mnw__re
 
 /* The watchdog: whoever waits is woken to fault again, in case an event was read and lost. */
 void mnw__fault_watch(struct mnw__fault_thread *thread);
+/* On the view's thread: who waits in it is woken to fault again in 2 ms: another process has changed its mapping by
+ * then. */
+void mnw__fault_send_round(struct mnw_view *view);
 /* Faults that starved look again, if anything was given back since. */
 void mnw__fault_retry_starved(struct mnw__fault_thread *thread, bool always);
 

@@ -137,6 +137,13 @@ static void serve_view(struct mnw__fault_thread *thread, struct mnw_view *view, 
         mnw__remote_in_vain(view);
 }
 
+/* Whether or not the kernel has more of them: what was refused goes round only when that is known. */
+static void serve_refused(struct mnw__fault_thread *thread, unsigned most) {
+    for (struct mnw_view *view = thread->views; view; view = view->next_of_thread)
+        if (mnw__remote_is_refused(view))
+            serve_view(thread, view, most);
+}
+
 /* ---- the loop ---- */
 
 static bool owns(const struct mnw__fault_thread *thread, const void *tag) {
@@ -161,6 +168,7 @@ static void run_timers(struct mnw__fault_thread *thread, enum mnw__job_more more
         active |= view->active;
         if (view->remote && view->remote->parked)
             mnw__fault_due(thread, mnw__remote_resume(view, now_ns));
+        thread->soon |= mnw__remote_is_refused(view);
     }
     if (active)
         thread->watch_ns = mnw__min(thread->watch_ns, now_ns + WATCH_BUSY_NS);
@@ -195,6 +203,7 @@ static void run(void *argument) {
         for (int i = 0; i < count; i++)
             if (tags[i] != thread->io && (!stale || owns(thread, tags[i])))
                 serve_view(thread, tags[i], most);
+        serve_refused(thread, most);
         if (atomic_load(&thread->asked) && atomic_exchange(&thread->asked, false))
             mnw__inline_attend(thread);
         push_reads(thread);

@@ -52,9 +52,10 @@ struct mnw__remote {
     /* thread->lock */
     bool parked; /* not among those that the thread waits for, until resume_ns */
     uint64_t resume_ns;
-    uint64_t credit_ns;      /* what may be spent on faults, each of which costs its share of a second */
+    int64_t credit_ns;       /* what may be spent on faults, each of which costs its share of a second; or owed */
     uint64_t credit_last_ns; /* when it was last counted */
     bool in_motion;          /* the events read last said that the mapping changed */
+    bool refused;            /* a fault could not be ended: mnw__remote_refused() */
     unsigned vain;           /* visits without an event, in a row */
     uint64_t retry_ns;       /* a kernel without poison: when failed pages may be read again */
 
@@ -80,6 +81,15 @@ void mnw__remote_drain(struct mnw_view *view);
 
 /* The rest is for the view's fault thread, under its lock, but for died(). */
 
+/*
+ * A fault could not be ended, most likely since the mapping changes, and goes round again. The kernel hands out faults
+ * before the event that tells of the change, so whoever is sent round too soon is before it again: the view is read on,
+ * whatever its limit, until that event was read, or nothing is left; only then do those who were refused fault again.
+ */
+void mnw__remote_refused(struct mnw_view *view);
+static inline bool mnw__remote_is_refused(const struct mnw_view *view) {
+    return view->remote && view->remote->refused && !view->remote->parked;
+}
 /* The next events; faults are left for the caller, all others are done with. */
 int mnw__remote_read(struct mnw_view *view, struct mnw__uffd_event *events, int count);
 /* The thread visited the view, and there was no event. */

@@ -152,7 +152,7 @@ static void serve_child(struct mnw_view *child) {
     if (mnw__poller_add(thread->poller, child->uffd, child)) {
         child->remote->parked = true;
         child->remote->resume_ns = mnw__clock_ns() + PARK_NS;
-        thread->timer_ns = mnw__min(thread->timer_ns, child->remote->resume_ns);
+        mnw__fault_due(thread, child->remote->resume_ns);
     }
 }
 
@@ -222,7 +222,7 @@ static void park(struct mnw_view *view, uint64_t now_ns, uint64_t ns) {
     struct mnw__remote *remote = view->remote;
     struct mnw__fault_thread *thread = view->thread;
     remote->resume_ns = now_ns + ns;
-    thread->timer_ns = mnw__min(thread->timer_ns, remote->resume_ns);
+    mnw__fault_due(thread, remote->resume_ns);
     if (remote->parked)
         return;
     remote->parked = true;
@@ -251,25 +251,36 @@ void mnw__remote_in_vain(struct mnw_view *view) {
     park(view, mnw__clock_ns(), VAIN_PARK_NS);
 }
 
+/* What one fault costs; 0: there is no limit. */
+static int64_t cost_ns(const struct mnw__remote *remote) {
+    return remote->faults_per_second ? (int64_t)mnw__max(NS_PER_S / remote->faults_per_second, 1) : 0;
+}
+
 /* How many events the view may have now; 0: it is parked until it may have some. */
 static int allowed(struct mnw_view *view, int count) {
     struct mnw__remote *remote = view->remote;
-    if (!remote->faults_per_second)
+    if (!remote->faults_per_second || remote->refused)
         return count;
-    uint64_t now_ns = mnw__clock_ns(), cost_ns = mnw__max(NS_PER_S / remote->faults_per_second, 1);
-    remote->credit_ns += now_ns - remote->credit_last_ns;
-    remote->credit_ns = mnw__min(remote->credit_ns, mnw__max(BURST_NS, cost_ns));
+    uint64_t now_ns = mnw__clock_ns();
+    int64_t cost = cost_ns(remote);
+    remote->credit_ns += (int64_t)(now_ns - remote->credit_last_ns);
+    remote->credit_ns = mnw__min(remote->credit_ns, mnw__max((int64_t)BURST_NS, cost));
     remote->credit_last_ns = now_ns;
-    if (remote->credit_ns < cost_ns) {
-        park(view, now_ns, mnw__max(cost_ns - remote->credit_ns, PARK_NS));
+    if (remote->credit_ns < cost) {
+        park(view, now_ns, mnw__max((uint64_t)(cost - remote->credit_ns), PARK_NS));
         return 0;
     }
-    return (int)mnw__min((uint64_t)count, remote->credit_ns / cost_ns);
+    return (int)mnw__min((int64_t)count, remote->credit_ns / cost);
 }
 
 static void pay(struct mnw__remote *remote, int count) {
-    if (remote->faults_per_second)
-        remote->credit_ns -= (uint64_t)count * mnw__max(NS_PER_S / remote->faults_per_second, 1);
+    remote->credit_ns -= count * cost_ns(remote);
+}
+
+/* It was not served, so it costs nothing. */
+void mnw__remote_refused(struct mnw_view *view) {
+    view->remote->refused = true;
+    pay(view->remote, -1);
 }
 
 bool mnw__remote_may_retry(struct mnw_view *view, uint64_t now_ns) {
@@ -285,10 +296,12 @@ bool mnw__remote_may_retry(struct mnw_view *view, uint64_t now_ns) {
 struct news {
     unsigned changes; /* MNW_VIEW_CHANGED_* */
     bool forked;
+    bool any; /* of what the kernel refuses for */
 };
 
 /* While held; for a view with EVENT_FORK, in views_lock too. */
 static void take_event(struct mnw_view *view, const struct mnw__uffd_event *event, struct news *news) {
+    news->any |= event->kind != MNW__UFFD_EV_FAULT;
     switch (event->kind) {
     case MNW__UFFD_EV_FAULT:
         break; /* the caller's */
@@ -329,7 +342,7 @@ static int read_with_spare(struct mnw_view *view, struct mnw__uffd_event *events
         mnw__poller_kick(cache->pool->reclaimer_poller);
     if (!ready)
         park(view, mnw__clock_ns(), PARK_NS);
-    return taken;
+    return ready ? taken : -EBUSY;
 }
 
 /* A child that comes now is nobody's: it is barred as its parent will be. */
@@ -376,8 +389,12 @@ int mnw__remote_read(struct mnw_view *view, struct mnw__uffd_event *events, int 
         return 0;
     int taken = remote->features & MNW__UFFD_EVENT_FORK ? read_with_spare(view, events, &news)
                                                         : read_held(view, events, count, &news);
-    if (taken < 0)
+    if (taken < 0 && !remote->parked)
         park(view, mnw__clock_ns(), VAIN_PARK_NS); /* no descriptor left for a child, perhaps */
+    if (remote->refused && (!taken || news.any)) {
+        remote->refused = false;
+        mnw__fault_send_round(view);
+    }
     if (taken <= 0)
         return 0;
     remote->vain = 0;
@@ -428,19 +445,25 @@ static bool can_grow(const struct mnw_view *view) {
 }
 
 /*
- * While the address space changes, the fault may be at a place that we do not know yet, or know no more: it is sent
- * round. (POISON is refused then, too.)
+ * While the address space changes, the fault may be at a place that we do not know yet, or know no more, and POISON is
+ * refused: it is sent round. So is one that was read with the event, and may be older.
  */
 bool mnw__remote_stray(struct mnw_view *view, uintptr_t address) {
     size_t page_bytes = page_bytes_of(view);
     int64_t done;
     address = mnw__align_down(address, page_bytes);
-    int grown = view->remote->in_motion ? -EAGAIN : can_grow(view) ? grow(view, address) : 0;
-    if (grown > 0)
-        return true;
-    if (!grown && view->cache->pool->has_poison)
-        mnw__uffd_poison(view->uffd, address, page_bytes, 0, &done);
-    mnw__uffd_wake(view->uffd, address, page_bytes);
+    int error = 0;
+    if (!view->remote->in_motion) {
+        error = can_grow(view) ? grow(view, address) : 0;
+        if (error > 0)
+            return true;
+        if (!error && view->cache->pool->has_poison)
+            error = mnw__uffd_poison(view->uffd, address, page_bytes, 0, &done);
+    }
+    if (error == -EAGAIN)
+        mnw__remote_refused(view);
+    else
+        mnw__uffd_wake(view->uffd, address, page_bytes);
     return false;
 }
 

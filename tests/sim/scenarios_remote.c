@@ -16,6 +16,7 @@ struct remote {
     uintptr_t address;
     size_t length;
     int uffd;
+    uint32_t faults_per_second; /* set before it is opened; 0: no limit */
 };
 
 static int attach(struct high *high, struct remote *remote, size_t first) {
@@ -23,7 +24,8 @@ static int attach(struct high *high, struct remote *remote, size_t first) {
                                          .offset_bytes = high_offset(high, first),
                                          .length_bytes = remote->length,
                                          .address = remote->address,
-                                         .uffd = remote->uffd};
+                                         .uffd = remote->uffd,
+                                         .faults_per_second = remote->faults_per_second};
     return mnw_view_attach(&remote->view, high->cache, &options);
 }
 
@@ -66,7 +68,7 @@ static void expect_page(struct high *high, uintptr_t address, size_t page, enum 
 
 static void read_and_heal(enum mnw_backing kind) {
     struct high high;
-    struct remote remote;
+    struct remote remote = {0};
     high_open(&high, kind, &(struct high_options){.extents = 4});
     open_remote(&high, &remote, 0, high.pages);
     high.page_of[1].error = -5;
@@ -86,7 +88,7 @@ static void read_and_heal(enum mnw_backing kind) {
 
 static void tear_and_move(enum mnw_backing kind) {
     struct high high;
-    struct remote remote;
+    struct remote remote = {0};
     struct mnw_view_range ranges[4];
     high_open(&high, kind, &(struct high_options){.extents = kind >= MNW_BACKING_HUGETLB_2M ? 6 : 2});
     size_t page = high.page, last = high.pages - 1;
@@ -133,7 +135,7 @@ static void release(void *argument) {
  * into the third, whose reader would see a page that is not there yet.
  */
 static bool change_hands(struct high *high) {
-    struct remote first, third;
+    struct remote first = {0}, third = {0};
     struct reader waits, joins, early;
     struct mnw_view *second;
     struct release answer = {.high = high, .page = 0};
@@ -188,9 +190,57 @@ static void races(enum mnw_backing kind) {
     expect(good == RACES, "in %d races nothing was mapped by addresses that are no more", RACES);
 }
 
+/* ---- a limit, and a mapping that changes ---- */
+
+struct unmapper {
+    struct mnw__thread thread;
+    uintptr_t address;
+    size_t length;
+    _Atomic bool is_done;
+};
+
+static void unmap(void *argument) {
+    struct unmapper *this = argument;
+    world_unmap(this->address, this->length);
+    atomic_store(&this->is_done, true);
+}
+
+static bool is_unmapped(void *argument) {
+    return atomic_load(&((struct unmapper *)argument)->is_done);
+}
+
+/*
+ * A consumer that has used its limit up faults in one thread and unmaps in another. The kernel hands out the fault
+ * first, each time, and maps nothing before the other event was read.
+ */
+static void unmap_at_the_limit(enum mnw_backing kind) {
+    struct high high;
+    struct remote remote = {.faults_per_second = 2};
+    struct reader reader;
+    high_open(&high, kind, &(struct high_options){.extents = 4});
+    const size_t step = high.extent_pages; /* what is mapped along with a page lies in its extent */
+    for (size_t page = 0; page < high.pages; page += step)
+        expect_page(&high, high_at(high.view, &high, page), page, WORLD_OK); /* none has to be read again */
+    open_remote(&high, &remote, 0, high.pages);
+    for (size_t page = 0; page < 2 * step; page += step)
+        expect_page(&high, remote.address + page * high.page, page, WORLD_OK);
+    struct unmapper unmapper = {.address = remote.address + 3 * step * high.page, .length = step * high.page};
+    reader_start(&reader, remote.address + 2 * step * high.page, 1);
+    if (mnw__thread_start(&unmapper.thread, "unmap", -1, unmap, &unmapper))
+        exit(1);
+    wait_until(is_unmapped, &unmapper, "the unmapping");
+    mnw__thread_join(&unmapper.thread);
+    expect(reader_join(&reader) == WORLD_OK && reader.bytes[0] == high_byte(2 * step, high.version), "both have ended");
+    reader_free(&reader);
+    expect_page(&high, unmapper.address, 3 * step, WORLD_SIGSEGV);
+    close_remote(&remote, remote.address, 3 * step * high.page);
+    high_close(&high);
+}
+
 const struct scenario scenarios_remote[] = {
     {"remote-read-and-heal", ON_ALL | NEEDS_POISON, read_and_heal},
     {"remote-tear-and-move", ON_SHMEM | ON_HUGETLB, tear_and_move},
     {"remote-place-changes-hands", ON_SHMEM | ON_HUGETLB, races},
+    {"remote-unmaps-at-the-limit", ON_SHMEM | ON_HUGETLB, unmap_at_the_limit},
     {0},
 };

@@ -101,6 +101,7 @@ int attach_view(struct sim_view *view) {
         .address = view->address,
         .uffd = view->held,
         .cookie = view_cookie(view),
+        .faults_per_second = one_in(3) ? (uint32_t)draw(world.is_prompt ? 500 : 20, 5000) : 0,
         .flags = (view->writable ? MNW_VIEW_WRITE : 0u) | (view->parent ? MNW_VIEW_FORKED : 0u),
     };
     return mnw_view_attach(&view->handle, view->cache->handle, &options);
