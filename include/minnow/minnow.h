@@ -298,7 +298,9 @@ MNW_PUBLIC size_t mnw_view_length(const struct mnw_view *view);
 /*
  * Unmaps the view. A thread that waits in it, or touches it later, gets SIGSEGV, as with munmap(2).
  * A view of another process stays mapped there, and its faults wait from then on: for whoever attaches it next, or
- * until the consumer's own duplicate of the userfaultfd is closed.
+ * until the consumer's own duplicate of the userfaultfd is closed. The view of a child that was forked, of which there
+ * is no other duplicate, becomes SIGBUS there: what the child has not touched at once, what it has when that is
+ * evicted. Its descriptor, and what a writer keeps on hugetlb, stay until the child has ended or the cache is closed.
  * System calls: munmap, ioctl(UFFDIO_WAKE), epoll_ctl, close.
  */
 MNW_PUBLIC int mnw_view_close(struct mnw_view *view);
@@ -344,7 +346,7 @@ struct mnw_attach_options {
  *
  * MNW_VIEW_FORKED: a view that MNW_VIEW_CHANGED_FORKED told of, in another process before, is attached again. The
  * userfaultfd watches its ranges already; those that it does not watch any more are left out, where the kernel tells
- * (not on hugetlb). Closing the view makes what the child has not touched SIGBUS. With `pid`: a child that nobody
+ * (not on hugetlb). Closing the view makes it SIGBUS: see mnw_view_close(). With `pid`: a child that nobody
  * serves yet, which asks by itself; its range is looked at and registered as any consumer's.
  *
  * Errors: -EINVAL (no userfaultfd, features missing; the range is not mapped, or maps something else), -EBUSY (the
@@ -357,8 +359,8 @@ MNW_PUBLIC int mnw_view_attach(struct mnw_view **view, struct mnw_cache *cache,
 
 /*
  * The duplicate of the userfaultfd, to be kept by somebody who outlives this process. Belongs to the view. The
- * userfaultfd of a child that was forked is known to nobody else: closing its view makes what the child has not touched
- * SIGBUS. -EINVAL for a view of this process.
+ * userfaultfd of a child that was forked is known to nobody else: closing its view makes it SIGBUS. -EINVAL for
+ * a view of this process.
  */
 MNW_PUBLIC int mnw_view_fd(const struct mnw_view *view);
 

@@ -6,6 +6,7 @@
 #include "engine/adopt.h"
 #include "engine/place.h"
 #include "engine/pool.h"
+#include "engine/remote.h"
 #include "store/store.h"
 #include "sys/memory.h"
 
@@ -278,7 +279,9 @@ void mnw__cache_kept(const struct mnw_cache *cache, struct mnw_kept *kept) {
 
 static int refuse_if_used(struct mnw_cache *cache) {
     mnw__mutex_lock(&cache->views_lock);
-    bool viewed = cache->views != NULL;
+    bool viewed = false;
+    for (const struct mnw_view *view = cache->views; view; view = view->next)
+        viewed |= !mnw__remote_is_sealed(view);
     mnw__mutex_unlock(&cache->views_lock);
     if (viewed)
         return mnw__fail(-EBUSY, "cache: a view of it is still open; close it first");
@@ -311,6 +314,7 @@ int mnw__cache_close(struct mnw_cache *cache) {
     if (error)
         return error;
     leave_pool(cache);
+    mnw__remote_end_sealed(cache);
     struct mnw_pool *pool = cache->pool;
     uint64_t charged = atomic_load(&cache->charged);
     atomic_fetch_sub(&cache->store->users, 1);

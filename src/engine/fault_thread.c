@@ -61,7 +61,7 @@ static void serve_event(struct mnw__fault_thread *thread, struct mnw_view *view,
     uint64_t page;
     if (event->kind != MNW__UFFD_EV_FAULT)
         return;
-    if (!mnw__view_page_at(view, event->address, &page)) {
+    if (mnw__remote_is_sealed(view) || !mnw__view_page_at(view, event->address, &page)) {
         if (!view->remote || !mnw__remote_stray(view, event->address) ||
             !mnw__view_page_at(view, event->address, &page))
             return;

@@ -42,6 +42,10 @@ void mnw__notices_add(struct mnw__notices *notices, const struct mnw_event *even
 void mnw__notices_add_view(struct mnw__notices *notices, struct mnw_view *view, unsigned changes) {
     struct mnw__remote *remote = view->remote;
     mnw__mutex_lock(&notices->lock);
+    if (mnw__remote_is_sealed(view)) { /* it is closed */
+        mnw__mutex_unlock(&notices->lock);
+        return;
+    }
     if (!remote->changes) {
         if (!notices->count && !notices->changed)
             mnw__eventfd_raise(notices->event_fd);

@@ -290,6 +290,7 @@ void mnw__reclaim_run(void *argument) {
         void *tag;
         mnw__poller_wait(pool->reclaimer_poller, &tag, 1, more ? 0 : INT64_MAX);
         mnw__remote_make_spares(pool);
+        mnw__remote_bury(pool);
         if (atomic_exchange(&pool->sweep_wanted, false))
             mnw__sweep(pool);
         more = keep_watermark(pool);

@@ -14,9 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A child that changes its mapping all the time is not waited for longer than this, of 0.1 ms each. */
-#define SEAL_TRIES 100000
-
 /* Every remote view of this process, whatever its pool: one userfaultfd can serve one view only. */
 static struct {
     _Atomic uint32_t state; /* 0: not made yet; 1: being made; 2: made */
@@ -262,6 +259,23 @@ static int arm_forked(struct mnw_view *view) {
     return error;
 }
 
+/* It is not told when its consumer takes a range off the userfaultfd, where another's may be by now. */
+void mnw__remote_drop_unwatched(struct mnw_view *view) {
+    if (is_hugetlb(view->cache)) /* the kernel does not tell */
+        return;
+    mnw__mutex_lock(&view->thread->lock);
+    mnw__view_hold(view);
+    struct mnw__piece said[MNW__PIECES_MAX];
+    unsigned count = view->remote->piece_count;
+    memcpy(said, view->remote->pieces, count * sizeof(*said));
+    if (arm_forked(view)) {
+        memcpy(view->remote->pieces, said, count * sizeof(*said));
+        view->remote->piece_count = count;
+    }
+    mnw__view_let_go(view);
+    mnw__mutex_unlock(&view->thread->lock);
+}
+
 /* All of them are looked at before any is changed. */
 static int arm_all(struct mnw_view *view) {
     const struct mnw__remote *remote = view->remote;
@@ -315,24 +329,38 @@ static void keep_no_more(struct mnw_view *view) {
 
 /* ---- one userfaultfd, one view ---- */
 
+static void enlist_held(struct mnw_view *view) {
+    view->remote->next = remotes.first;
+    view->remote->is_listed = true;
+    remotes.first = view;
+}
+
 static int enlist(struct mnw_view *view) {
     int error = 0;
     lock_remotes();
     for (const struct mnw_view *other = remotes.first; other && !error; other = other->remote->next)
         if (other->remote->identity == view->remote->identity)
             error = -EBUSY;
-    if (!error) {
-        view->remote->next = remotes.first;
-        view->remote->is_listed = true;
-        remotes.first = view;
-    }
+    if (!error)
+        enlist_held(view);
     mnw__mutex_unlock(&remotes.lock);
     if (error)
         return mnw__fail(error, "attach: the userfaultfd serves another view already; each view needs its own");
     return 0;
 }
 
-/* Views of children are in no list: nobody else can have their userfaultfds. */
+/* A child that was born to us is in no list before, since nobody else has its userfaultfd; the embedder may have kept
+ * a duplicate, and must not attach that. */
+void mnw__remote_enlist_sealed(struct mnw_view *view) {
+    struct mnw__uffd_description description;
+    if (view->remote->is_listed || mnw__uffd_describe(view->uffd, &description))
+        return;
+    view->remote->identity = description.identity;
+    lock_remotes();
+    enlist_held(view);
+    mnw__mutex_unlock(&remotes.lock);
+}
+
 static void strike_off(struct mnw_view *view) {
     if (!view->remote->is_listed)
         return;
@@ -465,40 +493,23 @@ int mnw__view_attach(struct mnw_view **out, struct mnw_cache *cache, const struc
 
 /* ---- detaching ---- */
 
-/* 0, or why it cannot be now. */
-static int seal_pieces(const struct mnw_view *view) {
-    size_t page_bytes = view->cache->backing.page_bytes;
-    int result = 0;
-    for (unsigned i = 0; i < view->remote->piece_count && result != -EAGAIN; i++) {
-        const struct mnw__piece *piece = &view->remote->pieces[i];
-        result = mnw__uffd_bar(view->uffd, piece->address, piece->page_count * page_bytes, page_bytes);
-    }
-    return result;
-}
-
-/*
- * A child's userfaultfd is known to us alone. With its last duplicate the child would read zeros; so what it has not
- * touched is SIGBUS from now on. (Where somebody keeps a duplicate, this process ends and does not close.) Nobody else
- * reads its events any more.
- */
-static void seal(struct mnw_view *view) {
-    if (!view->remote->forked || !view->cache->pool->has_poison)
-        return;
-    for (unsigned tries = 0; tries < SEAL_TRIES && seal_pieces(view) == -EAGAIN; tries++) {
-        mnw__remote_drain(view);
-        mnw__sleep_ns(100000);
-    }
-}
-
-/* Whoever waits faults again, and waits in the consumer's own duplicate for the next to attach. */
-void mnw__view_detach(struct mnw_view *view) {
+void mnw__remote_end(struct mnw_view *view) {
     mnw__view_stop(view);
     strike_off(view);
     mnw__notices_forget(&view->cache->pool->notices, view);
     keep_no_more(view);
-    seal(view);
     mnw__view_wake_all(view);
     mnw__remote_free(view);
+}
+
+/* Whoever waits faults again, and waits in the consumer's own duplicate for the next to attach; a child, which has
+ * none, is never let go while it lives. */
+void mnw__view_detach(struct mnw_view *view) {
+    struct mnw__remote *remote = view->remote;
+    if (remote->forked && view->cache->pool->has_poison && !atomic_load(&remote->dead))
+        mnw__remote_seal(view);
+    else
+        mnw__remote_end(view);
 }
 
 int mnw__view_ranges(struct mnw_view *view, struct mnw_view_range *ranges, size_t count) {

@@ -42,6 +42,7 @@ struct mnw__remote {
     bool is_listed;        /* remotes.lock */
     struct mnw_view *next; /* remotes.lock */
     _Atomic bool dead;     /* the consumer's address space is gone */
+    _Atomic bool sealed;   /* closed, and its consumer lives: remote_sealed.c; set under thread->lock */
     bool forked;           /* nobody but us has the userfaultfd */
     bool keeps_all;        /* counted in cache->copied */
 
@@ -76,8 +77,20 @@ void mnw__remote_free(struct mnw_view *view);
 /* [start, start + length) is no longer the view's. Under thread->lock. */
 void mnw__remote_drop(struct mnw_view *view, uintptr_t start, size_t length);
 
-/* Of a view that no fault thread serves any more: takes its events, so that who waits for that goes on. */
-void mnw__remote_drain(struct mnw_view *view);
+/* The end of a view that was not sealed, or of a sealed one whose process is gone, or whose cache closes. */
+void mnw__remote_end(struct mnw_view *view);
+void mnw__remote_enlist_sealed(struct mnw_view *view);
+void mnw__remote_drop_unwatched(struct mnw_view *view);
+
+/* Of a child that lives: from here on the view is nobody's but its fault thread's. */
+void mnw__remote_seal(struct mnw_view *view);
+static inline bool mnw__remote_is_sealed(const struct mnw_view *view) {
+    return view->remote && atomic_load(&view->remote->sealed);
+}
+/* On the reclaimer: ends sealed views whose process is gone. */
+void mnw__remote_bury(struct mnw_pool *pool);
+/* Of a cache from which nothing is evicted any more. */
+void mnw__remote_end_sealed(struct mnw_cache *cache);
 
 /* The rest is for the view's fault thread, under its lock, but for died(). */
 
@@ -107,6 +120,8 @@ void mnw__remote_watch(struct mnw_view *view);
 
 /* On the reclaimer: makes the spare views that are wanting. */
 void mnw__remote_make_spares(struct mnw_pool *pool);
+/* One for a view of the cache that wants one, if any. The cache stays open meanwhile. False: no memory. */
+bool mnw__remote_make_spare(struct mnw_cache *cache);
 
 #ifdef MNW_SIMULATED
 /* In the simulator all processes have the same statics: a new one begins without views. */

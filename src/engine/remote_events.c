@@ -135,6 +135,7 @@ static void inherit(struct mnw_view *child, struct mnw_view *parent) {
     to->cookie = from->cookie;
     to->faults_per_second = from->faults_per_second;
     to->forked = true;
+    atomic_store(&to->sealed, atomic_load(&from->sealed));
     to->parent = parent;
     child->length = parent->length;
     child->writable = parent->writable;
@@ -171,17 +172,22 @@ static void adopt(struct mnw_view *parent, int fd) {
     mnw__notices_add_view(&child->cache->pool->notices, child, MNW_VIEW_CHANGED_FORKED);
 }
 
+static bool has_wanting(struct mnw_cache *cache) {
+    bool found = false;
+    mnw__mutex_lock(&cache->views_lock);
+    for (struct mnw_view *view = cache->views; view && !found; view = view->next)
+        found = wants_spare(view);
+    mnw__mutex_unlock(&cache->views_lock);
+    return found;
+}
+
 /* A cache with a view that wants a spare; it stays open until `evicting` falls again. */
 static struct mnw_cache *find_wanting(struct mnw_pool *pool) {
     struct mnw_cache *found = NULL;
     mnw__mutex_lock(&pool->lock);
-    for (struct mnw_cache *cache = pool->caches; cache && !found; cache = cache->next) {
-        mnw__mutex_lock(&cache->views_lock);
-        for (struct mnw_view *view = cache->views; view && !found; view = view->next)
-            if (wants_spare(view))
-                found = cache;
-        mnw__mutex_unlock(&cache->views_lock);
-    }
+    for (struct mnw_cache *cache = pool->caches; cache && !found; cache = cache->next)
+        if (has_wanting(cache))
+            found = cache;
     if (found)
         atomic_fetch_add(&found->evicting, 1);
     mnw__mutex_unlock(&pool->lock);
@@ -201,15 +207,22 @@ static struct mnw_view *give_spare(struct mnw_cache *cache, struct mnw_view *spa
     return spare;
 }
 
+bool mnw__remote_make_spare(struct mnw_cache *cache) {
+    if (!has_wanting(cache))
+        return true;
+    struct mnw_view *spare = mnw__remote_new(cache);
+    bool made = spare;
+    if (spare)
+        spare = give_spare(cache, spare);
+    if (spare)
+        mnw__remote_free(spare);
+    return made;
+}
+
 void mnw__remote_make_spares(struct mnw_pool *pool) {
     struct mnw_cache *cache;
     for (unsigned count = 0; count < SPARES_PER_ROUND && (cache = find_wanting(pool)); count++) {
-        struct mnw_view *spare = mnw__remote_new(cache);
-        bool made = spare;
-        if (spare)
-            spare = give_spare(cache, spare);
-        if (spare)
-            mnw__remote_free(spare);
+        bool made = mnw__remote_make_spare(cache);
         atomic_fetch_sub_explicit(&cache->evicting, 1, memory_order_release);
         if (!made)
             break; /* no memory: asked for again with the view's next visit */
@@ -345,25 +358,6 @@ static int read_with_spare(struct mnw_view *view, struct mnw__uffd_event *events
     return ready ? taken : -EBUSY;
 }
 
-/* A child that comes now is nobody's: it is barred as its parent will be. */
-static void turn_away(const struct mnw_view *view, int fd) {
-    for (unsigned i = 0; i < view->remote->piece_count; i++) {
-        const struct mnw__piece *piece = &view->remote->pieces[i];
-        mnw__uffd_bar(fd, piece->address, piece->page_count * page_bytes_of(view), page_bytes_of(view));
-    }
-    mnw__uffd_close(fd);
-}
-
-void mnw__remote_drain(struct mnw_view *view) {
-    struct mnw__uffd_event event;
-    struct news news = {0};
-    while (mnw__uffd_read_nowait(view->uffd, &event, 1) > 0)
-        if (event.kind == MNW__UFFD_EV_FORK)
-            turn_away(view, event.fd);
-        else
-            take_event(view, &event, &news);
-}
-
 /* Who waits where the mapping was, finds another there now, or none. */
 static void wake_moved(struct mnw_view *view, const struct mnw__uffd_event *events, int count) {
     for (int i = 0; i < count; i++)
@@ -454,7 +448,7 @@ bool mnw__remote_stray(struct mnw_view *view, uintptr_t address) {
     address = mnw__align_down(address, page_bytes);
     int error = 0;
     if (!view->remote->in_motion) {
-        error = can_grow(view) ? grow(view, address) : 0;
+        error = can_grow(view) && !mnw__remote_is_sealed(view) ? grow(view, address) : 0;
         if (error > 0)
             return true;
         if (!error && view->cache->pool->has_poison)
@@ -469,8 +463,11 @@ bool mnw__remote_stray(struct mnw_view *view, uintptr_t address) {
 
 void mnw__remote_died(struct mnw_view *view) {
     struct mnw__remote *remote = view->remote;
-    if (remote && !atomic_exchange(&remote->dead, true))
-        mnw__notices_add_view(&view->cache->pool->notices, view, MNW_VIEW_CHANGED_DEAD);
+    if (!remote || atomic_exchange(&remote->dead, true))
+        return;
+    mnw__notices_add_view(&view->cache->pool->notices, view, MNW_VIEW_CHANGED_DEAD);
+    if (mnw__remote_is_sealed(view))
+        mnw__poller_kick(view->cache->pool->reclaimer_poller);
 }
 
 /*

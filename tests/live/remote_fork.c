@@ -174,6 +174,70 @@ static void test_closed_child(void **state) {
     run_closed_child(fork_and_split);
 }
 
+/* Where it has been, too, as soon as that is evicted; and so it is for its own children. */
+static int meet_sigbus_in_second(const char *data, size_t unit) {
+    pid_t grandchild = fork();
+    if (!grandchild)
+        _exit(bed_touch(data + unit, NULL) == SIGBUS && bed_touch(data + 2 * unit, NULL) == SIGBUS ? 0 : 4);
+    return bed_touch(data + unit, NULL) == SIGBUS && bed_touch(data + 5 * unit, NULL) == SIGBUS ? wait_for(grandchild)
+                                                                                                : 6;
+}
+
+static int64_t fork_and_meet_sigbus(struct peer_side *side, const void *argument) {
+    return fork_in_two(side, *(const size_t *)argument, read_second, meet_sigbus_in_second);
+}
+
+/* With `closes` the cache is closed before the child goes on. */
+static void run_evicted_child(enum mnw_backing backing, bool closes) {
+    struct torn world;
+    torn_open(&world, backing, 0, UFFD_FEATURE_EVENT_FORK);
+    assert_int_equal(peer_do(&world.peers[0], fork_and_meet_sigbus, &world.unit, sizeof(world.unit)), 0);
+    assert_int_equal(torn_close_children(&world, 1), 1);
+    assert_int_equal(mnw_invalidate(world.bed.cache, 0, TORN_UNITS * world.unit), 0); /* takes its pages away */
+    if (!closes) {
+        assert_int_equal(peer_do(&world.peers[0], let_go_on, &world.unit, sizeof(world.unit)), 0);
+        peer_assert_right(&world.peers[0], 0, 0, TORN_UNITS * world.unit, 1);
+        torn_close(&world);
+        return;
+    }
+    for (unsigned i = 0; i < TORN_PEERS; i++)
+        assert_int_equal(mnw_view_close(world.views[i]), 0);
+    bed_close(&world.bed);
+    assert_int_equal(peer_do(&world.peers[0], let_go_on, &world.unit, sizeof(world.unit)), 0);
+    for (unsigned i = 0; i < TORN_PEERS; i++)
+        peer_stop(&world.peers[i]);
+    bed_source_close(&world.source);
+}
+
+static void test_evicted_child(void **state) {
+    (void)state;
+    run_evicted_child(MNW_BACKING_SHMEM, false);
+    run_evicted_child(MNW_BACKING_SHMEM, true);
+    run_evicted_child(MNW_BACKING_HUGETLB_2M, false);
+    run_evicted_child(MNW_BACKING_HUGETLB_2M, true);
+}
+
+/* A closed child's descriptor goes when it has ended, though nobody is told. */
+static bool is_buried(void *argument) {
+    return bed_holdings().descriptors == *(const unsigned *)argument;
+}
+
+static void test_ended_child(void **state) {
+    (void)state;
+    struct torn world;
+    torn_open(&world, MNW_BACKING_SHMEM, 0, UFFD_FEATURE_EVENT_FORK);
+    unsigned before = bed_holdings().descriptors;
+    assert_int_equal(peer_do(&world.peers[0], fork_and_meet_sigbus, &world.unit, sizeof(world.unit)), 0);
+    assert_int_equal(torn_close_children(&world, 1), 1);
+    assert_int_equal(bed_holdings().descriptors, before + 1);
+    assert_int_equal(mnw_invalidate(world.bed.cache, 0, TORN_UNITS * world.unit), 0);
+    assert_int_equal(peer_do(&world.peers[0], let_go_on, &world.unit, sizeof(world.unit)), 0);
+    if (!bed_eventually(is_buried, &before))
+        fail_msg("%u descriptors, and %u before the child", bed_holdings().descriptors, before);
+    assert_int_equal(torn_close_children(&world, 0), 0); /* nor of its child */
+    torn_close(&world);
+}
+
 /* SIGBUS is inherited, and taken off in all. */
 static int meet_sigbus(const char *data, size_t unit) {
     (void)unit;
@@ -407,6 +471,8 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fork),
         cmocka_unit_test(test_closed_child),
+        cmocka_unit_test(test_evicted_child),
+        cmocka_unit_test(test_ended_child),
         cmocka_unit_test(test_fork_with_sigbus),
         cmocka_unit_test(test_forked_ranges_may_be_stale),
         cmocka_unit_test(test_forked_that_asks),

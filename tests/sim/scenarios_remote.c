@@ -16,7 +16,9 @@ struct remote {
     uintptr_t address;
     size_t length;
     int uffd;
-    uint32_t faults_per_second; /* set before it is opened; 0: no limit */
+    /* set before it is opened */
+    uint32_t faults_per_second; /* 0: no limit */
+    unsigned flags;
 };
 
 static int attach(struct high *high, struct remote *remote, size_t first) {
@@ -25,6 +27,7 @@ static int attach(struct high *high, struct remote *remote, size_t first) {
                                          .length_bytes = remote->length,
                                          .address = remote->address,
                                          .uffd = remote->uffd,
+                                         .flags = remote->flags,
                                          .faults_per_second = remote->faults_per_second};
     return mnw_view_attach(&remote->view, high->cache, &options);
 }
@@ -38,7 +41,12 @@ static void open_remote(struct high *high, struct remote *remote, size_t first, 
     remote->address = world_map(mnw_cache_fd(high->cache), high_offset(high, first), remote->length, high->page);
     remote->uffd = mnw__uffd_open(features | (world_has_poison() ? MNW__UFFD_POISON : 0) | MNW__UFFD_EVENT_REMAP |
                                   MNW__UFFD_EVENT_UNMAP);
-    int error = attach(high, remote, first);
+    const unsigned modes = MNW__UFFD_MODE_MISSING | MNW__UFFD_MODE_MINOR;
+    int error = 0;
+    if (remote->flags & MNW_VIEW_FORKED) /* is watched from its birth */
+        error = mnw__uffd_register(remote->uffd, remote->address, remote->length, modes, NULL);
+    if (!error)
+        error = attach(high, remote, first);
     if (error) {
         say("attach: %s", mnw_error());
         exit(1);
@@ -237,10 +245,39 @@ static void unmap_at_the_limit(enum mnw_backing kind) {
     high_close(&high);
 }
 
+/* ---- a child's view that is closed ---- */
+
+/*
+ * Whoever closes it has its only userfaultfd. From then on it is SIGBUS where the child has not been, and where it has
+ * been when that is taken away.
+ */
+static void close_child(enum mnw_backing kind) {
+    struct high high;
+    struct remote child = {.flags = MNW_VIEW_FORKED};
+    high_open(&high, kind, &(struct high_options){.extents = 4});
+    const size_t step = high.extent_pages; /* what is mapped along with a page lies in its extent */
+    open_remote(&high, &child, 0, high.pages);
+    for (size_t i = 0; i < 3; i++)
+        expect_page(&high, child.address + i * step * high.page, i * step, WORLD_OK);
+    mnw__uffd_close(child.uffd);
+    expect_result("close", mnw_view_close(child.view), 0);
+    expect_page(&high, child.address, 0, WORLD_OK);
+    expect_page(&high, child.address + 3 * step * high.page, 3 * step, WORLD_SIGBUS);
+    expect_result("invalidate", mnw_invalidate(high.cache, 0, high.size_bytes), 0);
+    expect_page(&high, child.address, 0, WORLD_SIGBUS);
+    expect_page(&high, child.address + 3 * step * high.page, 3 * step, WORLD_SIGBUS);
+    world_unmap(child.address + 2 * step * high.page, step * high.page); /* waits until that was read */
+    size_t page = high.page;
+    high_close(&high); /* what is left is barred for good: tests/live/remote_fork.c */
+    world_unmap(child.address, 2 * step * page);
+    world_unmap(child.address + 3 * step * page, child.length - 3 * step * page);
+}
+
 const struct scenario scenarios_remote[] = {
     {"remote-read-and-heal", ON_ALL | NEEDS_POISON, read_and_heal},
     {"remote-tear-and-move", ON_SHMEM | ON_HUGETLB, tear_and_move},
     {"remote-place-changes-hands", ON_SHMEM | ON_HUGETLB, races},
     {"remote-unmaps-at-the-limit", ON_SHMEM | ON_HUGETLB, unmap_at_the_limit},
+    {"remote-child-is-closed", ON_SHMEM | ON_HUGETLB | NEEDS_POISON, close_child},
     {0},
 };
