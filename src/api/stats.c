@@ -197,10 +197,11 @@ static json_t *nodes_json(struct mnw_pool *pool) {
 /* Of each cache, a sample. */
 static json_t *placement_json(struct mnw_pool *pool) {
     struct mnw_placement placement = {0};
-    mnw__mutex_lock(&pool->lock);
-    for (struct mnw_cache *cache = pool->caches; cache; cache = cache->next)
+    struct mnw_cache *cache;
+    for (unsigned i = 0; (cache = mnw__cache_hold_nth(pool, i)); i++) {
         mnw__place_survey(cache, SAMPLE_PAGES, &placement);
-    mnw__mutex_unlock(&pool->lock);
+        mnw__cache_let_go(cache);
+    }
     json_t *object = json_object(), *nodes = json_array();
     json_object_set_new(object, "asked_bytes", number(placement.asked_bytes));
     json_object_set_new(object, "unknown_bytes", number(placement.unknown_bytes));

@@ -52,6 +52,21 @@ void mnw__cache_sync_policy(struct mnw_cache *cache, uint64_t extent, bool put_b
     mnw__mutex_unlock(&cache->policy_lock);
 }
 
+struct mnw_cache *mnw__cache_hold_nth(struct mnw_pool *pool, unsigned index) {
+    mnw__mutex_lock(&pool->lock);
+    struct mnw_cache *cache = pool->caches;
+    while (cache && index--)
+        cache = cache->next;
+    if (cache)
+        atomic_fetch_add(&cache->evicting, 1);
+    mnw__mutex_unlock(&pool->lock);
+    return cache;
+}
+
+void mnw__cache_let_go(struct mnw_cache *cache) {
+    atomic_fetch_sub_explicit(&cache->evicting, 1, memory_order_release);
+}
+
 bool mnw__cache_enter(struct mnw_cache *cache, uint64_t extent, bool fault) {
     enum mnw__enter entered;
     while ((entered = mnw__extent_enter(&cache->pages, extent, fault)) == MNW__ENTER_FULL)

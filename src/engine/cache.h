@@ -66,6 +66,13 @@ void mnw__cache_kept(const struct mnw_cache *cache, struct mnw_kept *kept);
 bool mnw__cache_charge(struct mnw_cache *cache, uint64_t bytes);
 void mnw__cache_uncharge(struct mnw_cache *cache, uint64_t bytes);
 
+/*
+ * One of the pool's caches after the other, held open until let go, for what takes too long under the pool's lock; NULL
+ * when there are no more. One that closes meanwhile may make the next one be passed over.
+ */
+struct mnw_cache *mnw__cache_hold_nth(struct mnw_pool *pool, unsigned index);
+void mnw__cache_let_go(struct mnw_cache *cache);
+
 /* Enters an extent, and gives a fresh one to the policy. False: it is being evicted. */
 bool mnw__cache_enter(struct mnw_cache *cache, uint64_t extent, bool fault);
 

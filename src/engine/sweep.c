@@ -97,22 +97,10 @@ static void sweep_cache(struct mnw_cache *cache) {
     mnw__probe_close(&probe);
 }
 
-/* The cache of this turn, held open until `evicting` falls; NULL when there are no more. */
-static struct mnw_cache *nth_cache(struct mnw_pool *pool, unsigned index) {
-    mnw__mutex_lock(&pool->lock);
-    struct mnw_cache *cache = pool->caches;
-    while (cache && index--)
-        cache = cache->next;
-    if (cache)
-        atomic_fetch_add(&cache->evicting, 1);
-    mnw__mutex_unlock(&pool->lock);
-    return cache;
-}
-
 void mnw__sweep(struct mnw_pool *pool) {
     struct mnw_cache *cache;
-    for (unsigned i = 0; (cache = nth_cache(pool, i)); i++) {
+    for (unsigned i = 0; (cache = mnw__cache_hold_nth(pool, i)); i++) {
         sweep_cache(cache);
-        atomic_fetch_sub_explicit(&cache->evicting, 1, memory_order_release);
+        mnw__cache_let_go(cache);
     }
 }
