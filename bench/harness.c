@@ -48,7 +48,7 @@ static const char *judge(struct bench *bench, const struct bench_result *result,
         bench->broken++;
         return "insane";
     }
-    if (!has_target(result))
+    if (!has_target(result) || bench->smoke)
         return "information";
     if (all_hold(result, value, ratios))
         return "held";

@@ -8,10 +8,12 @@
 #include "fingerprint.h"
 #include "machine.h"
 #include "measure.h"
+#include "minnow/output.h"
 #include "registry.h"
 #include "report.h"
 
 #include <inttypes.h>
+#include <minnow/minnow.h>
 #include <popt.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,6 +34,7 @@ static int help(FILE *to, int status) {
                 "       minnow-bench run NAME... [--json] [--repeat N] [--compare FILE] [--seed N] [--smoke]\n"
                 "                                [--directory DIRECTORY]\n"
                 "       minnow-bench report [RUN.json...] [--output FILE] [--smoke]\n"
+                "       minnow-bench --version\n"
                 "A NAME is of a benchmark, of a group, or \"all\". The manual: minnow-bench(1)\n");
     return status;
 }
@@ -143,8 +146,11 @@ static int run_and_tell(struct bench *bench, const char *const *names, const cha
         json_dumpf(run, stdout, JSON_INDENT(1) | JSON_REAL_PRECISION(8));
         printf("\n");
     } else {
-        printf("\n%u targets missed, %u results broken, %u skipped; %.1f s, checksum %016" PRIx64 "\n", bench->missed,
-               bench->broken, bench->skipped, json_number_value(json_object_get(run, "seconds")), bench->checksum);
+        char missed[32] = "targets not looked at";
+        if (!bench->smoke)
+            snprintf(missed, sizeof(missed), "%u target%s missed", bench->missed, bench->missed == 1 ? "" : "s");
+        printf("\n%s, %u results broken, %u skipped; %.1f s, checksum %016" PRIx64 "\n", missed, bench->broken,
+               bench->skipped, json_number_value(json_object_get(run, "seconds")), bench->checksum);
         if (before)
             compare_print(&comparison);
     }
@@ -192,6 +198,8 @@ static int run(int argc, const char **argv) {
         bench.directory = directory;
     if (left < -1)
         result = usage(poptBadOption(context, 0), poptStrerror(left));
+    else if (seed < 0)
+        result = usage("--seed", "a whole number from 0 on");
     else if (repeat == 0 || repeat < -1 || repeat > BENCH_REPEAT_MAX)
         result = usage("--repeat", "from 1 to 1000");
     else if ((unknown = take_names(context, names)))
@@ -273,6 +281,10 @@ static int command(int argc, const char **argv) {
     const char *name = argc > 1 ? argv[1] : "";
     if (!strcmp(name, "--help") || !strcmp(name, "-?"))
         return help(stdout, BENCH_HELD);
+    if (!strcmp(name, "--version")) {
+        printf("minnow-bench %s\n", mnw_version());
+        return BENCH_HELD;
+    }
     if (!strcmp(name, "list"))
         return list(argc - 1, argv + 1);
     if (!strcmp(name, "run"))
@@ -285,6 +297,7 @@ static int command(int argc, const char **argv) {
 }
 
 int main(int argc, char **argv) {
+    output_begin("minnow-bench", BENCH_BROKEN);
     int status = machine_guard(argv);
     if (status >= 0)
         return status;

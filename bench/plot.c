@@ -35,6 +35,13 @@ static void begin(struct plot *plot, const char *title, unsigned height) {
             height, ++count, title);
 }
 
+/* Without points gnuplot draws nothing, and says so at length. */
+static bool draw_nothing(struct plot *plot) {
+    fclose(plot->script);
+    free(plot->text);
+    return true;
+}
+
 static const char *const colours[] = {"#1b6ca8", "#d1495b", "#2e8b57", "#8a5a00", "#6b4fa0", "#00798c",
                                       "#c26a00", "#555555", "#b03a91", "#4b8b1d", "#99582a", "#003f5c"};
 
@@ -185,6 +192,10 @@ bool plot_series(FILE *to, const json_t *results, const char *benchmark, const c
     const char *unit = "";
     char title[160];
     unsigned count = lines ? collect(results, benchmark, by, lines, &unit) : 0;
+    if (!count) {
+        free(lines);
+        return true;
+    }
     if (throughput)
         unit = make_throughput(lines, count);
     snprintf(title, sizeof(title), "%s: %s by %s", benchmark, unit, by);
@@ -240,6 +251,8 @@ bool plot_latencies(FILE *to, const json_t *results, const char *benchmark, unsi
         }
         fprintf(plot.script, "END\n");
     }
+    if (!count)
+        return draw_nothing(&plot);
     fprintf(plot.script, "plot ");
     for (unsigned n = 0; n < count; n++)
         fprintf(plot.script, "%s$l%u using 1:2 with lines lw 2 lc rgb '%s' title '%s'", n ? ", " : "", n, colours[n],
@@ -269,6 +282,10 @@ bool plot_ratios(FILE *to, const json_t *results, const char *benchmark) {
         count++;
     }
     fclose(labels);
+    if (!count) {
+        free(ticks);
+        return draw_nothing(&data);
+    }
     fclose(data.script);
     begin(&plot, benchmark ? benchmark : "ratios to what each is held against", 120 + 26 * count);
     fprintf(plot.script,

@@ -17,7 +17,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define DEFAULT_SOCKET "/run/minnow/socket"
+#define DEFAULT_SOCKET  "/run/minnow/socket"
+#define SOCKET_VARIABLE "MINNOW_SOCKET"
 
 static const char *const backing_names[] = {"shmem", "graded", "hugetlb-2M", "hugetlb-1G", NULL};
 static const char *const numa_names[] = {"local", "interleave", "bind", "preferred", NULL};
@@ -590,5 +591,6 @@ int mnw__config_finish(struct mnw__config *config) {
     if (config->user && geteuid() != 0 && config->uid != geteuid())
         return mnw__fail(-EPERM, "%s: user: only root can become %s", name, config->user);
     find_shared_sets(config);
-    return config->socket ? 0 : mnw__config_set_socket(config, DEFAULT_SOCKET);
+    const char *place = getenv(SOCKET_VARIABLE); /* where clients look, too */
+    return config->socket ? 0 : mnw__config_set_socket(config, place && *place ? place : DEFAULT_SOCKET);
 }

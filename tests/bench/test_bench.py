@@ -5,14 +5,17 @@ import copy
 import json
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 PROGRAM = pathlib.Path(sys.argv.pop(1)).resolve()
 CHEAP = "engine-open"  # has values, no ratios
 RATIO = "engine-fault"
+TARGETED = "metadata"
 KEYS = {"name", "benchmark", "value", "unit", "n", "min", "median", "max", "baseline", "ratio", "verdict"}
 
 
@@ -138,6 +141,42 @@ class Bench(unittest.TestCase):
         self.assertIn("a &lt;b&gt;bold&lt;/b&gt; &amp; odd one", text)
         for result in measured(saved):
             self.assertIn(result["name"], text)
+
+    def test_report_of_a_run_without_ratios_or_points(self):
+        with tempfile.TemporaryDirectory() as folder:
+            run, page = pathlib.Path(folder, "run.json"), pathlib.Path(folder, "page.html")
+            saved = copy.deepcopy(self.saved)
+            saved["results"] = [{key: value for key, value in result.items() if key != "distribution"}
+                                for result in measured(saved) if result["name"].startswith(CHEAP)][:1]
+            run.write_text(json.dumps(saved), encoding="utf-8")
+            done = bench("report", str(run), "--output", str(page))
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+            self.assertIn(saved["results"][0]["name"], page.read_text(encoding="utf-8"))
+
+    def test_smoke_does_not_judge(self):
+        """Numbers of seconds mean too little to say that a target was missed."""
+        done = bench("run", TARGETED, "--smoke")
+        self.assertIn("targets not looked at", done.stdout)
+        self.assertNotRegex(done.stdout, r"(missed|held)")
+        found = json.loads(bench("run", TARGETED, "--smoke", "--json").stdout)
+        self.assertTrue(any("target" in result for result in measured(found)))
+        self.assertEqual({result["verdict"] for result in measured(found)}, {"information"})
+
+    def test_ended_from_outside(self):
+        """The parent, which puts settings back, outlives its child by every signal; killed itself, it takes the child along."""
+        for sign, status in ((signal.SIGHUP, 129), (signal.SIGQUIT, 131), (signal.SIGPIPE, 141), (signal.SIGKILL, -9)):
+            process = subprocess.Popen([PROGRAM, "run", "resident-thread", "--repeat", "1000"], stdout=subprocess.DEVNULL,
+                                       stderr=subprocess.PIPE, text=True)
+            time.sleep(0.3)
+            children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
+            child = children.read_text(encoding="ascii").split()[0]
+            process.send_signal(sign)
+            self.assertEqual(process.wait(20), status)
+            process.stderr.close()
+            until = time.monotonic() + 5
+            while pathlib.Path(f"/proc/{child}/exe").exists():
+                self.assertLess(time.monotonic(), until, "what measures runs on")
+                time.sleep(0.02)
 
     def test_report_refuses_what_is_no_run(self):
         done = bench("report", "/etc/hostname")

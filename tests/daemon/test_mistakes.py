@@ -111,6 +111,51 @@ class Places(Folder):
         self.assertFalse(os.path.exists(daemon.path) or os.path.exists(daemon.path + ".holder"))
 
 
+class Runs(Folder):
+    """minnow run finds out before the program starts."""
+
+    def run_wc(self, path, mapped):
+        return subprocess.run([COMMAND, "run", "--socket", path, "--map", mapped, "--", "true"], capture_output=True,
+                              text=True, timeout=30, check=False)
+
+    def test_a_moment_too_early(self):
+        path = self.path("socket")
+        daemon = subprocess.Popen(["sh", "-c", 'sleep 0.3; exec "$@"', "sh", COMMAND, "serve", "--budget", "8M", "--image",
+                                   f"a={self.image}", "--socket", path, *SANDBOX])
+        self.addCleanup(daemon.wait)
+        self.addCleanup(daemon.terminate)
+        done = self.run_wc(path, f"{self.image}=a")
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_image_or_length_that_does_not_fit(self):
+        other = peer.make_image(self.folder.name, 1, seed=2)
+        daemon = peer.Daemon(COMMAND, {"a": self.image, "two": other})
+        self.addCleanup(daemon.close)
+        done = self.run_wc(daemon.path, f"{self.image}=nope")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("it has 'a', 'two'", done.stderr)
+        self.assertIn(daemon.path, done.stderr)
+        done = self.run_wc(daemon.path, f"{other}=a")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn(f"it has {1 << 20} bytes, and the image 'a' {4 << 20}", done.stderr)
+        self.assertEqual(self.run_wc(daemon.path, f"{other}=two").returncode, 0)
+
+    def test_no_pool(self):
+        done = subprocess.run([COMMAND, "serve", "--image", f"a={self.image}"], capture_output=True, text=True, timeout=30,
+                              check=False)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("there is no pool", done.stderr)
+
+    def test_check_refuses_what_a_start_refuses(self):
+        empty = self.write("empty", "")
+        for arguments, words in ((["--budget", "1"], "a budget of 1 bytes"), (["--image", f"b={empty}"], "it is empty"),
+                                 (["--image", f"b={self.folder.name}"], "a directory"),
+                                 (["--socket", "/tmp/" + "x" * 110], "too long")):
+            done = self.serve("--check", *arguments)
+            self.assertEqual(done.returncode, 2, arguments)
+            self.assertIn(words, done.stderr)
+
+
 class Waiting(Folder):
     """A consumer waits in its fault for the next worker, which therefore starts, whatever its configuration says now."""
 

@@ -4,6 +4,7 @@
 #include "sys/numa.h"
 #include "sys/sysfs.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <setjmp.h>
@@ -12,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -40,6 +42,15 @@ static void put_back(int notes) {
 }
 
 static pid_t child;
+/* What ends a program from outside: it ends the child, and the parent puts back. */
+static const int passed_on[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGPIPE};
+
+static bool is_passed_on(int signal_number) {
+    for (size_t i = 0; i < sizeof(passed_on) / sizeof(passed_on[0]); i++)
+        if (passed_on[i] == signal_number)
+            return true;
+    return false;
+}
 
 static void pass_on(int signal_number) {
     kill(child, signal_number);
@@ -55,12 +66,14 @@ int machine_guard(char **argv) {
     setenv(NOTES, number, 1);
     child = fork();
     if (!child) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL); /* what it changed cannot be put back while it goes on */
         /* A new image: a forked one would not be a process that loaded the library. */
         execv("/proc/self/exe", argv);
         _exit(127);
     }
-    signal(SIGTERM, pass_on);
-    signal(SIGINT, pass_on);
+    for (size_t i = 0; i < sizeof(passed_on) / sizeof(passed_on[0]); i++) {
+        signal(passed_on[i], pass_on);
+    }
     int status = 0;
     while (child > 0 && waitpid(child, &status, 0) < 0) {
     }
@@ -69,7 +82,10 @@ int machine_guard(char **argv) {
         return 127;
     }
     if (WIFSIGNALED(status)) {
-        fprintf(stderr, "the tests died of signal %d (%s)\n", WTERMSIG(status), strsignal(WTERMSIG(status)));
+        if (!is_passed_on(WTERMSIG(status))) {
+            fprintf(stderr, "%s: died of signal %d (%s)\n", program_invocation_short_name, WTERMSIG(status),
+                    strsignal(WTERMSIG(status)));
+        }
         return 128 + WTERMSIG(status);
     }
     return WEXITSTATUS(status);

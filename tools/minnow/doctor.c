@@ -35,10 +35,10 @@ static int print_json(void) {
     json_t *object = json_pack("{s:s, s:b, s:i, s:o}", "version", mnw_version(), "ok", missing == 0, "required_missing",
                                missing, "findings", findings);
     char *text = object ? json_dumps(object, JSON_INDENT(2) | JSON_PRESERVE_ORDER) : NULL;
-    int printed = text ? puts(text) : EOF;
+    puts(text ? text : "{}");
     free(text);
     json_decref(object);
-    return printed == EOF ? -1 : missing;
+    return missing;
 }
 
 int command_doctor(int argc, const char **argv) {
@@ -58,7 +58,7 @@ int command_doctor(int argc, const char **argv) {
 
     int missing = json ? print_json() : mnw_examine(print_line, NULL);
     if (missing < 0) {
-        fprintf(stderr, "minnow: doctor: %s\n", *mnw_error() ? mnw_error() : "cannot print");
+        fprintf(stderr, "minnow: doctor: %s\n", mnw_error());
         return EXIT_WRONG;
     }
     if (!json && missing)

@@ -3,6 +3,7 @@
  * minnow: the command. Finds the subcommand and hands over; each subcommand reads its own options.
  */
 #include "command.h"
+#include "output.h"
 
 #include <minnow/minnow.h>
 #include <stdio.h>
@@ -31,7 +32,10 @@ static int run(int (*command)(int argc, const char **argv), int argc, char **arg
     const char **arguments = calloc((size_t)argc + 1, sizeof(*arguments));
     if (!arguments)
         return usage_error("out of memory");
-    for (int i = 0; i < argc; i++)
+    char name[32];
+    snprintf(name, sizeof(name), "minnow %s", argv[0]); /* as popt's help calls it */
+    arguments[0] = name;
+    for (int i = 1; i < argc; i++)
         arguments[i] = argv[i];
     int code = command(argc, arguments);
     free(arguments);
@@ -47,15 +51,16 @@ int main(int argc, char **argv) {
         {"serve", command_serve},   {"stat", command_stat},     {"top", command_top},
     };
 
+    output_begin("minnow", EXIT_WRONG);
     if (argc < 2) {
         fputs(usage, stderr);
         return EXIT_USAGE;
     }
     const char *name = argv[1];
     if (!strcmp(name, "--help") || !strcmp(name, "-h") || !strcmp(name, "help"))
-        return fputs(usage, stdout) < 0 ? EXIT_WRONG : EXIT_FINE;
+        return fputs(usage, stdout), EXIT_FINE;
     if (!strcmp(name, "--version"))
-        return printf("minnow %s\n", mnw_version()) < 0 ? EXIT_WRONG : EXIT_FINE;
+        return printf("minnow %s\n", mnw_version()), EXIT_FINE;
     for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
         if (!strcmp(name, commands[i].name))
             return run(commands[i].run, argc - 1, argv + 1);

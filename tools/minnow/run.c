@@ -5,6 +5,7 @@
  * program.
  */
 #include "command.h"
+#include "source.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -28,14 +29,20 @@ struct wish {
     char *path;  /* owned; absolute; NULL: a memfd */
     char *memfd; /* points into `given` */
     char *given; /* owned */
+    uint64_t file_bytes;
     bool is_known;
+    uint64_t image_bytes; /* 0: nobody has opened the image yet */
+    uint64_t page_bytes;
 };
+
+#define NAMES_BYTES 1024
 
 struct run {
     char *socket;
     int record, replay, follow_fork, user_faults_only, verbose;
     struct wish wishes[MAPS_MAX];
     unsigned count;
+    char names[NAMES_BYTES]; /* of all images there are, as far as they fit */
 };
 
 /* ---- the command line ---- */
@@ -48,7 +55,7 @@ static int split(struct run *run, const char *given, const char *option, bool is
     wish->given = strdup(given);
     char *equals = wish->given ? strrchr(wish->given, '=') : NULL;
     if (!equals || equals == wish->given || !equals[1])
-        return usage_error("%s %s: write %s=IMAGE", option, given, is_path ? "PATH" : "NAME");
+        return usage_error("run: %s %s: write %s=IMAGE", option, given, is_path ? "PATH" : "NAME");
     *equals = 0;
     wish->image = equals + 1;
     if (!is_path) {
@@ -58,11 +65,12 @@ static int split(struct run *run, const char *given, const char *option, bool is
     wish->path = realpath(wish->given, NULL);
     struct stat status;
     if (!wish->path || stat(wish->path, &status))
-        return usage_error("--map %s: %s; it must exist: the image's own file, or a file of its length made by "
+        return usage_error("run: --map %s: %s; it must exist: the image's own file, or a file of its length made by "
                            "`truncate -s`",
                            wish->given, strerror(errno));
     if (!S_ISREG(status.st_mode))
-        return usage_error("--map %s: it is no regular file", wish->given);
+        return usage_error("run: --map %s: it is no regular file", wish->given);
+    wish->file_bytes = (uint64_t)status.st_size;
     return 0;
 }
 
@@ -87,7 +95,7 @@ static int settle_socket(struct run *run) {
         return 0;
     char *whole = realpath(run->socket, NULL);
     if (!whole)
-        return usage_error("--socket %s: %s; is `minnow serve` running?", run->socket, strerror(errno));
+        return usage_error("run: --socket %s: %s", run->socket, strerror(errno));
     free(run->socket);
     run->socket = whole;
     return 0;
@@ -95,24 +103,64 @@ static int settle_socket(struct run *run) {
 
 static void recognise(void *context, const struct mnw_image *image) {
     struct run *run = context;
-    for (unsigned i = 0; i < run->count; i++)
-        if (!strcmp(run->wishes[i].image, image->name))
-            run->wishes[i].is_known = true;
+    size_t used = strlen(run->names);
+    snprintf(run->names + used, sizeof(run->names) - used, "%s'%s'", used ? ", " : "", image->name);
+    for (unsigned i = 0; i < run->count; i++) {
+        struct wish *wish = &run->wishes[i];
+        if (strcmp(wish->image, image->name) != 0)
+            continue;
+        wish->is_known = true;
+        wish->image_bytes = image->is_open ? image->size_bytes : 0;
+        wish->page_bytes = image->page_bytes;
+    }
+}
+
+static int list_images(struct run *run, struct mnw_client *client) {
+    run->names[0] = '\0';
+    return mnw_client_images(client, recognise, run) < 0 ? usage_error("run: %s", mnw_error()) : 0;
+}
+
+/* Asked about its pages, the daemon opens an image; only then is its length known. */
+static int open_image(struct mnw_client *client, const struct wish *wish) {
+    uint8_t page;
+    if (mnw_client_residency(client, wish->image, 0, &page, 1) >= 0)
+        return 0;
+    return usage_error("run: the daemon cannot open the image '%s': %s", wish->image, mnw_error());
+}
+
+/* The program would see the image's bytes where the file has others, or SIGBUS where the file has some. */
+static int check_length(const struct wish *wish) {
+    uint64_t rest = wish->page_bytes - 1;
+    if (!wish->path || (wish->file_bytes + rest) / wish->page_bytes == (wish->image_bytes + rest) / wish->page_bytes)
+        return 0;
+    return usage_error(
+        "run: --map %s: it has %llu bytes, and the image '%s' %llu; it must be the image's own file, or one "
+        "of its length made by `truncate -s`",
+        wish->given, (unsigned long long)wish->file_bytes, wish->image, (unsigned long long)wish->image_bytes);
+}
+
+static int check_images(struct run *run, struct mnw_client *client) {
+    int status = list_images(run, client);
+    for (unsigned i = 0; !status && i < run->count; i++)
+        status = run->wishes[i].is_known
+                     ? open_image(client, &run->wishes[i])
+                     : usage_error("run: the daemon at %s has no image '%s' for this user; it has %s",
+                                   run->socket ? run->socket : "the default socket", run->wishes[i].image,
+                                   *run->names ? run->names : "none");
+    if (!status)
+        status = list_images(run, client);
+    for (unsigned i = 0; !status && i < run->count; i++)
+        status = check_length(&run->wishes[i]);
+    return status;
 }
 
 /* A program that finds out in the middle of its work is worse than one that does not start. */
 static int ask_daemon(struct run *run) {
     struct mnw_client_options options = {.size = sizeof(options), .name = "minnow run"};
     struct mnw_client *client;
-    if (mnw_client_connect(&client, run->socket, &options))
-        return usage_error("%s", mnw_error());
-    int status = 0, count = mnw_client_images(client, recognise, run);
-    if (count < 0)
-        status = usage_error("%s", mnw_error());
-    for (unsigned i = 0; !status && i < run->count; i++)
-        if (!run->wishes[i].is_known)
-            status =
-                usage_error("the daemon has no image '%s'; `minnow stat` lists those it has", run->wishes[i].image);
+    if (connect_daemon(&client, run->socket, &options))
+        return usage_error("run: %s", mnw_error());
+    int status = check_images(run, client);
     mnw_client_close(client);
     return status;
 }
@@ -198,9 +246,9 @@ static int run_it(struct run *run, const char **command) {
         return usage_error("run: no program given; minnow run [options] -- COMMAND");
     if (!run->count)
         return usage_error("run: no image given; --map PATH=IMAGE or --memfd NAME=IMAGE");
-    int status = settle_socket(run);
+    int status = ask_daemon(run);
     if (!status)
-        status = ask_daemon(run);
+        status = settle_socket(run);
     if (!status)
         status = set_environment(run);
     return status ? status : become(command);
@@ -223,7 +271,8 @@ int command_run(int argc, const char **argv) {
     poptSetOtherOptionHelp(context, "[options] -- COMMAND [argument ...]");
     int code = poptGetNextOpt(context), status = 0;
     if (code < -1)
-        status = usage_error("%s: %s", poptBadOption(context, 0), poptStrerror(code));
+        status = usage_error("run: %s: %s (minnow run --help)", poptBadOption(context, POPT_BADOPTION_NOALIAS),
+                             poptStrerror(code));
     if (!status)
         status = split_all(&run, maps, "--map", true);
     if (!status)

@@ -18,7 +18,8 @@ static char *const *process_arguments(int argc, const char **argv) {
     if (!whole)
         return NULL;
     whole[0] = (char *)(uintptr_t) "minnow";
-    for (int i = 0; i < argc; i++)
+    whole[1] = (char *)(uintptr_t) "serve";
+    for (int i = 1; i < argc; i++)
         whole[i + 1] = (char *)(uintptr_t)argv[i];
     return whole;
 }
@@ -57,9 +58,10 @@ int command_serve(int argc, const char **argv) {
     poptContext context = poptGetContext("minnow serve", argc, argv, table, 0);
     int code = poptGetNextOpt(context), status = 0;
     if (code < -1)
-        status = usage_error("%s: %s", poptBadOption(context, 0), poptStrerror(code));
+        status = usage_error("serve: %s: %s (minnow serve --help)", poptBadOption(context, POPT_BADOPTION_NOALIAS),
+                             poptStrerror(code));
     else if (poptPeekArg(context))
-        status = usage_error("serve: '%s' is one word too many", poptPeekArg(context));
+        status = usage_error("serve: '%s' is one word too many (minnow serve --help)", poptPeekArg(context));
     if (!status)
         status = understand(&options, backing, budget, around);
     options.config = config;

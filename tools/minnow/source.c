@@ -9,16 +9,27 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /* No daemon says as much. */
 #define FILE_MAX ((size_t)64 << 20)
+
+int connect_daemon(struct mnw_client **client, const char *socket, const struct mnw_client_options *options) {
+    const struct timespec pause = {.tv_nsec = 20000000};
+    int error = mnw_client_connect(client, socket, options);
+    for (int tries = 50; (error == -ENOENT || error == -ECONNREFUSED) && tries; tries--) {
+        nanosleep(&pause, NULL);
+        error = mnw_client_connect(client, socket, options);
+    }
+    return error;
+}
 
 int source_open(struct source *source, const char *socket, const char *file, uint32_t timeout_ms) {
     const struct mnw_client_options options = {.size = sizeof(options), .timeout_ms = timeout_ms};
     *source = (struct source){.file = file};
     if (file)
         return 0;
-    if (mnw_client_connect(&source->client, socket, &options) == 0)
+    if (connect_daemon(&source->client, socket, &options) == 0)
         return 0;
     fprintf(stderr, "minnow: %s\n", mnw_error());
     return -1;

@@ -9,11 +9,18 @@
 #include <stdint.h>
 
 struct mnw_client;
+struct mnw_client_options;
 
 struct source {
     struct mnw_client *client; /* NULL: the file */
     const char *file;
 };
+
+/*
+ * mnw_client_connect(), tried again for a second while nobody listens: the daemon may have been started a moment ago.
+ * 0 or a negative errno, with mnw_error().
+ */
+int connect_daemon(struct mnw_client **client, const char *socket, const struct mnw_client_options *options);
 
 /*
  * One of both paths may be given; neither: the daemon of $MINNOW_SOCKET. 0, or -1 and a message on stderr.

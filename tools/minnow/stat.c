@@ -226,13 +226,27 @@ static void print_state(const struct shown *shown) {
 
 /* ---- the daemon ---- */
 
+static int read_state(const struct source *source, struct state *state, const char *text) {
+    char why[512];
+    int error = state_read(state, text, why, sizeof(why));
+    if (!error && !state->metrics_version) {
+        snprintf(why, sizeof(why), "%s is not what a daemon says with --json: it has no metrics_version",
+                 source->file ? source->file : "the answer");
+        state_free(state);
+        error = -1;
+    }
+    if (error)
+        fprintf(stderr, "minnow: stat: %s\n", why);
+    return error;
+}
+
 static int get_state(struct source *source, struct state *state) {
     char why[512];
     char *text = source_text(source, 0, why, sizeof(why));
-    int error = text ? state_read(state, text, why, sizeof(why)) : -1;
-    free(text);
-    if (error)
+    if (!text)
         fprintf(stderr, "minnow: stat: %s\n", why);
+    int error = text ? read_state(source, state, text) : -1;
+    free(text);
     return error;
 }
 
@@ -254,7 +268,7 @@ static int print_tables(struct source *source, double seconds) {
     }
     if (seconds > 0)
         state_free(&before);
-    return error || fflush(stdout) ? EXIT_WRONG : EXIT_FINE;
+    return error ? EXIT_WRONG : EXIT_FINE;
 }
 
 static int print_text(struct source *source, int prometheus) {
@@ -264,10 +278,20 @@ static int print_text(struct source *source, int prometheus) {
         fprintf(stderr, "minnow: stat: %s\n", why);
         return EXIT_WRONG;
     }
+    struct state state;
+    int error = source->file ? read_state(source, &state, text) : 0; /* a file may hold anything */
+    if (error) {
+        free(text);
+        return EXIT_WRONG;
+    }
+    if (source->file)
+        state_free(&state);
     size_t length = strlen(text);
-    int failed = fputs(text, stdout) < 0 || (length && text[length - 1] != '\n' && putchar('\n') == EOF);
+    fputs(text, stdout);
+    if (length && text[length - 1] != '\n')
+        putchar('\n');
     free(text);
-    return failed || fflush(stdout) ? EXIT_WRONG : EXIT_FINE;
+    return EXIT_FINE;
 }
 
 int command_stat(int argc, const char **argv) {

@@ -135,6 +135,7 @@ int state_read(struct state *state, const char *from, char *why, size_t why_size
     }
     const json_t *pools = json_object_get(root, "pools"), *images = json_object_get(root, "images"),
                  *views = json_object_get(root, "views");
+    state->metrics_version = number(root, "metrics_version");
     text(root, "version", state->version, sizeof(state->version));
     state->pid = (int64_t)number(root, "pid");
     state->uptime_ns = number(root, "uptime_ns");

@@ -50,7 +50,7 @@ struct state_view {
 struct state {
     char version[32];
     int64_t pid;
-    uint64_t uptime_ns, epoch, sessions, messages, messages_refused;
+    uint64_t metrics_version, uptime_ns, epoch, sessions, messages, messages_refused;
     struct state_pool *pools;
     struct state_image *images;
     struct state_view *views;

@@ -81,6 +81,6 @@ char *format_size(uint64_t bytes, char text[32]) {
         value /= 1024;
         unit++;
     }
-    snprintf(text, 32, unit ? "%.1f %s" : "%.0f %s", value, units[unit]);
+    snprintf(text, 32, unit ? "%.1f %s" : "%.0f %s", value, bytes == 1 ? "byte" : units[unit]);
     return text;
 }

@@ -5,6 +5,7 @@
 #include "verify.h"
 
 #include "command.h"
+#include "output.h"
 
 #include <popt.h>
 #include <stddef.h>
@@ -42,7 +43,7 @@ static int take_name(const char *option, const char *text, const char *const *na
 }
 
 static int take_size(const char *option, const char *text, uint64_t *value) {
-    if (text && parse_size(text, value))
+    if (text && (parse_size(text, value) || !*value || *value > INT64_MAX))
         return usage_error("%s: '%s' is no size; write bytes, or a number with K, M, G or T", option, text);
     return 0;
 }
@@ -130,10 +131,12 @@ static int run(const struct words *words, const char *file) {
     if (!result)
         return usage_error("verify: out of memory");
     code = verify_run(&options, result);
-    if (code != EXIT_USAGE && (options.json ? verify_print_json : verify_print_words)(&options, result))
-        code = EXIT_WRONG;
+    if (code != EXIT_USAGE)
+        (options.json ? verify_print_json : verify_print_words)(&options, result);
     if (code != EXIT_USAGE && result->signal)
         code = 128 + result->signal;
+    if (result->waiting)
+        output_leave(code);
     free(result);
     return code;
 }

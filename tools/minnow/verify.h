@@ -35,7 +35,8 @@ struct verify_result {
     uint64_t page_bytes, piece_bytes; /* of the cache; of one comparison */
     uint64_t pages_checked, mismatches, io_errors;
     double seconds;
-    int signal;        /* that stopped the run early, or 0 */
+    uint64_t waiting; /* readers that were left in their faults when it was stopped: they, and all that is open, stay */
+    int signal;       /* that stopped the run early, or 0 */
     bool file_changed; /* size or modification time are not what they were */
     unsigned example_count;
     struct verify_example examples[EXAMPLES_MAX];
@@ -49,8 +50,8 @@ extern const char *const backing_names[], *const numa_names[], *const policy_nam
 /* Opens everything, reads, compares, closes everything. An exit code; messages go to stderr. */
 int verify_run(const struct verify_options *options, struct verify_result *result);
 
-/* Print the result on stdout; -1 when that fails. */
-int verify_print_words(const struct verify_options *options, const struct verify_result *result);
-int verify_print_json(const struct verify_options *options, const struct verify_result *result);
+/* Print the result on stdout. */
+void verify_print_words(const struct verify_options *options, const struct verify_result *result);
+void verify_print_json(const struct verify_options *options, const struct verify_result *result);
 
 #endif

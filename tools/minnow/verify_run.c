@@ -30,6 +30,8 @@
 /* Above this a page is compared in pieces of PIECE_BYTES, each one operation. */
 #define WHOLE_PAGE_MAX (64u << 10)
 #define PIECE_BYTES    4096u
+/* How long readers have to end after a signal: a page that comes at all is there by then. */
+#define GRACE_SECONDS 2.0
 
 struct run {
     const struct verify_options *options;
@@ -40,7 +42,8 @@ struct run {
     size_t length;
     uint64_t operations;
     pthread_mutex_t examples_lock;
-    sem_t ended; /* posted once by each reader */
+    bool examples_closed; /* the result is being printed */
+    sem_t ended;          /* posted once by each reader */
     struct mnw_store *store;
     struct mnw_pool *pool;
     struct mnw_cache *cache;
@@ -53,7 +56,7 @@ struct reader {
     struct pattern pattern;
     uint64_t operations;
     _Atomic uint64_t checked;
-    uint64_t mismatches, io_errors;
+    _Atomic uint64_t mismatches, io_errors;
     unsigned char *expected, *found; /* a piece each */
 };
 
@@ -69,8 +72,17 @@ static _Thread_local struct {
     sigjmp_buf jump;
 } guard;
 
+/* The second time it is meant. */
 static void on_stop(int number) {
+    if (stop_signal)
+        _exit(128 + number);
     stop_signal = number;
+}
+
+/* What was ignored when we were started, as by nohup(1), is not ours to take. */
+static int handle_stop(int number, const struct sigaction *action) {
+    struct sigaction before;
+    return sigaction(number, NULL, &before) || (before.sa_handler != SIG_IGN && sigaction(number, action, NULL));
 }
 
 static void on_bus(int number, siginfo_t *info, void *context) {
@@ -85,12 +97,12 @@ static void on_bus(int number, siginfo_t *info, void *context) {
 }
 
 static int handle_signals(void) {
-    struct sigaction stop = {.sa_handler = on_stop, .sa_flags = (int)SA_RESETHAND};
+    struct sigaction stop = {.sa_handler = on_stop};
     struct sigaction bus = {.sa_sigaction = on_bus, .sa_flags = SA_SIGINFO | SA_NODEFER};
     sigemptyset(&stop.sa_mask);
     sigemptyset(&bus.sa_mask);
     stop_signal = 0;
-    return sigaction(SIGINT, &stop, NULL) || sigaction(SIGTERM, &stop, NULL) || sigaction(SIGBUS, &bus, NULL);
+    return handle_stop(SIGINT, &stop) || handle_stop(SIGTERM, &stop) || sigaction(SIGBUS, &bus, NULL);
 }
 
 static void stop_signals(int how) {
@@ -133,7 +145,7 @@ static int read_by_pread(const struct run *run, uint64_t offset, unsigned char *
 
 static void note_example(struct run *run, const struct verify_example *example) {
     pthread_mutex_lock(&run->examples_lock);
-    if (run->result->example_count < EXAMPLES_MAX)
+    if (!run->examples_closed && run->result->example_count < EXAMPLES_MAX)
         run->result->examples[run->result->example_count++] = *example;
     pthread_mutex_unlock(&run->examples_lock);
 }
@@ -194,10 +206,27 @@ static void draw_progress(uint64_t done, uint64_t all, double seconds) {
     fflush(stderr);
 }
 
-/* Waits for `count` readers, drawing on a terminal meanwhile. */
-static void await_readers(struct run *run, const struct reader *readers, uint64_t count, double started) {
-    bool terminal = isatty(STDERR_FILENO);
-    for (uint64_t ended = 0; ended < count;) {
+/*
+ * Waits for `count` readers, drawing on a terminal meanwhile. A reader whose page does not come cannot be called back:
+ * the number of those that a signal left waiting.
+ */
+static uint64_t await_readers(struct run *run, const struct reader *readers, uint64_t count, double started) {
+    bool terminal = isatty(STDERR_FILENO), told = false;
+    uint64_t ended = 0;
+    double stopped = 0;
+    while (ended < count) {
+        double now = seconds_now();
+        if (stop_signal && stopped == 0)
+            stopped = now;
+        if (stopped > 0 && now - stopped > GRACE_SECONDS)
+            break;
+        if (stopped > 0 && !told && now - stopped > GRACE_SECONDS / 4) {
+            fprintf(stderr,
+                    "minnow: verify: stopping: %" PRIu64 " of %" PRIu64 " readers wait for a page; it ends in %d s, "
+                    "or with the next signal\n",
+                    count - ended, count, (int)GRACE_SECONDS);
+            told = true;
+        }
         struct timespec until;
         clock_gettime(CLOCK_REALTIME, &until);
         until.tv_nsec += 100000000;
@@ -210,6 +239,7 @@ static void await_readers(struct run *run, const struct reader *readers, uint64_
     }
     if (terminal)
         fprintf(stderr, "\r%*s\r", 72, "");
+    return count - ended;
 }
 
 static int prepare_reader(struct run *run, struct reader *reader, uint64_t index) {
@@ -244,18 +274,23 @@ static int read_and_compare(struct run *run) {
     stop_signals(SIG_UNBLOCK);
     if (started_count < count)
         stop_signal = SIGTERM; /* not enough threads: call back those that run */
-    await_readers(run, readers, started_count, started);
+    result->waiting = await_readers(run, readers, started_count, started);
     result->seconds = seconds_now() - started;
 
-    for (uint64_t i = 0; i < started_count; i++)
+    for (uint64_t i = 0; i < started_count && !result->waiting; i++)
         pthread_join(readers[i].thread, NULL);
     for (uint64_t i = 0; i < count; i++) {
         result->pages_checked += atomic_load(&readers[i].checked);
-        result->mismatches += readers[i].mismatches;
-        result->io_errors += readers[i].io_errors;
-        free(readers[i].expected);
+        result->mismatches += atomic_load(&readers[i].mismatches);
+        result->io_errors += atomic_load(&readers[i].io_errors);
+        if (!result->waiting)
+            free(readers[i].expected);
     }
-    free(readers);
+    if (!result->waiting)
+        free(readers);
+    pthread_mutex_lock(&run->examples_lock);
+    run->examples_closed = true;
+    pthread_mutex_unlock(&run->examples_lock);
     if (started_count < count)
         return usage_error("verify: cannot start %" PRIu64 " readers; lower --readers", count);
     result->signal = stop_signal;
@@ -289,14 +324,14 @@ static int open_all(struct run *run) {
     struct mnw_store_options store_options = {.size = sizeof(store_options), .direct = options->direct};
     char *uri = uri_of(options->file);
     if (!uri)
-        return usage_error("verify: %s: %s", options->file, strerror(errno));
+        return usage_error("verify: opening '%s': %s", options->file, strerror(errno));
     int error = mnw_store_open(&run->store, uri, &store_options);
     free(uri);
     if (error)
         return refused("opening the file");
     run->fd = open(options->file, O_RDONLY | O_CLOEXEC);
     if (run->fd < 0 || fstat(run->fd, &run->before))
-        return usage_error("verify: %s: %s", options->file, strerror(errno));
+        return usage_error("verify: opening '%s': %s", options->file, strerror(errno));
     if (mnw_pool_open(&run->pool, &options->pool))
         return refused("opening the pool");
     if (mnw_cache_open(&run->cache, run->pool, run->store, NULL))
@@ -366,7 +401,8 @@ static int close_all(struct run *run) {
 }
 
 int verify_run(const struct verify_options *options, struct verify_result *result) {
-    struct run run = {.options = options, .result = result, .fd = -1};
+    static struct run run; /* readers that are left waiting look at it to the end */
+    run = (struct run){.options = options, .result = result, .fd = -1};
     pthread_mutex_init(&run.examples_lock, NULL);
     sem_init(&run.ended, 0, 0);
 
@@ -379,6 +415,8 @@ int verify_run(const struct verify_options *options, struct verify_result *resul
         int collected = code == EXIT_USAGE ? EXIT_FINE : collect(&run);
         code = code > collected ? code : collected;
     }
+    if (result->waiting)
+        return code;
     int closed = close_all(&run);
     sem_destroy(&run.ended);
     pthread_mutex_destroy(&run.examples_lock);

@@ -1,0 +1,92 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""minnow verify ends when it is told to, also while a page does not come: memory that cannot be given back. COMMAND."""
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+COMMAND = sys.argv.pop(1)
+FALLOCATE = {"x86_64": 285, "aarch64": 47}.get(os.uname().machine)
+
+
+class Filter(ctypes.Structure):
+    _fields_ = [("code", ctypes.c_uint16), ("jt", ctypes.c_uint8), ("jf", ctypes.c_uint8), ("k", ctypes.c_uint32)]
+
+
+class Program(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_uint16), ("filters", ctypes.POINTER(Filter))]
+
+
+def refuse_fallocate():
+    """A seccomp filter: fallocate(2) is EPERM, so that nothing can be evicted."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    filters = (Filter * 4)(Filter(0x20, 0, 0, 0), Filter(0x15, 0, 1, FALLOCATE), Filter(0x06, 0, 0, 0x00050001),
+                           Filter(0x06, 0, 0, 0x7fff0000))
+    program = Program(4, filters)
+    if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, ctypes.byref(program)):
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+@unittest.skipUnless(FALLOCATE, "the number of fallocate(2) is not known for this machine")
+class Stop(unittest.TestCase):
+    def setUp(self):
+        self.file = tempfile.NamedTemporaryFile(prefix="minnow-stop-")
+        self.addCleanup(self.file.close)
+        self.file.write(os.urandom(8 << 20))
+        self.file.flush()
+
+    def stuck(self, *arguments):
+        process = subprocess.Popen([COMMAND, "verify", self.file.name, "--budget", "4M", *arguments],
+                                   preexec_fn=refuse_fallocate, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        while process.poll() is None and self.read(process) < 4 << 20:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        self.assertIsNone(process.poll(), "it was to wait for a page")
+        return process
+
+    def read(self, process):
+        """Bytes of the file, by the ordinary reads: 4 MiB, the budget, when it is stuck."""
+        with open(f"/proc/{process.pid}/io", encoding="ascii") as file:
+            return int(file.read().split()[1])
+
+    def test_first_signal(self):
+        process = self.stuck("--readers", "2", "--json")
+        process.send_signal(signal.SIGINT)
+        begin = time.monotonic()
+        out, said = process.communicate(timeout=30)
+        self.assertLess(time.monotonic() - begin, 15)
+        self.assertEqual(process.returncode, 130)
+        self.assertIn("readers wait for a page", said)
+        result = json.loads(out)
+        self.assertTrue(result["interrupted"])
+        self.assertGreater(result["readers_waiting"], 0)
+        self.assertGreater(result["pages_checked"], 0)
+
+    def test_second_signal(self):
+        process = self.stuck()
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+        begin = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        self.assertEqual(process.wait(30), 143)
+        self.assertLess(time.monotonic() - begin, 1.5)
+        process.communicate()
+
+    def test_ignored_signal_stays_ignored(self):
+        done = subprocess.run(["sh", "-c", 'trap "" INT; "$0" verify "$1" --ops 400000 --json & '
+                               'sleep 0.2; kill -INT $!; wait $!', COMMAND, self.file.name], capture_output=True, text=True,
+                              timeout=60, check=False)
+        self.assertFalse(json.loads(done.stdout)["interrupted"], done.stderr)
+        self.assertEqual(done.returncode, 0)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
