@@ -89,10 +89,10 @@ void fake_process_died(int process);
 /* What a consumer does to its mapping: whole pages of one view. Blocks until whoever watches it has read of it. */
 void fake_munmap(uintptr_t address, size_t length);
 /*
- * fork() of a process that has this view alone, of which nothing was written; blocks until that was read. The child's
- * fibers are the caller's to start.
+ * fork() of a process that has this view alone, of which nothing was written; blocks until that was read. False: it is
+ * not mapped any more. The child's fibers are the caller's to start.
  */
-void fake_fork(uintptr_t address, int child);
+bool fake_fork(uintptr_t address, int child);
 /* Whose memory a userfaultfd watches. */
 int fake_uffd_process(int fd);
 void fake_mremap(uintptr_t from, size_t length, uintptr_t to);

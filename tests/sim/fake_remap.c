@@ -102,9 +102,11 @@ void fake_mremap(uintptr_t from, size_t length, uintptr_t to) {
 }
 
 /* The child's userfaultfd is nobody's until the event was read; if it never is, it goes with the parent's. */
-void fake_fork(uintptr_t address, int child) {
+bool fake_fork(uintptr_t address, int child) {
     fake_call("fork");
     struct fake_view *view = fake_view_of(fiber_process(), address);
+    if (!view)
+        return false; /* unmapped by another thread of the process just now */
     struct fake_view *copy = piece_of(view, 0, view->pages, view->address);
     copy->process = child;
     copy->is_childs = true;
@@ -124,4 +126,5 @@ void fake_fork(uintptr_t address, int child) {
     if (childs)
         fake_uffd_post(uffd, &(struct mnw__uffd_event){.kind = MNW__UFFD_EV_FORK, .fd = childs->id});
     fake_call("fork done");
+    return true;
 }

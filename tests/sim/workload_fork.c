@@ -187,7 +187,8 @@ void fork_view(struct sim_view *parent) {
                                .is_forking = true};
     if (!child->copies)
         sim_fail("no memory");
-    fake_fork(child->address, child->process);
+    if (!fake_fork(child->address, child->process))
+        end_child(child);
     child->may_be_barred = parent->generation != generation || parent->closing;
     child->is_forking = false;
     if (!child->has_ended)
