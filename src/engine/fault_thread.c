@@ -241,13 +241,15 @@ int mnw__fault_attach(struct mnw__fault_thread *thread, struct mnw_view *view) {
 
 void mnw__fault_detach(struct mnw_view *view) {
     struct mnw__fault_thread *thread = view->thread;
-    mnw__poller_remove(thread->poller, view->uffd);
-    atomic_fetch_add(&thread->detached, 1);
     mnw__mutex_lock(&thread->lock);
     struct mnw_view **link = &thread->views;
     while (*link != view)
         link = &(*link)->next_of_thread;
     *link = view->next_of_thread;
+    /* In the lock: a view that is parked could be given back to the poller before it is off the list. First the one,
+     * then the other: who counts this detachment before he waits is not told of the view any more. */
+    mnw__poller_remove(thread->poller, view->uffd);
+    atomic_fetch_add(&thread->detached, 1);
     mnw__mutex_unlock(&thread->lock);
 }
 
