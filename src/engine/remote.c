@@ -197,12 +197,15 @@ static int arm(const struct mnw_view *view, const struct mnw__piece *piece) {
     return 0;
 }
 
-/* What somebody's userfaultfd watches can be registered only if it is ours, and stays as it is. */
+/* What somebody's userfaultfd watches can be registered only if it is ours, and stays as it is. Other failures say
+ * nothing of whose it is. */
 static bool is_ours(const struct mnw_view *view, const struct mnw__piece *piece, int is_watched) {
     if (is_watched <= 0)
         return is_watched; /* the address space changes: that will be read of */
     size_t length = piece->page_count * view->cache->backing.page_bytes;
-    return !mnw__uffd_register(view->uffd, piece->address, length, MNW__UFFD_MODE_MISSING | MNW__UFFD_MODE_MINOR, NULL);
+    int error =
+        mnw__uffd_register(view->uffd, piece->address, length, MNW__UFFD_MODE_MISSING | MNW__UFFD_MODE_MINOR, NULL);
+    return error != -EBUSY && error != -EINVAL;
 }
 
 /* In the order of addresses: what follows the last is part of it. More than there is room for is SIGBUS. */
