@@ -358,7 +358,8 @@ static bool goes_on(struct mnw__fill *fill, uint64_t reading, uint64_t abandoned
     if (!fill->is_inline || is_joined(fill))
         return false;
     mnw__point("go on");
-    atomic_compare_exchange_strong(&fill->word, &abandoned, reading);
+    if (!atomic_compare_exchange_strong(&fill->word, &abandoned, reading))
+        atomic_fetch_add(&fill->cache->fills_overdue, 1); /* LATE already: end_late() takes it off, on this thread */
     return true;
 }
 

@@ -279,7 +279,8 @@ static enum step begin(struct fault *fault) {
         run += (uint32_t)mnw__min(plan->count, cache->demand_pages_max - 1);
     switch (mnw__fill_begin_inline(view, fault->page, run, &fault->fill)) {
     case MNW__BEGIN_STARTED:
-        mnw__view_note_begun(view);
+        if (!fault->fill->comes_whole) /* there is memory for it: it no longer starves */
+            mnw__view_note_begun(view);
         break;
     case MNW__BEGIN_STARVED:
         return ask(fault);
@@ -404,6 +405,8 @@ static enum step read_page(struct fault *fault) {
     bool held = hold_again(fault);
     bool entered = held && mnw__cache_enter(fill->cache, extent, false);
     fault->visits += entered;
+    if (held && !fault->is_starved)
+        mnw__view_note_begun(fault->view);
     if (fault->is_starved)
         mnw__fill_starve(thread, token);
     else

@@ -136,14 +136,14 @@ static uint64_t count_left(struct mnw__job *job) {
     return count;
 }
 
-/* Nothing could be begun. After some deadlines' worth of that the job is hopeless. */
-static enum mnw__job_more stall(struct mnw__job *job) {
+/* Nothing could be begun, `starved`: for want of memory. After some deadlines' worth of that the job is hopeless. */
+static enum mnw__job_more stall(struct mnw__job *job, bool starved) {
     uint64_t now_ns = mnw__clock_ns();
     if (!job->stalled_ns)
         job->stalled_ns = now_ns;
     if (atomic_load(&job->running) > 1 || now_ns - job->stalled_ns < MNW__STARVED_DEADLINES * job->cache->deadline_ns)
         return MNW__JOB_MORE_LATER;
-    job->is_starved = true;
+    job->is_starved = starved;
     atomic_fetch_add(&job->pages_failed, count_left(job));
     return MNW__JOB_MORE_NONE;
 }
@@ -166,12 +166,12 @@ static enum mnw__job_more advance(struct mnw__fault_thread *thread, struct mnw__
             break; /* others have brought it, or will */
         case MNW__PAGE_ABSENT:
             if (!mnw__fill_has_spare_slots(thread))
-                return stall(job);
+                return stall(job, false);
             uint64_t left = end - job->next_page;
             enum mnw__begin result = mnw__fill_begin(thread, cache, NULL, job, job->next_page,
                                                      left < UINT32_MAX ? (uint32_t)left : UINT32_MAX, &begun);
             if (result != MNW__BEGIN_STARTED)
-                return stall(job);
+                return stall(job, result == MNW__BEGIN_STARVED);
             fills++;
             break;
         }

@@ -171,8 +171,9 @@ class Bench(unittest.TestCase):
             children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
             child = children.read_text(encoding="ascii").split()[0]
             process.send_signal(sign)
-            self.assertEqual(process.wait(20), status)
+            ended, said = process.wait(20), process.stderr.read()
             process.stderr.close()
+            self.assertEqual(ended, status, said)
             until = time.monotonic() + 5
             while pathlib.Path(f"/proc/{child}/exe").exists():
                 self.assertLess(time.monotonic(), until, "what measures runs on")

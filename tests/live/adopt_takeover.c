@@ -52,7 +52,9 @@ static int live(struct life *life, const struct mnw_kept *kept) {
                                        .budget_bytes = life->budget_bytes,
                                        .extent_bytes = life->extent_bytes,
                                        .kept_bytes = kept ? adopt_memory(kept->backing_fd) : 0};
-    struct mnw_cache_options cache = {.size = sizeof(cache), .kept = kept, .keep = 1, .name = life->name};
+    /* An heir reads nothing ahead: what it reads of the store was not there. */
+    struct mnw_cache_options cache = {
+        .size = sizeof(cache), .kept = kept, .keep = 1, .name = life->name, .readahead_bytes = kept ? UINT64_MAX : 0};
     adopt_must(mnw_store_open(&life->store, life->uri, NULL), "the store");
     adopt_must(mnw_pool_open(&life->pool, &options), "the pool");
     int64_t began_us = now_us();

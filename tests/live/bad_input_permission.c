@@ -277,7 +277,7 @@ static int without_memory(void *argument) {
         failed++;
     }
     bed_check(failed == 2);
-    bed_check(mnw_pin(opened.cache, 8 * BED_PAGE, BED_PAGE) == -EIO);
+    bed_check(mnw_pin(opened.cache, 8 * BED_PAGE, BED_PAGE) == -ENOMEM);
     close_all(&opened);
     return 0;
 }

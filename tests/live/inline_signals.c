@@ -93,6 +93,29 @@ static int chained(void *argument) {
     return 0;
 }
 
+/* No memory for any page, nor to write one: after four deadlines, and no later than that, there is no hope. */
+static int starved(void *argument) {
+    static const struct mnw_cache_options hasty = {
+        .size = sizeof(hasty), .readahead_bytes = UINT64_MAX, .read_deadline_ms = 100};
+    struct mnw_view_options options = {.size = sizeof(options), .flags = MNW_VIEW_INLINE};
+    struct sigaction action = {.sa_sigaction = note, .sa_flags = SA_SIGINFO};
+    (void)argument;
+    sigaction(SIGBUS, &action, NULL);
+    bed_file(&file, PAGES * BED_PAGE, 1);
+    bed_forbid_argument(SYS_madvise, 2, MADV_POPULATE_WRITE, ENOMEM);
+    bed_forbid((const long[]){SYS_pwrite64}, 1, ENOSPC);
+    bed_check(!mnw_store_open(&store, file.uri, NULL));
+    bed = (struct bed){0};
+    bed_open(&bed, store, (struct mnw_pool_options){.budget_bytes = PAGES * BED_PAGE}, &hasty);
+    bed_check(!mnw_view_close(bed.view));
+    bed_check(!mnw_view_open(&bed.view, bed.cache, &options));
+    const char *data = mnw_view_data(bed.view);
+    alarm(20);
+    bed_check(faults_at(data + 5 * BED_PAGE) == SIGBUS && faults_at(data + 5 * BED_PAGE) == SIGBUS);
+    close_file_bed();
+    return 0;
+}
+
 /* Memory of the view that broke: no read mends it. As the kernel tells of it, early (AO) and at a touch (AR). */
 static int broken(void *argument) {
     static const int codes[] = {BUS_MCEERR_AR, BUS_MCEERR_AO};
@@ -286,6 +309,11 @@ static void test_forks(void **state) {
     bed_assert_child(forks, NULL, 0);
 }
 
+static void test_starved(void **state) {
+    (void)state;
+    bed_assert_child(starved, NULL, 0);
+}
+
 static void test_chained(void **state) {
     (void)state;
     bed_assert_child(chained, NULL, 0);
@@ -304,9 +332,9 @@ int main(int count, char **arguments) {
     if (status >= 0)
         return status;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_chained), cmocka_unit_test(test_broken),       cmocka_unit_test(test_sent),
-        cmocka_unit_test(test_due),     cmocka_unit_test(test_system_calls), cmocka_unit_test(test_cancellation),
-        cmocka_unit_test(test_forks),   cmocka_unit_test(test_taken_away),
+        cmocka_unit_test(test_chained),      cmocka_unit_test(test_starved), cmocka_unit_test(test_broken),
+        cmocka_unit_test(test_sent),         cmocka_unit_test(test_due),     cmocka_unit_test(test_system_calls),
+        cmocka_unit_test(test_cancellation), cmocka_unit_test(test_forks),   cmocka_unit_test(test_taken_away),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -256,6 +256,8 @@ static void check_words(struct sim_cache *cache) {
             wrong = mnw__pages_check(&cache->handle->pages, &where);
             if (!wrong)
                 wrong = check_charge(cache->handle);
+            if (!wrong && atomic_load(&cache->handle->fills_overdue))
+                wrong = "all fills have ended, and some count as overdue";
             if (!wrong)
                 break;
         }

@@ -9,6 +9,7 @@ import tempfile
 import unittest
 
 COMMAND, BENCH = sys.argv.pop(1), sys.argv.pop(1)
+SANDBOX = "" if os.environ.get("MINNOW_SANITIZE", "none") == "none" else "--no-sandbox"
 SAMPLE = {"metrics_version": 1, "version": "0", "pools": [], "images": [], "views": []}
 
 
@@ -68,7 +69,7 @@ class Output(unittest.TestCase):
         """Its log would go into that file."""
         path = os.path.join(self.folder.name, "socket")
         look = f'''
-            "$0" serve --alone --socket {path} --budget 8M --image a={self.file} <&- >&- 2>&- &
+            "$0" serve --alone {SANDBOX} --socket {path} --budget 8M --image a={self.file} <&- >&- 2>&- &
             for i in $(seq 200); do [ -e {path} ] && break; sleep 0.05; done
             for n in 0 1 2; do readlink /proc/$!/fd/$n; done
             kill $!; wait $!'''
