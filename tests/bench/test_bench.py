@@ -165,8 +165,10 @@ class Bench(unittest.TestCase):
     def test_ended_from_outside(self):
         """The parent, which puts settings back, outlives its child by every signal; killed itself, it takes the child along."""
         for sign, status in ((signal.SIGHUP, 129), (signal.SIGQUIT, 131), (signal.SIGPIPE, 141), (signal.SIGKILL, -9)):
+            # Whoever runs this may ignore SIGHUP, as nohup(1) does; what is ignored stays so.
             process = subprocess.Popen([PROGRAM, "run", "resident-thread", "--repeat", "1000"], stdout=subprocess.DEVNULL,
-                                       stderr=subprocess.PIPE, text=True)
+                                       stderr=subprocess.PIPE, text=True,
+                                       preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))
             time.sleep(0.3)
             children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
             child = children.read_text(encoding="ascii").split()[0]
