@@ -47,14 +47,14 @@ class Stop(unittest.TestCase):
                                    preexec_fn=lambda: refuse(FALLOCATE), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
-        while process.poll() is None and self.read(process) < 4 << 20:
+        while process.poll() is None and self.read(process) < 2 << 20:
             time.sleep(0.05)
-        time.sleep(0.5)
+        time.sleep(1.5)
         self.assertIsNone(process.poll(), "it was to wait for a page")
         return process
 
     def read(self, process):
-        """Bytes of the file, by the ordinary reads: 4 MiB, the budget, when it is stuck."""
+        """Bytes read, the file's among them: some 4 MiB, the budget, when it is stuck."""
         with open(f"/proc/{process.pid}/io", encoding="ascii") as file:
             return int(file.read().split()[1])
 
