@@ -155,7 +155,7 @@ int mnw__reclaim_range(struct mnw_cache *cache, uint64_t page, uint64_t count, u
         return -EBUSY;
     atomic_fetch_add(&cache->evicting, 1);
     if (mnw__cache_is_copied(cache)) { /* looked at after `evicting`: who sets it waits for that */
-        atomic_fetch_sub_explicit(&cache->evicting, 1, memory_order_release);
+        mnw__cache_let_go(cache);
         return -EBUSY;
     }
     int error = 0, unread = 0;
@@ -169,6 +169,6 @@ int mnw__reclaim_range(struct mnw_cache *cache, uint64_t page, uint64_t count, u
             error = 0;
         }
     }
-    atomic_fetch_sub_explicit(&cache->evicting, 1, memory_order_release);
+    mnw__cache_let_go(cache);
     return error ? error : unread;
 }

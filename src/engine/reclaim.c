@@ -253,7 +253,7 @@ static uint64_t reclaim(struct mnw_pool *pool, uint64_t bytes, bool direct) {
         if (!cache)
             break;
         uint64_t some = evict_batch(cache, bytes - given, direct);
-        atomic_fetch_sub_explicit(&cache->evicting, 1, memory_order_release);
+        mnw__cache_let_go(cache);
         given += some;
         in_vain = some ? 0 : in_vain + 1;
         if (in_vain > 2 * count || (direct && in_vain && given))

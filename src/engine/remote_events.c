@@ -223,7 +223,7 @@ void mnw__remote_make_spares(struct mnw_pool *pool) {
     struct mnw_cache *cache;
     for (unsigned count = 0; count < SPARES_PER_ROUND && (cache = find_wanting(pool)); count++) {
         bool made = mnw__remote_make_spare(cache);
-        atomic_fetch_sub_explicit(&cache->evicting, 1, memory_order_release);
+        mnw__cache_let_go(cache);
         if (!made)
             break; /* no memory: asked for again with the view's next visit */
     }

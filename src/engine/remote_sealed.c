@@ -94,7 +94,7 @@ void mnw__remote_bury(struct mnw_pool *pool) {
     while ((view = find_dead(pool))) {
         struct mnw_cache *cache = view->cache;
         mnw__remote_end(view);
-        atomic_fetch_sub_explicit(&cache->evicting, 1, memory_order_release);
+        mnw__cache_let_go(cache);
     }
 }
 
