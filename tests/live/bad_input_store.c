@@ -168,10 +168,6 @@ static void start_toucher(struct toucher *toucher, const char *at) {
     assert_int_equal(pthread_create(&toucher->thread, NULL, touch, toucher), 0);
 }
 
-static bool is_held(void *argument) {
-    return bed_held(argument) > 0;
-}
-
 static void open_silent(struct bed_source *source, struct bed *bed, uint64_t readahead_bytes) {
     struct mnw_cache_options options = {.size = sizeof(options),
                                         .read_retries = UINT32_MAX,
@@ -194,7 +190,7 @@ static void test_never_answers(void **state) {
     open_silent(&source, &bed, UINT64_MAX);
     atomic_store(&source.bad_page, bad);
     start_toucher(&first, bed.data + bad * BED_PAGE + 8);
-    assert_true(bed_eventually(is_held, &source));
+    assert_true(bed_eventually(bed_is_held, &source));
     start_toucher(&second, bed.data + bad * BED_PAGE + 800); /* joins the read */
     began_ms = now_ms();
     for (uint64_t page = 0; page < PAGES; page++)

@@ -216,6 +216,16 @@ unsigned bed_held(struct bed_source *source) {
     return count;
 }
 
+bool bed_is_held(void *source) {
+    return bed_held(source) > 0;
+}
+
+int64_t bed_hold_all(struct bed_source *source, const struct mnw_read *read) {
+    (void)source;
+    (void)read;
+    return BED_HOLD;
+}
+
 unsigned bed_release(struct bed_source *source) {
     unsigned count = 0;
     for (;; count++) {

@@ -76,6 +76,10 @@ void bed_source_close(struct bed_source *source);
 /* Answers the reads that were held, with the store's bytes; how many. */
 unsigned bed_release(struct bed_source *source);
 unsigned bed_held(struct bed_source *source);
+/* Is any? For bed_eventually(). */
+bool bed_is_held(void *source);
+/* For `answer`: holds every read. */
+int64_t bed_hold_all(struct bed_source *source, const struct mnw_read *read);
 bool bed_read_has(const struct bed_source *source, const struct mnw_read *read, uint64_t page);
 
 /* ---- a pool, a cache, a view ---- */
@@ -110,6 +114,12 @@ void bed_hurry(unsigned seconds);
 int bed_child(int (*body)(void *argument), void *argument);
 /* Without cmocka's handlers of SIGBUS and SIGSEGV; fails the test unless the child ends so. */
 void bed_assert_child(int (*body)(void *argument), void *argument, int expected);
+/* The test of a body that needs no argument and ends with 0. */
+#define BED_CHILD_TEST(name)                                                                                           \
+    static void test_##name(void **state) {                                                                            \
+        (void)state;                                                                                                   \
+        bed_assert_child(name, NULL, 0);                                                                               \
+    }
 #define bed_check(condition) bed_check_at(condition, #condition, __FILE__, __LINE__)
 void bed_check_at(bool holds, const char *text, const char *file, int line);
 /* From now on this process is user nobody's. */

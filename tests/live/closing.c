@@ -19,10 +19,6 @@ static int64_t hold_bad_page(struct bed_source *source, const struct mnw_read *r
     return bed_read_has(source, read, atomic_load(&source->bad_page)) ? BED_HOLD : (int64_t)read->length;
 }
 
-static bool is_held(void *argument) {
-    return bed_held(argument) > 0;
-}
-
 static const struct mnw_cache_options exact = {.size = sizeof(exact), .readahead_bytes = UINT64_MAX};
 
 static void open_held(struct bed_source *source, struct bed *bed) {
@@ -52,7 +48,7 @@ static void test_waiters(void **state) {
     for (int i = 0; i < READERS; i++)
         assert_int_equal(pthread_create(&waiters[i], NULL, touch, bed.data + 7 * BED_PAGE + i), 0);
     assert_int_equal(pthread_create(&stays, NULL, touch, (char *)mnw_view_data(other) + 7 * BED_PAGE), 0);
-    assert_true(bed_eventually(is_held, &source));
+    assert_true(bed_eventually(bed_is_held, &source));
     usleep(20000);
     assert_int_equal(mnw_view_close(bed.view), 0);
     for (int i = 0; i < READERS; i++) {
@@ -148,7 +144,7 @@ static void test_order(void **state) {
         bed_assert_page(bed.view, page, 1);
 
     assert_int_equal(pthread_create(&waiter, NULL, touch, bed.data + 40 * BED_PAGE), 0);
-    assert_true(bed_eventually(is_held, &source));
+    assert_true(bed_eventually(bed_is_held, &source));
     bed_refused(mnw_cache_close(bed.cache), -EBUSY, "a view", "close it first");
     assert_int_equal(mnw_view_close(bed.view), 0);
     pthread_join(waiter, &signal_number);
@@ -157,7 +153,7 @@ static void test_order(void **state) {
 
     atomic_store(&source.bad_page, 45);
     assert_true(mnw_prefetch(bed.cache, 32 * BED_PAGE, 16 * BED_PAGE, 5) > 0);
-    assert_true(bed_eventually(is_held, &source));
+    assert_true(bed_eventually(bed_is_held, &source));
     bed_refused(mnw_cache_close(bed.cache), -EBUSY, "a prefetch", "cancel it, or wait");
     bed_refused(mnw_pool_close(bed.pool), -EBUSY, "a cache is still open", "close it first");
     atomic_store(&source.bad_page, UINT64_MAX);
@@ -192,7 +188,7 @@ static void test_read_in_flight(void **state) {
     open_held(&source, &bed);
     atomic_store(&source.bad_page, 3);
     assert_int_equal(pthread_create(&waiter, NULL, touch, bed.data + 3 * BED_PAGE), 0);
-    assert_true(bed_eventually(is_held, &source));
+    assert_true(bed_eventually(bed_is_held, &source));
     assert_int_equal(mnw_view_close(bed.view), 0);
     pthread_join(waiter, &result); /* before there is another thread, whose stack might lie where the view was */
     assert_int_equal((intptr_t)result, SIGSEGV);
@@ -224,7 +220,7 @@ static void test_close_against_answer(void **state) {
         uint64_t bad = (uint64_t)round % PAGES;
         atomic_store(&source.bad_page, bad);
         assert_int_equal(pthread_create(&waiter, NULL, touch, bed.data + bad * BED_PAGE), 0);
-        assert_true(bed_eventually(is_held, &source));
+        assert_true(bed_eventually(bed_is_held, &source));
         assert_int_equal(pthread_create(&releaser, NULL, release_it, &source), 0);
         if (round % 2)
             usleep(1 + (useconds_t)round % 50);
@@ -284,7 +280,7 @@ static void test_part_unmapped(void **state) {
     assert_int_equal(mnw_invalidate(bed.cache, 0, PAGES * BED_PAGE), 0);
     atomic_store(&source.bad_page, 200);
     assert_int_equal(pthread_create(&waiter, NULL, touch, bed.data + 200 * BED_PAGE), 0);
-    assert_true(bed_eventually(is_held, &source));
+    assert_true(bed_eventually(bed_is_held, &source));
     assert_int_equal(munmap(bed.data, PAGES * BED_PAGE), 0);
     atomic_store(&source.bad_page, UINT64_MAX);
     bed_release(&source);

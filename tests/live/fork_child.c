@@ -329,10 +329,6 @@ static void *wait_in_view(void *argument) {
     return (void *)(intptr_t)bed_touch(argument, NULL);
 }
 
-static bool is_held(void *argument) {
-    return bed_held(argument) > 0;
-}
-
 /* The child has the view's userfaultfd open: the parent's close must not wait for its end. */
 static void test_holder(void **state) {
     struct world world;
@@ -345,7 +341,7 @@ static void test_holder(void **state) {
     atomic_store(&world.source.bad_page, 200);
     bed_assert_page(world.bed.view, 0, 1);
     assert_int_equal(pthread_create(&waiter, NULL, wait_in_view, world.bed.data + 200 * BED_PAGE), 0);
-    assert_true(bed_eventually(is_held, &world.source));
+    assert_true(bed_eventually(bed_is_held, &world.source));
     fflush(NULL);
     pid_t holder = fork();
     if (!holder) {

@@ -292,16 +292,6 @@ static int callbacks(void *argument) {
     return 0;
 }
 
-static int64_t hold_all(struct bed_source *source, const struct mnw_read *read) {
-    (void)source;
-    (void)read;
-    return BED_HOLD;
-}
-
-static bool is_held(void *argument) {
-    return bed_held(argument) > 0;
-}
-
 /* A view that is closed while its thread waits for a page that does not come. */
 static int closing_while_waiting(void *argument) {
     static struct bed_source source;
@@ -313,11 +303,11 @@ static int closing_while_waiting(void *argument) {
     sigaction(SIGSEGV, &action, NULL);
     sigaction(SIGBUS, &action, NULL);
     bed_source_open(&source, PAGES * BED_PAGE);
-    source.answer = hold_all;
+    source.answer = bed_hold_all;
     store = source.store;
     open_inline(PAGES * BED_PAGE / 8);
     pthread_create(&thread, NULL, read_until_gone, NULL);
-    bed_check(bed_eventually(is_held, &source));
+    bed_check(bed_eventually(bed_is_held, &source));
     usleep(20000);
     bed_check(!mnw_view_close(bed.view));
     pthread_join(thread, &how);
@@ -406,19 +396,14 @@ static int zeros_behind_the_end(void *argument) {
 
 /* ---- the list ---------------------------------------------------------------------------------------------- */
 
-#define TEST(name)                                                                                                     \
-    static void test_##name(void **state) {                                                                            \
-        (void)state;                                                                                                   \
-        bed_assert_child(name, NULL, 0);                                                                               \
-    }
-TEST(plain)
-TEST(in_locks)
-TEST(many_threads)
-TEST(closing)
-TEST(closing_while_waiting)
-TEST(callbacks)
-TEST(below_file_limit)
-TEST(zeros_behind_the_end)
+BED_CHILD_TEST(plain)
+BED_CHILD_TEST(in_locks)
+BED_CHILD_TEST(many_threads)
+BED_CHILD_TEST(closing)
+BED_CHILD_TEST(closing_while_waiting)
+BED_CHILD_TEST(callbacks)
+BED_CHILD_TEST(below_file_limit)
+BED_CHILD_TEST(zeros_behind_the_end)
 
 static void test_in_handlers(void **state) {
     (void)state;

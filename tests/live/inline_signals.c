@@ -290,16 +290,11 @@ static int forks(void *argument) {
 
 /* ---- the list ---------------------------------------------------------------------------------------------- */
 
-#define TEST(name)                                                                                                     \
-    static void test_##name(void **state) {                                                                            \
-        (void)state;                                                                                                   \
-        bed_assert_child(name, NULL, 0);                                                                               \
-    }
-TEST(broken)
-TEST(sent)
-TEST(system_calls)
-TEST(cancellation)
-TEST(taken_away)
+BED_CHILD_TEST(broken)
+BED_CHILD_TEST(sent)
+BED_CHILD_TEST(system_calls)
+BED_CHILD_TEST(cancellation)
+BED_CHILD_TEST(taken_away)
 
 /* The allocator of a sanitizer keeps its locks over a fork: a child of several threads may wait for ever in malloc. */
 static void test_forks(void **state) {

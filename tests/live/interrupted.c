@@ -134,24 +134,14 @@ static void *call_cancelled(void *argument) {
     return NULL;
 }
 
-static int64_t hold_all(struct bed_source *from, const struct mnw_read *read) {
-    (void)from;
-    (void)read;
-    return BED_HOLD;
-}
-
-static bool is_held(void *argument) {
-    return bed_held(argument) > 0;
-}
-
 static int cancelled(void *argument) {
     (void)argument;
     bed_file(&file, PAGES * BED_PAGE, 1);
     snprintf(set_path, sizeof(set_path), "%s.set", file.path);
     bed_source_open(&source, PAGES * BED_PAGE);
-    source.answer = hold_all;
+    source.answer = bed_hold_all;
     bed_open(&callbacks, source.store, (struct mnw_pool_options){0}, NULL);
-    bed_check(mnw_prefetch(callbacks.cache, 0, BED_PAGE, 0) > 0 && bed_eventually(is_held, &source));
+    bed_check(mnw_prefetch(callbacks.cache, 0, BED_PAGE, 0) > 0 && bed_eventually(bed_is_held, &source));
     for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]); i++) {
         pthread_t thread;
         void *how;
@@ -244,7 +234,7 @@ static int signals(void *argument) {
     touches = false;
     bed_check(!mnw_invalidate(callbacks.cache, 0, PAGES * BED_PAGE));
     /* More than the new budget, and none of it to be evicted. */
-    hold_reads(hold_all, PAGES, 1);
+    hold_reads(bed_hold_all, PAGES, 1);
     interrupt(&waits[1]);
     source.answer = NULL;
     bed_close(&callbacks);
@@ -275,7 +265,7 @@ static int mask(void *argument) {
     (void)argument;
     bed_source_open(&source, PAGES * BED_PAGE);
     bed_open(&callbacks, source.store, (struct mnw_pool_options){0}, NULL);
-    hold_reads(hold_all, 1, 1);
+    hold_reads(bed_hold_all, 1, 1);
     source.check = look_at_mask;
     pthread_sigmask(SIG_SETMASK, NULL, &before);
     bed_check(bed_release(&source) == 1 && looked == 1);
@@ -288,14 +278,9 @@ static int mask(void *argument) {
     return 0;
 }
 
-#define TEST(name)                                                                                                     \
-    static void test_##name(void **state) {                                                                            \
-        (void)state;                                                                                                   \
-        bed_assert_child(name, NULL, 0);                                                                               \
-    }
-TEST(cancelled)
-TEST(signals)
-TEST(mask)
+BED_CHILD_TEST(cancelled)
+BED_CHILD_TEST(signals)
+BED_CHILD_TEST(mask)
 
 int main(int count, char **arguments) {
     (void)count;

@@ -219,10 +219,6 @@ static int64_t hold_one(struct bed_source *source, const struct mnw_read *read) 
     return bed_read_has(source, read, atomic_load(&source->bad_page)) ? BED_HOLD : (int64_t)read->length;
 }
 
-static bool is_held(void *source) {
-    return bed_held(source) > 0;
-}
-
 /* Killed while it waits; another waits for the same page, and is served as if nothing had been. */
 static void test_killed_while_waiting(void **state) {
     (void)state;
@@ -235,7 +231,7 @@ static void test_killed_while_waiting(void **state) {
     for (unsigned i = 0; i < 2; i++) {
         views[i] = peer_attach(&world.peers[i], world.bed.cache, &(struct peer_mapping){.length = world.length});
         peer_ask(&world.peers[i], peer_compare, &read, sizeof(read));
-        assert_true(bed_eventually(is_held, &world.source));
+        assert_true(bed_eventually(bed_is_held, &world.source));
     }
     peer_kill(&world.peers[0]);
     atomic_store(&world.source.bad_page, UINT64_MAX);
@@ -268,7 +264,7 @@ static void test_closed_while_waiting(void **state) {
     atomic_store(&world.source.bad_page, 7);
     struct peer_read read = {0, 0, world.length, 1};
     peer_ask(&world.peers[0], peer_compare, &read, sizeof(read));
-    assert_true(bed_eventually(is_held, &world.source));
+    assert_true(bed_eventually(bed_is_held, &world.source));
     assert_int_equal(mnw_view_close(view), 0);
     atomic_store(&world.source.bad_page, UINT64_MAX);
     bed_release(&world.source);

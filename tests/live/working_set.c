@@ -282,12 +282,6 @@ static void test_the_earliest_that_fit(void **state) {
 
 /* ---- cancelling, failing ---- */
 
-static int64_t hold_all(struct bed_source *source, const struct mnw_read *read) {
-    (void)source;
-    (void)read;
-    return BED_HOLD;
-}
-
 static bool some_held(void *argument) {
     return bed_held(argument) > 0;
 }
@@ -300,7 +294,7 @@ static void test_cancel(void **state) {
     choose(pages, 7);
     record_run(pages, &no_readahead, 0, distinct(pages, NULL));
     open_bed(&bed, &source, (struct mnw_pool_options){.reads_in_flight = 8}, &no_readahead);
-    source.answer = hold_all;
+    source.answer = bed_hold_all;
     int64_t id = mnw_cache_replay(bed.cache, path, 9);
     assert_true(id > 0);
     assert_true(bed_eventually(some_held, &source));
