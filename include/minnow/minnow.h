@@ -129,7 +129,7 @@ enum mnw_backing {
 
 enum mnw_numa {
     MNW_NUMA_LOCAL = 0,      /* the node of the CPU that faulted, while it has memory */
-    MNW_NUMA_INTERLEAVE = 1, /* round robin over the nodes, by offset */
+    MNW_NUMA_INTERLEAVE = 1, /* the nodes take turns by offset: as often as their weights say */
     MNW_NUMA_BIND = 2,       /* only these nodes */
     MNW_NUMA_PREFERRED = 3,  /* the first of these nodes while it has memory */
 };
@@ -150,7 +150,8 @@ struct mnw_pool_options {
     enum mnw_backing backing;
     uint64_t budget_bytes; /* file pages resident at most; at least one extent per fault thread */
     enum mnw_numa numa;
-    const char *nodes;               /* "0", "0-1,3"; NULL: every node this process may use */
+    const char *nodes;               /* "0", "0-1,3"; NULL: every node this process may use. For interleave with weights
+                                      * 1..255: "0:3,1-2:1"; 1 unless given */
     unsigned fault_threads_per_node; /* 0: one */
     enum mnw_policy policy;
     uint64_t extent_bytes;              /* shmem only: unit of eviction, a power of two; 0: 64 KiB */

@@ -271,6 +271,7 @@ int mnw__cache_open(struct mnw_cache **out, struct mnw_pool *pool, struct mnw_st
         free(cache);
         return error;
     }
+    cache->first_turn = atomic_fetch_add(&pool->turns_given, cache->pages.extent_count);
     mnw__mutex_init(&cache->policy_lock);
     mnw__mutex_init(&cache->views_lock);
     error = options->kept ? mnw__adopt(cache, options->kept->words_fd >= 0) : 0;

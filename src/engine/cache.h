@@ -33,6 +33,7 @@ struct mnw_cache {
     /* Fixed at open: until then, views that wrote for the last owner may still be attached again. 0: none did. */
     uint64_t copied_until_ns;
 
+    uint64_t first_turn; /* of its first extent: pool->turns */
     uint32_t read_retries;
     uint64_t retry_delay_ns;
     uint64_t deadline_ns;

@@ -260,10 +260,13 @@ static void tell_ahead(struct mnw_view *view, struct mnw__readahead_plan *plan) 
     plan->count = 0;
 }
 
-/* Huge pages take the policy of whoever allocates them: where there is one, that must be the fault thread. */
+/*
+ * Huge pages take the policy of whoever allocates them: where that is one of the kernel's, it must be the fault thread.
+ */
 static bool may_read_here(const struct mnw_cache *cache) {
+    const struct mnw_pool *pool = cache->pool;
     bool is_huge = mnw__backing_is_hugetlb(cache->backing.kind);
-    return cache->store->ops->read_now && (!is_huge || cache->pool->numa == MNW_NUMA_LOCAL);
+    return cache->store->ops->read_now && (!is_huge || pool->numa == MNW_NUMA_LOCAL || pool->turns.count);
 }
 
 static enum step begin(struct fault *fault) {

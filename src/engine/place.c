@@ -17,9 +17,14 @@
 /* Pages asked for in one system call. */
 #define BATCH 64
 
+/* Where the nodes are chosen here, the kernel has no policy but the thread's, as under `local`. */
+static enum mnw_numa kernels_policy(const struct mnw_pool *pool) {
+    return pool->turns.count ? MNW_NUMA_LOCAL : pool->numa;
+}
+
 void mnw__place_begin(struct mnw__fault_thread *thread) {
     thread->place = (struct mnw__place){.home = thread->node, .node = thread->node, .preferred = -1};
-    mnw__numa_set_thread_policy(thread->pool->numa, thread->pool->nodes);
+    mnw__numa_set_thread_policy(kernels_policy(thread->pool), thread->pool->nodes);
 }
 
 void mnw__place_for_thread(struct mnw__place *place, uint32_t faulter) {
@@ -39,7 +44,7 @@ static uint64_t policy_bytes(const struct mnw_cache *cache) {
 
 int mnw__place_set_policy(struct mnw_cache *cache) {
     const struct mnw_pool *pool = cache->pool;
-    return mnw__numa_set_range_policy(cache->backing.alias, policy_bytes(cache), pool->numa, pool->nodes);
+    return mnw__numa_set_range_policy(cache->backing.alias, policy_bytes(cache), kernels_policy(pool), pool->nodes);
 }
 
 /* A faulter that nothing is known of, or whose node is not the pool's, is taken to be where its fault thread is. */
@@ -80,10 +85,10 @@ static uint64_t wanted_nodes(struct mnw__place *place, const struct mnw_pool *po
 /* The policy of the file at an offset is made the pool's again; true when it was another. */
 static bool put_policy_right(struct mnw_cache *cache, uint64_t offset) {
     const struct mnw_pool *pool = cache->pool;
-    if (!mnw__numa_is_redirected((char *)cache->backing.alias + offset, pool->numa, pool->nodes))
+    if (!mnw__numa_is_redirected((char *)cache->backing.alias + offset, kernels_policy(pool), pool->nodes))
         return false;
     mnw__count(&cache->counters, MNW__POLICIES_FOREIGN, 1);
-    return !mnw__numa_put_range_policy(cache->backing.alias, policy_bytes(cache), pool->numa, pool->nodes);
+    return !mnw__numa_put_range_policy(cache->backing.alias, policy_bytes(cache), kernels_policy(pool), pool->nodes);
 }
 
 /* How many pages of the range lie on none of the nodes, and where the first one is. Pages nobody can see do not. */
@@ -105,14 +110,13 @@ static uint64_t count_elsewhere(struct mnw_cache *cache, uint64_t offset, size_t
     return elsewhere;
 }
 
-int mnw__place_allocate(struct mnw__place *place, struct mnw_cache *cache, uint64_t offset, size_t length, bool fresh) {
+/* From these nodes, which the thread's policy or the file's names already. */
+static int allocate_from(struct mnw_cache *cache, uint64_t offset, size_t length, bool fresh, uint64_t nodes) {
     const struct mnw_pool *pool = cache->pool;
     struct mnw__backing *backing = &cache->backing;
     /* Another page of a graded extent may be on its way into the memory already: it is not taken back. */
     bool is_ours = backing->kind != MNW_BACKING_GRADED;
-    if (!pool->has_nodes)
-        return mnw__backing_allocate(backing, offset, length);
-    uint64_t nodes = wanted_nodes(place, pool), elsewhere, first = offset;
+    uint64_t elsewhere, first = offset;
     put_policy_right(cache, offset);
     for (unsigned tries = 1;; tries++) {
         int error = mnw__backing_allocate(backing, offset, length);
@@ -132,6 +136,48 @@ int mnw__place_allocate(struct mnw__place *place, struct mnw_cache *cache, uint6
     }
     mnw__count(&cache->counters, MNW__PAGES_ELSEWHERE, elsewhere);
     return 0;
+}
+
+/* ---- nodes that take turns ---- */
+
+static int node_of_turn(const struct mnw_cache *cache, uint64_t offset) {
+    const struct mnw_pool *pool = cache->pool;
+    return (int)mnw__turns_node(&pool->turns, cache->first_turn + offset / pool->extent_bytes);
+}
+
+/* The end of what comes from one node. */
+static uint64_t end_of_turn(const struct mnw_cache *cache, uint64_t offset, uint64_t end) {
+    uint64_t extent_bytes = cache->pool->extent_bytes, at = offset;
+    do
+        at = mnw__align_down(at, extent_bytes) + extent_bytes;
+    while (at < end && node_of_turn(cache, at) == node_of_turn(cache, offset));
+    return mnw__min(at, end);
+}
+
+static int allocate_in_turn(struct mnw__place *place, struct mnw_cache *cache, uint64_t offset, size_t length,
+                            bool fresh) {
+    int error = 0;
+    for (uint64_t end = offset + length, next; offset < end && !error; offset = next) {
+        int node = node_of_turn(cache, offset);
+        struct mnw__numa_own own;
+        next = end_of_turn(cache, offset, end);
+        if (place)
+            prefer(place, node);
+        bool is_lent = !place && mnw__numa_lend(node, &own);
+        error = allocate_from(cache, offset, next - offset, fresh, 1ull << node);
+        if (is_lent)
+            mnw__numa_take_back(&own);
+    }
+    return error;
+}
+
+int mnw__place_allocate(struct mnw__place *place, struct mnw_cache *cache, uint64_t offset, size_t length, bool fresh) {
+    const struct mnw_pool *pool = cache->pool;
+    if (!pool->has_nodes)
+        return mnw__backing_allocate(&cache->backing, offset, length);
+    if (pool->turns.count)
+        return allocate_in_turn(place, cache, offset, length, fresh);
+    return allocate_from(cache, offset, length, fresh, wanted_nodes(place, pool));
 }
 
 /* ---- where it lies now ---- */

@@ -245,6 +245,27 @@ static int check_memory(const struct mnw_pool *pool, uint64_t bytes) {
     return error;
 }
 
+/*
+ * Under interleave minnow chooses the node itself, extent by extent, where nodes have weights, and where memory comes
+ * by extents: a turn of the kernel's belongs to a thread there, not to an offset.
+ */
+static int choose_nodes(struct mnw_pool *pool, const struct mnw_pool_options *options) {
+    uint8_t weights[MNW_NODES_MAX];
+    bool is_weighted = false;
+    int error = mnw__numa_parse(options->nodes, &pool->nodes, weights);
+    if (error)
+        return error;
+    for (uint64_t left = pool->nodes; left; left &= left - 1)
+        is_weighted |= weights[__builtin_ctzll(left)] != weights[__builtin_ctzll(pool->nodes)];
+    if (is_weighted && pool->numa != MNW_NUMA_INTERLEAVE)
+        return mnw__fail(-EINVAL, "pool: NUMA nodes \"%s\": only the policy interleave has weights", options->nodes);
+    pool->has_nodes = __builtin_popcountll(mnw__numa_allowed()) > 1;
+    mnw__numa_of_cpus(pool->node_of_cpu, MNW__PLACE_CPUS);
+    if (pool->numa == MNW_NUMA_INTERLEAVE && (is_weighted || pool->whole_extents))
+        error = mnw__turns_init(&pool->turns, pool->nodes, weights);
+    return error ? mnw__fail(error, "pool: out of memory") : 0;
+}
+
 static int check_options(struct mnw_pool *pool, const struct mnw_pool_options *options) {
     if ((unsigned)options->backing > MNW_BACKING_HUGETLB_1G)
         return mnw__fail(-EINVAL, "pool: unknown backing %u", (unsigned)options->backing);
@@ -264,12 +285,9 @@ static int check_options(struct mnw_pool *pool, const struct mnw_pool_options *o
     pool->policy = options->policy == MNW_POLICY_CLOCK ? &mnw__policy_clock : &mnw__policy_s3fifo;
     pool->recency_faults_per_second =
         options->recency_faults_per_second ? options->recency_faults_per_second : RECENCY_DEFAULT;
-    int error = mnw__numa_parse(options->nodes, &pool->nodes);
-    if (error)
-        return error;
-    pool->has_nodes = __builtin_popcountll(mnw__numa_allowed()) > 1;
-    mnw__numa_of_cpus(pool->node_of_cpu, MNW__PLACE_CPUS);
-    error = choose_extent(pool, options->extent_bytes);
+    int error = choose_extent(pool, options->extent_bytes);
+    if (!error)
+        error = choose_nodes(pool, options);
     if (error)
         return error;
     unsigned per_node = options->fault_threads_per_node ? options->fault_threads_per_node : 1;
@@ -351,6 +369,7 @@ int mnw__pool_open(struct mnw_pool **out, const struct mnw_pool_options *options
     mnw__mutex_destroy(&pool->lock);
     free(pool->threads);
 free_pool:
+    mnw__turns_destroy(&pool->turns);
     free(pool);
     return error;
 }
@@ -371,6 +390,7 @@ int mnw__pool_close(struct mnw_pool *pool) {
     mnw__condition_destroy(&pool->changed);
     mnw__mutex_destroy(&pool->lock);
     free(pool->threads);
+    mnw__turns_destroy(&pool->turns);
     free(pool);
     return 0;
 }

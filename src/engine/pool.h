@@ -14,6 +14,7 @@
 #include "engine/place.h"
 #include "minnow/minnow.h"
 #include "policy/policy.h"
+#include "policy/turns.h"
 #include "sys/thread.h"
 
 #include <stdatomic.h>
@@ -30,6 +31,7 @@ struct mnw_pool {
     enum mnw_numa numa;
     uint64_t nodes;
     bool has_nodes;                      /* the machine has more than one that we may use */
+    struct mnw__turns turns;             /* interleave by our own choice; not built: the kernel's */
     int8_t node_of_cpu[MNW__PLACE_CPUS]; /* -1: none that we know */
     size_t page_bytes;
     size_t extent_bytes;
@@ -48,7 +50,8 @@ struct mnw_pool {
     _Atomic uint64_t spared_until_ns; /* reclaim.h: when an extent passed over may be evicted; 0: none was */
     _Atomic int64_t recency_credit;
     _Atomic uint64_t recency_refilled_ns;
-    _Atomic uint32_t view_turn; /* spreads views over fault threads */
+    _Atomic uint64_t turns_given; /* extents of caches so far: the next one goes on from there */
+    _Atomic uint32_t view_turn;   /* spreads views over fault threads */
 
     struct mnw__thread reclaimer;
     struct mnw__poller *reclaimer_poller;

@@ -8,7 +8,6 @@
 #include "base/error.h"
 #include "sys/sysfs.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <hugetlbfs.h>
 #include <inttypes.h>
@@ -23,9 +22,8 @@
 #define MPOL_F_STATIC_NODES (1 << 15)
 #endif
 
-#define MASK_BITS 64
-/* The kernel refuses to answer into fewer bits than it may have nodes. */
-#define KERNEL_MASK_BITS 1024
+#define MASK_BITS        MNW__NODE_LIST_MAX
+#define KERNEL_MASK_BITS MNW__NUMA_MASK_BITS
 
 static bool has_numa(void) {
     return numa_available() >= 0;
@@ -43,49 +41,19 @@ uint64_t mnw__numa_allowed(void) {
     return mask[0] ? mask[0] : 1;
 }
 
-/* A decimal node number; -1 when there is none or it is too large. */
-static int take_node(const char **text) {
-    int node = 0;
-    if (!isdigit((unsigned char)**text)) {
-        return -1;
-    }
-    for (; isdigit((unsigned char)**text); ++*text) {
-        node = node * 10 + (**text - '0');
-        if (node >= MASK_BITS) {
-            return -1;
-        }
-    }
-    return node;
-}
-
-/* libnuma's own parser prints to stderr and knows relative sets: neither is wanted of an option. */
-static int parse(const char *text, uint64_t *nodes) {
-    *nodes = 0;
-    do {
-        int first = take_node(&text), last = first;
-        if (first >= 0 && *text == '-') {
-            text++;
-            last = take_node(&text);
-        }
-        if (first < 0 || last < first) {
-            return -EINVAL;
-        }
-        for (int node = first; node <= last; node++) {
-            *nodes |= 1ull << node;
-        }
-    } while (*text == ',' && *++text);
-    return *text ? -EINVAL : 0;
-}
-
-int mnw__numa_parse(const char *text, uint64_t *nodes) {
+int mnw__numa_parse(const char *text, uint64_t *nodes, uint8_t weights[MNW__NODE_LIST_MAX]) {
     uint64_t allowed = mnw__numa_allowed();
     if (!text) {
         *nodes = allowed;
+        memset(weights, 1, MNW__NODE_LIST_MAX);
         return 0;
     }
-    size_t length = strlen(text);
-    if (parse(text, nodes) || text[length - 1] == ',') {
-        return mnw__fail(-EINVAL, "NUMA nodes \"%s\": write numbers below %d and ranges, like 0-1,3", text, MASK_BITS);
+    if (mnw__node_list_parse(text, nodes, weights)) {
+        return mnw__fail(
+            -EINVAL,
+            "NUMA nodes \"%s\": write numbers below %d and ranges, like 0-1,3; for interleave with weights "
+            "from 1 to 255, one for each node, like 0:3,1",
+            text, MASK_BITS);
     }
     if (*nodes & ~allowed) {
         return mnw__fail(-EINVAL,
@@ -151,6 +119,20 @@ int mnw__numa_set_thread_policy(enum mnw_numa policy, uint64_t nodes) {
         return fail_policy("set_mempolicy", policy, nodes, errno);
     }
     return 0;
+}
+
+bool mnw__numa_lend(int node, struct mnw__numa_own *own) {
+    unsigned long mask = 1ul << node;
+    return has_numa() && !get_mempolicy(&own->mode, own->mask, KERNEL_MASK_BITS, NULL, 0) &&
+           !set_mempolicy(MPOL_PREFERRED, &mask, MASK_BITS + 1);
+}
+
+void mnw__numa_take_back(const struct mnw__numa_own *own) {
+    bool names_nodes = false;
+    for (unsigned i = 0; i < KERNEL_MASK_BITS / 64; i++) {
+        names_nodes |= own->mask[i] != 0;
+    }
+    set_mempolicy(own->mode, names_nodes ? own->mask : NULL, names_nodes ? KERNEL_MASK_BITS + 1 : 0);
 }
 
 /* A file's own policy is the allocating thread's unless it has one. */

@@ -6,6 +6,7 @@
 #ifndef MNW_SYS_NUMA_H
 #define MNW_SYS_NUMA_H
 
+#include "base/node_list.h"
 #include "minnow/minnow.h"
 
 #include <stdbool.h>
@@ -14,14 +15,30 @@
 
 /* The nodes this process may allocate on, bit per node. Never 0. */
 uint64_t mnw__numa_allowed(void);
-/* Parses "0-1,3" (NULL: all allowed). -EINVAL with a message for bad text or a node that is not allowed. */
-int mnw__numa_parse(const char *text, uint64_t *nodes);
+/*
+ * Parses "0-1,3" (NULL: all allowed) and "0:3,1", with weights, of which each node has 1 unless another is given.
+ * -EINVAL with a message for bad text or a node that is not allowed.
+ */
+int mnw__numa_parse(const char *text, uint64_t *nodes, uint8_t weights[MNW__NODE_LIST_MAX]);
 /* The node of the CPU the calling thread runs on. */
 int mnw__numa_here(void);
 /* The node of each CPU below `count`; -1: there is no such CPU. Allocates. */
 void mnw__numa_of_cpus(int8_t *nodes, unsigned count);
 /* Sets the calling thread's memory policy: what fallocate on hugetlb and shmem obeys. */
 int mnw__numa_set_thread_policy(enum mnw_numa policy, uint64_t nodes);
+/* The kernel refuses to answer into fewer bits than it may have nodes. */
+#define MNW__NUMA_MASK_BITS 1024
+/* A thread's own memory policy. */
+struct mnw__numa_own {
+    int mode;
+    unsigned long mask[MNW__NUMA_MASK_BITS / 64];
+};
+/*
+ * The calling thread, which is not ours, prefers a node until it takes its own policy back. False: it keeps its own
+ * all the time. Both async-signal-safe.
+ */
+bool mnw__numa_lend(int node, struct mnw__numa_own *own);
+void mnw__numa_take_back(const struct mnw__numa_own *own);
 /*
  * Sets the policy of a mapping, and so of a shmem file (mbind of the alias), whose threads' policies then count no
  * more. MNW_NUMA_LOCAL: none of its own.

@@ -1,141 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * On which NUMA node pages lie, asked of the kernel page by page through a view's own mapping: every policy, on every
- * backing, while consumers meddle and while nodes run out. Borrows huge pages of each node, and gives them back.
+ * On which NUMA node pages lie, asked of the kernel page by page: every policy, on every backing, while consumers
+ * meddle.
  */
-#include "bed.h"
-#include "machine.h"
+#include "placement_bed.h"
 
 #include <errno.h>
 #include <numa.h>
 #include <numaif.h>
-#include <sched.h>
-#include <stdint.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <time.h>
-#include <unistd.h>
-
-#define HUGE (2 * BED_MIB)
-/* Pages of 4 KiB between what two readers read, and as many are read ahead at most. */
-#define GAP 2048
-/* Huge pages of each node that the tests have. */
-#define HUGE_PAGES 24u
-#define NODES_MAX  8
-
-static unsigned node_count;
-static bool has_huge;
-
-static const struct backing {
-    enum mnw_backing kind;
-    const char *name;
-    uint64_t unit;     /* what comes from one node */
-    uint64_t per_node; /* pages of 4 KiB that a node's reader reads */
-} backings[] = {
-    {MNW_BACKING_SHMEM, "shmem", BED_PAGE, 1024},
-    {MNW_BACKING_GRADED, "graded", HUGE, 1024},
-    {MNW_BACKING_HUGETLB_2M, "hugetlb-2M", HUGE, 4096},
-};
-#define EACH_BACKING(backing)                                                                                          \
-    for (const struct backing *backing = backings; backing < backings + 3; backing++)                                  \
-        if (backing->kind != MNW_BACKING_HUGETLB_2M || has_huge)
-
-static void run_on(unsigned node) {
-    assert_int_equal(numa_run_on_node((int)node), 0);
-}
-
-/* The nodes of 512 pages that are mapped from there on; negative: none. */
-static void nodes_of(const char *at, int nodes[512]) {
-    void *addresses[512];
-    for (size_t i = 0; i < 512; i++)
-        addresses[i] = (void *)(uintptr_t)(at + i * BED_PAGE);
-    assert_int_equal(move_pages(0, 512, addresses, NULL, nodes, 0), 0);
-}
-
-/* How many pages of a range (whole 2 MiB) lie on each node. The view must have mapped them all. */
-static void count_nodes(const struct bed *bed, const struct backing *backing, uint64_t from, uint64_t length,
-                        uint64_t counts[NODES_MAX]) {
-    int nodes[512];
-    memset(counts, 0, NODES_MAX * sizeof(counts[0]));
-    for (uint64_t at = from; at < from + length; at += HUGE) {
-        nodes_of(bed->data + at, nodes);
-        for (size_t i = 0; i < 512; i++) {
-            if (nodes[i] < 0 || nodes[i] >= NODES_MAX)
-                fail_msg("%s: page %zu from %llu on is nowhere (%d)", backing->name, i, (unsigned long long)at,
-                         nodes[i]);
-            counts[nodes[i]]++;
-        }
-    }
-}
-
-/* A little of every page: guests are slow. */
-static void read_some(const struct bed *bed, uint64_t from, uint64_t pages) {
-    for (uint64_t at = from; at < from + pages * BED_PAGE; at += BED_PAGE)
-        assert_int_equal(bed_compare(bed->data + at, at, 64, 1, NULL), BED_RIGHT);
-}
-
-/* ---- readers, one on each node ---- */
-
-struct reader {
-    pthread_t thread;
-    const struct bed *bed;
-    unsigned node;
-    uint64_t first, count; /* pages of 4 KiB */
-    unsigned step;         /* coprime to count */
-    _Atomic bool *stop;    /* NULL: once through */
-    _Atomic uint64_t reads;
-    int result;
-};
-
-static void *read_on_node(void *argument) {
-    struct reader *reader = argument;
-    numa_run_on_node((int)reader->node);
-    do {
-        for (uint64_t i = 0; i < reader->count && !(reader->stop && atomic_load(reader->stop)); i++) {
-            uint64_t offset = (reader->first + i * reader->step % reader->count) * BED_PAGE;
-            int result = bed_compare(reader->bed->data + offset, offset, 64, 1, NULL);
-            if (result != BED_RIGHT) {
-                reader->result = result;
-                return NULL;
-            }
-            atomic_fetch_add(&reader->reads, 1);
-        }
-    } while (reader->stop && !atomic_load(reader->stop));
-    return NULL;
-}
-
-static void start_readers(struct reader *readers, const struct bed *bed, uint64_t per_node, uint64_t gap, unsigned step,
-                          _Atomic bool *stop) {
-    for (unsigned node = 0; node < node_count; node++) {
-        readers[node] = (struct reader){
-            .bed = bed, .node = node, .first = node * (per_node + gap), .count = per_node, .step = step, .stop = stop};
-        assert_int_equal(pthread_create(&readers[node].thread, NULL, read_on_node, &readers[node]), 0);
-    }
-}
-
-static void join_readers(struct reader *readers) {
-    for (unsigned node = 0; node < node_count; node++) {
-        assert_int_equal(pthread_join(readers[node].thread, NULL), 0);
-        if (readers[node].result)
-            fail_msg("the reader on node %u ended with %d", node, readers[node].result);
-    }
-}
-
-/* A pool with a cache of so many pages of 4 KiB that all fit. */
-static void open_bed(struct bed *bed, struct bed_source *source, const struct backing *backing, uint64_t pages,
-                     enum mnw_numa numa, const char *nodes, bool reads_ahead) {
-    struct mnw_cache_options cache = {.size = sizeof(cache),
-                                      .readahead_bytes = reads_ahead ? GAP * BED_PAGE : UINT64_MAX};
-    bed_source_open(source, pages * BED_PAGE);
-    struct mnw_pool_options options = {.backing = backing->kind, .numa = numa, .nodes = nodes};
-    options.budget_bytes = pages * BED_PAGE + 4 * (backing->unit > 16 * BED_PAGE ? backing->unit : 16 * BED_PAGE);
-    bed_open(bed, source->store, options, &cache);
-}
-
-static void close_bed(struct bed *bed, struct bed_source *source) {
-    bed_close(bed);
-    bed_source_close(source);
-}
 
 /* ---- local ---- */
 
@@ -217,6 +90,67 @@ static void test_interleave_shares_evenly(void **state) {
     }
 }
 
+/* Three parts on node 0, one on each other; in a view whose faults threads serve, or whose faulters serve themselves.
+ */
+static void expect_weights(const struct backing *backing, unsigned flags) {
+    struct bed bed = {0};
+    struct bed_file file;
+    struct mnw_store *store;
+    char nodes[32], expected[64];
+    uint64_t counts[NODES_MAX], pages = backing->unit == HUGE ? 1024u * (node_count + 2) : 4096;
+    int mode;
+    bed_hurry(100);
+    run_on(1);
+    snprintf(nodes, sizeof(nodes), "0:3,1-%u", node_count - 1);
+    bed_file(&file, pages * BED_PAGE, 1);
+    assert_int_equal(mnw_store_open(&store, file.uri, NULL), 0);
+    struct mnw_pool_options options = {.backing = backing->kind, .numa = MNW_NUMA_INTERLEAVE, .nodes = nodes};
+    options.budget_bytes = pages * BED_PAGE + 8 * HUGE;
+    bed_open(&bed, store, options, NULL);
+    struct mnw_view_options view = {.size = sizeof(view), .flags = flags};
+    assert_int_equal(mnw_view_close(bed.view), 0);
+    assert_int_equal(mnw_view_open(&bed.view, bed.cache, &view), 0);
+    bed.data = mnw_view_data(bed.view);
+    /* By plain loads: no handler of SIGBUS but the library's. */
+    for (uint64_t at = 0; at < pages * BED_PAGE; at += BED_PAGE) {
+        bed_bytes(expected, at, sizeof(expected), 1);
+        assert_memory_equal(bed.data + at, expected, sizeof(expected));
+    }
+    count_nodes(&bed, backing, 0, pages * BED_PAGE, counts);
+    for (unsigned node = 0; node < node_count; node++) {
+        uint64_t share = pages * (node ? 1 : 3) / (node_count + 2);
+        print_message("%s: %llu of %llu pages on node %u, whose share is %llu\n", backing->name,
+                      (unsigned long long)counts[node], (unsigned long long)pages, node, (unsigned long long)share);
+        assert_in_range(counts[node] * 100, share * 98, share * 102);
+    }
+    assert_int_equal(bed_stats(bed.pool).pages_elsewhere, 0);
+    assert_int_equal(get_mempolicy(&mode, NULL, 0, NULL, 0), 0);
+    assert_int_equal(mode, MPOL_DEFAULT); /* a faulter has his own policy back */
+    bed_close(&bed);
+    assert_int_equal(mnw_store_close(store), 0);
+    bed_file_remove(&file);
+}
+
+static void test_weights_are_shares(void **state) {
+    (void)state;
+    EACH_BACKING(backing) {
+        expect_weights(backing, 0);
+        expect_weights(backing, MNW_VIEW_INLINE);
+    }
+}
+
+static void test_bad_weights_are_refused(void **state) {
+    struct mnw_pool *pool = NULL;
+    struct mnw_pool_options options = {.size = sizeof(options), .budget_bytes = 64 * BED_MIB};
+    (void)state;
+    options.numa = MNW_NUMA_BIND;
+    options.nodes = "0:3,1";
+    bed_refused(mnw_pool_open(&pool, &options), -EINVAL, "0:3,1", "only the policy interleave has weights");
+    options.numa = MNW_NUMA_INTERLEAVE;
+    options.nodes = "0:256,1";
+    bed_refused(mnw_pool_open(&pool, &options), -EINVAL, "0:256,1", "weights from 1 to 255");
+}
+
 static void test_bind_never_leaves(void **state) {
     (void)state;
     EACH_BACKING(backing) {
@@ -247,29 +181,7 @@ static void test_bind_never_leaves(void **state) {
     }
 }
 
-static void test_preferred_falls_back(void **state) {
-    struct bed bed = {0};
-    struct bed_source source;
-    uint64_t counts[NODES_MAX], pages = (HUGE_PAGES + 8) * 512;
-    (void)state;
-    if (!has_huge)
-        skip();
-    bed_hurry(100);
-    run_on(0);
-    open_bed(&bed, &source, &backings[2], pages, MNW_NUMA_PREFERRED, "1", true);
-    read_some(&bed, 0, pages);
-    count_nodes(&bed, &backings[2], 0, pages * BED_PAGE, counts);
-    assert_int_equal(counts[1], HUGE_PAGES * 512);
-    assert_int_equal(bed_stats(bed.pool).pages_elsewhere, 8);
-    close_bed(&bed, &source);
-}
-
 /* ---- consumers with a policy of their own ---- */
-
-static void set_own_policy(void *at, uint64_t length, unsigned node) {
-    unsigned long mask = 1ul << node;
-    assert_int_equal(mbind(at, length, MPOL_BIND, &mask, 64, 0), 0);
-}
 
 static void test_consumer_cannot_redirect(void **state) {
     (void)state;
@@ -351,222 +263,19 @@ static void test_placement_is_read_again(void **state) {
     }
 }
 
-/* ---- scarcity ---- */
-
-static uint64_t free_huge(unsigned node) {
-    char path[128];
-    unsigned long long pages = 0;
-    snprintf(path, sizeof(path), "/sys/devices/system/node/node%u/hugepages/hugepages-2048kB/free_hugepages", node);
-    FILE *file = fopen(path, "re");
-    assert_non_null(file);
-    assert_int_equal(fscanf(file, "%llu", &pages), 1);
-    fclose(file);
-    return pages;
-}
-
-/* Takes every huge page of a node that is free, again and again for a while. */
-static void exhaust(unsigned node, const struct reader *readers) {
-    uint64_t before[NODES_MAX], taken = 0;
-    unsigned dry = 0;
-    char *hog = mmap(NULL, (size_t)node_count * HUGE_PAGES * HUGE, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_NORESERVE, -1, 0);
-    assert_ptr_not_equal(hog, MAP_FAILED);
-    set_own_policy(hog, (size_t)node_count * HUGE_PAGES * HUGE, node);
-    for (unsigned i = 0; i < node_count; i++)
-        before[i] = atomic_load(&readers[i].reads);
-    for (unsigned round = 0; round < 50; round++) {
-        while (taken < HUGE_PAGES && !madvise(hog + taken * HUGE, HUGE, MADV_POPULATE_WRITE))
-            taken++;
-        dry += free_huge(node) == 0; /* what the pool gives back for a moment is free for a moment */
-        nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
-    }
-    print_message("node %u: %llu huge pages taken, none free in %u looks of 50\n", node, (unsigned long long)taken,
-                  dry);
-    assert_true(taken && dry);
-    for (unsigned i = 0; i < node_count; i++)
-        if (atomic_load(&readers[i].reads) == before[i])
-            fail_msg("the reader on node %u stands still while node %u has nothing", i, node);
-    assert_int_equal(munmap(hog, (size_t)node_count * HUGE_PAGES * HUGE), 0);
-}
-
-/* A pool that may have a third of each node, over a store of twice as much; the nodes run out in turn. */
-static void exhaust_each(enum mnw_numa numa, const char *nodes) {
-    struct bed bed = {0};
-    struct bed_source source;
-    struct reader readers[NODES_MAX];
-    uint64_t huge = nodes ? HUGE_PAGES / 3 : node_count * (HUGE_PAGES / 3);
-    _Atomic bool stop = false;
-    bed_hurry(100);
-    run_on(0);
-    bed_source_open(&source, 2 * huge * HUGE);
-    struct mnw_pool_options options = {.backing = MNW_BACKING_HUGETLB_2M, .numa = numa, .nodes = nodes};
-    options.budget_bytes = huge * HUGE;
-    bed_open(&bed, source.store, options, NULL);
-    start_readers(readers, &bed, 2 * huge * 512 / node_count, 0, 613, &stop);
-    nanosleep(&(struct timespec){.tv_nsec = 500000000}, NULL);
-    for (unsigned node = 0; node < node_count; node++)
-        exhaust(node, readers);
-    atomic_store(&stop, true);
-    join_readers(readers);
-    assert_int_equal(bed_stats(bed.pool).faults_failed, 0);
-    assert_int_equal(bed_stats(bed.pool).fills_failed, 0);
-    close_bed(&bed, &source);
-}
-
-static void test_nodes_run_out_under_local(void **state) {
-    (void)state;
-    if (!has_huge)
-        skip();
-    exhaust_each(MNW_NUMA_LOCAL, NULL);
-}
-
-static void test_nodes_run_out_under_bind(void **state) {
-    (void)state;
-    if (!has_huge)
-        skip();
-    exhaust_each(MNW_NUMA_BIND, "1");
-}
-
-static void test_pool_that_a_node_cannot_hold_is_refused(void **state) {
-    struct mnw_pool *pool = NULL;
-    struct mnw_pool_options options = {.size = sizeof(options), .backing = MNW_BACKING_HUGETLB_2M};
-    (void)state;
-    if (!has_huge)
-        skip();
-    options.numa = MNW_NUMA_BIND;
-    options.nodes = "1";
-    options.budget_bytes = (HUGE_PAGES + 1) * HUGE;
-    bed_refused(mnw_pool_open(&pool, &options), -ENOMEM, "node 1",
-                "/sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages");
-    options.backing = MNW_BACKING_SHMEM;
-    options.budget_bytes = 1ull << 50;
-    bed_refused(mnw_pool_open(&pool, &options), -ENOMEM, "nodes", "budget");
-}
-
-static void test_a_budget_that_a_node_cannot_hold_is_refused(void **state) {
-    struct bed bed = {0};
-    struct bed_source source;
-    (void)state;
-    if (!has_huge)
-        skip();
-    bed_hurry(100);
-    bed_source_open(&source, 16 * HUGE);
-    struct mnw_pool_options options = {.backing = MNW_BACKING_HUGETLB_2M, .numa = MNW_NUMA_BIND, .nodes = "1"};
-    options.budget_bytes = 8 * HUGE;
-    bed_open(&bed, source.store, options, NULL);
-    read_some(&bed, 0, 4 * 512); /* what it holds is not free, and need not be */
-    bed_refused(mnw_pool_set_budget(bed.pool, (HUGE_PAGES + 1) * HUGE), -ENOMEM, "2 MiB pages on node 1: ",
-                "echo 25 > /sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages");
-    assert_int_equal(bed_stats(bed.pool).budget_bytes, 8 * HUGE);
-    assert_int_equal(mnw_pool_set_budget(bed.pool, HUGE_PAGES * HUGE), 0);
-    read_some(&bed, 0, 16 * 512);
-    close_bed(&bed, &source);
-}
-
-static void test_a_pin_that_a_node_cannot_hold_says_so(void **state) {
-    struct bed bed = {0};
-    struct bed_source source;
-    (void)state;
-    if (!has_huge)
-        skip();
-    bed_hurry(100);
-    bed_source_open(&source, 16 * HUGE);
-    struct mnw_pool_options options = {.backing = MNW_BACKING_HUGETLB_2M, .numa = MNW_NUMA_BIND, .nodes = "1"};
-    struct mnw_cache_options cache = {.size = sizeof(cache), .read_deadline_ms = 500};
-    options.budget_bytes = 16 * HUGE;
-    bed_open(&bed, source.store, options, &cache);
-    char *hog = mmap(NULL, HUGE_PAGES * HUGE, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_NORESERVE, -1, 0);
-    assert_ptr_not_equal(hog, MAP_FAILED);
-    set_own_policy(hog, HUGE_PAGES * HUGE, 1);
-    assert_int_equal(madvise(hog, HUGE_PAGES * HUGE, MADV_POPULATE_WRITE), 0);
-    bed_refused(mnw_pin(bed.cache, 0, 2 * HUGE), -ENOMEM, "2 MiB pages on node 1: 0 free of 24",
-                "/sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages");
-    assert_int_equal(munmap(hog, HUGE_PAGES * HUGE), 0);
-    assert_int_equal(mnw_pin(bed.cache, 0, 2 * HUGE), 0);
-    assert_int_equal(mnw_unpin(bed.cache, 0, 2 * HUGE), 0);
-    close_bed(&bed, &source);
-}
-
-/* Small pages and folios: the reader's node has nothing left, so memory comes from another one. */
-static void test_a_full_node_falls_back(void **state) {
-    (void)state;
-    for (const struct backing *backing = backings; backing < backings + 2; backing++) {
-        struct bed bed = {0};
-        struct bed_source source;
-        uint64_t counts[NODES_MAX], pages = 8 * 512;
-        long long left = 0;
-        bed_hurry(100);
-        run_on(1);
-        open_bed(&bed, &source, backing, pages, MNW_NUMA_LOCAL, NULL, true);
-        assert_true(numa_node_size64(1, &left) > 0);
-        size_t length = (size_t)left & ~(HUGE - 1);
-        char *hog = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        assert_ptr_not_equal(hog, MAP_FAILED);
-        /* Not bound: what the node does not have any more comes from elsewhere, and nobody is killed for it. */
-        unsigned long mask = 2;
-        assert_int_equal(mbind(hog, length, MPOL_PREFERRED, &mask, 64, 0), 0);
-        for (size_t at = 0; at < length; at += HUGE)
-            if (madvise(hog + at, HUGE, MADV_POPULATE_WRITE))
-                break;
-        read_some(&bed, 0, pages);
-        count_nodes(&bed, backing, 0, pages * BED_PAGE, counts);
-        print_message("%s: %llu of %llu pages on the full node, %llu counted elsewhere\n", backing->name,
-                      (unsigned long long)counts[1], (unsigned long long)pages,
-                      (unsigned long long)bed_stats(bed.pool).pages_elsewhere);
-        assert_true(counts[1] < pages);
-        assert_int_equal(bed_stats(bed.pool).pages_elsewhere, pages - counts[1]);
-        assert_int_equal(bed_stats(bed.pool).faults_failed, 0);
-        assert_int_equal(bed_stats(bed.pool).fills_failed, 0);
-        assert_int_equal(munmap(hog, length), 0);
-        close_bed(&bed, &source);
-    }
-}
-
-/* ---- */
-
-static bool borrow_huge_pages(void) {
-    char path[128], text[16];
-    snprintf(text, sizeof(text), "%u", HUGE_PAGES);
-    for (unsigned node = 0; node < node_count; node++) {
-        snprintf(path, sizeof(path), "/sys/devices/system/node/node%u/hugepages/hugepages-2048kB/nr_hugepages", node);
-        if (!machine_set(path, text) || free_huge(node) != HUGE_PAGES)
-            return false;
-    }
-    return true;
-}
-
 /* placement [TEST]: all, or those whose names match the pattern. */
 int main(int count, char **arguments) {
-    int status = machine_guard(arguments);
-    if (status >= 0)
-        return status;
-    if (count > 1)
-        cmocka_set_test_filter(arguments[1]);
-    node_count = numa_available() < 0 ? 1 : (unsigned)numa_num_configured_nodes();
-    if (node_count < 2 || node_count > NODES_MAX) {
-        printf("skipped: %u NUMA nodes; tests/vm/run --nodes 2 has two\n", node_count);
-        return 77;
-    }
-    has_huge = borrow_huge_pages();
-    if (!has_huge)
-        printf("skipped in part: not %u huge pages of 2 MiB to be had on each node\n", HUGE_PAGES);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_local_follows_the_faulter),
         cmocka_unit_test(test_what_is_read_ahead_is_local),
         cmocka_unit_test(test_prefetch_is_local_to_whoever_asks),
         cmocka_unit_test(test_interleave_shares_evenly),
+        cmocka_unit_test(test_weights_are_shares),
+        cmocka_unit_test(test_bad_weights_are_refused),
         cmocka_unit_test(test_bind_never_leaves),
-        cmocka_unit_test(test_preferred_falls_back),
         cmocka_unit_test(test_consumer_cannot_redirect),
         cmocka_unit_test(test_consumer_cannot_loosen_bind),
-        cmocka_unit_test(test_nodes_run_out_under_local),
-        cmocka_unit_test(test_nodes_run_out_under_bind),
-        cmocka_unit_test(test_pool_that_a_node_cannot_hold_is_refused),
-        cmocka_unit_test(test_a_budget_that_a_node_cannot_hold_is_refused),
-        cmocka_unit_test(test_a_pin_that_a_node_cannot_hold_says_so),
-        cmocka_unit_test(test_a_full_node_falls_back),
         cmocka_unit_test(test_placement_is_read_again),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return RUN_ON_NODES(tests, count, arguments);
 }

@@ -9,7 +9,6 @@
 #include "sys/numa.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 static struct fake_policy policies[FIBERS_MAX]; /* of threads */
@@ -18,26 +17,12 @@ uint64_t mnw__numa_allowed(void) {
     return ((uint64_t)1 << fake_config.nodes) - 1;
 }
 
-int mnw__numa_parse(const char *text, uint64_t *nodes) {
-    *nodes = 0;
-    if (!text) {
-        *nodes = mnw__numa_allowed();
-        return 0;
-    }
-    for (const char *at = text; *at;) {
-        char *end;
-        unsigned long first = strtoul(at, &end, 10), last = first;
-        if (end != at && *end == '-') {
-            at = end + 1;
-            last = strtoul(at, &end, 10);
-        }
-        if (end == at || (*end && *end != ',') || last < first || last >= fake_config.nodes)
-            return mnw__fail(-EINVAL, "\"%s\" does not name nodes of this fake machine of %u", text, fake_config.nodes);
-        for (unsigned long node = first; node <= last; node++)
-            *nodes |= (uint64_t)1 << node;
-        at = *end ? end + 1 : end;
-    }
-    return *nodes ? 0 : mnw__fail(-EINVAL, "no nodes");
+int mnw__numa_parse(const char *text, uint64_t *nodes, uint8_t weights[MNW__NODE_LIST_MAX]) {
+    *nodes = mnw__numa_allowed();
+    memset(weights, 1, MNW__NODE_LIST_MAX);
+    if (text && (mnw__node_list_parse(text, nodes, weights) || *nodes & ~mnw__numa_allowed()))
+        return mnw__fail(-EINVAL, "\"%s\" does not name nodes of this fake machine of %u", text, fake_config.nodes);
+    return 0;
 }
 
 /* One CPU each. */
@@ -63,6 +48,20 @@ int mnw__numa_set_thread_policy(enum mnw_numa policy, uint64_t nodes) {
     if (fiber_self() >= 0)
         policies[fiber_self()] = (struct fake_policy){policy != MNW_NUMA_LOCAL, policy, nodes};
     return check_nodes(nodes);
+}
+
+bool mnw__numa_lend(int node, struct mnw__numa_own *own) {
+    fake_call("set_mempolicy");
+    const struct fake_policy *policy = &policies[fiber_self()];
+    *own = (struct mnw__numa_own){.mode = policy->is_set ? (int)policy->policy : -1, .mask = {policy->nodes}};
+    policies[fiber_self()] = (struct fake_policy){true, MNW_NUMA_PREFERRED, 1ull << node};
+    return true;
+}
+
+void mnw__numa_take_back(const struct mnw__numa_own *own) {
+    fake_call("set_mempolicy");
+    policies[fiber_self()] =
+        own->mode < 0 ? (struct fake_policy){0} : (struct fake_policy){true, (enum mnw_numa)own->mode, own->mask[0]};
 }
 
 int mnw__numa_put_range_policy(void *address, size_t length, enum mnw_numa policy, uint64_t nodes) {

@@ -211,6 +211,8 @@ static void open_pool(struct high *high, const struct high_options *options, siz
         .backing = high->kind,
         .budget_bytes = budget * high->extent,
         .extent_bytes = high->kind == MNW_BACKING_SHMEM ? high->extent : 0,
+        .numa = options->numa,
+        .nodes = options->nodes,
         .reads_in_flight = options->slots,
     };
     must(mnw_pool_open(&high->pool, &pool), "opening the pool");

@@ -45,12 +45,14 @@ struct high {
 };
 
 struct high_options {
-    size_t extents;          /* of the store; 0: 3 */
-    size_t cut_bytes;        /* the store ends so much before */
-    size_t budget_extents;   /* 0: as the store and two more */
-    uint32_t retries;        /* 0: none */
-    uint32_t deadline_ms;    /* 0: HIGH_DEADLINE_MS */
-    size_t around_pages;     /* read around a fault at random; 0: none */
+    size_t extents;        /* of the store; 0: 3 */
+    size_t cut_bytes;      /* the store ends so much before */
+    size_t budget_extents; /* 0: as the store and two more */
+    uint32_t retries;      /* 0: none */
+    uint32_t deadline_ms;  /* 0: HIGH_DEADLINE_MS */
+    size_t around_pages;   /* read around a fault at random; 0: none */
+    enum mnw_numa numa;
+    const char *nodes;       /* NULL: all */
     uint32_t slots;          /* reads in flight; 0: the default */
     bool readahead, checked; /* checked: the store has a checksum */
     bool reads_now;          /* whoever faults inline may read the store himself */

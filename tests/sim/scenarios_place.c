@@ -29,11 +29,11 @@ static void read_on(struct high *high, size_t extent, unsigned node) {
     expect(visit.outcome == WORLD_OK, "extent %zu is read", extent);
 }
 
-static void expect_node(struct high *high, size_t extent, unsigned wanted) {
+static void expect_node(struct high *high, size_t extent, unsigned wanted, const char *where) {
     void *address = (void *)high_at(high->view, high, extent * high->extent_pages);
     int node = -1;
     expect_result("where", mnw__numa_where(&address, &node, 1), 0);
-    expect(node == (int)wanted, "extent %zu is where its reader was", extent);
+    expect(node == (int)wanted, "extent %zu is %s", extent, where);
 }
 
 /* One reader after another, each in an extent of its own. */
@@ -41,7 +41,7 @@ static void read_each_on_its_own(struct high *high, unsigned nodes) {
     for (unsigned reader = 0; reader < READERS; reader++)
         read_on(high, reader, reader % nodes);
     for (unsigned reader = 0; reader < READERS; reader++)
-        expect_node(high, reader, reader % nodes);
+        expect_node(high, reader, reader % nodes, "where its reader was");
 }
 
 static void follows_the_faulter(enum mnw_backing kind) {
@@ -61,8 +61,32 @@ static void no_consumer_redirects(enum mnw_backing kind) {
     high_close(&high);
 }
 
+/* Extents of nodes with weights, each read by a thread of whatever node, in a view of either kind. */
+static void nodes_take_turns(enum mnw_backing kind) {
+    static const unsigned turn_of[] = {0, 0, 1, 0};
+    struct high high;
+    unsigned nodes = world_nodes(2);
+    high_open(&high, kind,
+              &(struct high_options){
+                  .extents = 8, .numa = MNW_NUMA_INTERLEAVE, .nodes = nodes > 1 ? "0:3,1" : "0:3", .reads_now = true});
+    struct mnw_view *served = high.view, *is_inline;
+    high_open_view(&high, &is_inline, 0, high.pages, MNW_VIEW_INLINE);
+    for (unsigned extent = 0; extent < 8; extent++) {
+        high.view = extent % 3 ? is_inline : served;
+        read_on(&high, extent, extent / 2 % nodes);
+    }
+    high.view = served;
+    for (unsigned extent = 0; extent < 8; extent++) {
+        read_on(&high, extent, 0);
+        expect_node(&high, extent, nodes > 1 ? turn_of[extent % 4] : 0, "in its turn");
+    }
+    expect_result("the inline view closes", mnw_view_close(is_inline), 0);
+    high_close(&high);
+}
+
 const struct scenario scenarios_place[] = {
     {"place-follows-the-faulter", ON_ALL, follows_the_faulter},
     {"place-is-not-the-consumers", ON_ALL, no_consumer_redirects},
+    {"place-by-turns", ON_ALL, nodes_take_turns},
     {0},
 };

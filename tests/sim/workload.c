@@ -14,6 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { NODES_MAX = 4 };
+
 struct world world;
 
 static uint64_t draw(uint64_t low, uint64_t high) {
@@ -40,7 +42,7 @@ static void make_prompt(void) {
 }
 
 static void draw_kernel(void) {
-    fake_config.nodes = (unsigned)(one_in(3) ? draw(1, 4) : 1);
+    fake_config.nodes = (unsigned)(one_in(3) ? draw(1, NODES_MAX) : 1);
     fake_config.has_poison = !one_in(4);
     fake_config.reuses_addresses = one_in(2);
     fake_config.fault_ns_max = 200000000000;
@@ -147,6 +149,12 @@ static bool try_again(int error, unsigned *tries, const char *what) {
     return true;
 }
 
+/* For interleave, now and then. */
+static const char *draw_weights(enum mnw_numa numa) {
+    static const char *const weights[NODES_MAX] = {"0:2", "0:3,1", "0,1-2:5", "0-1:7,2:255,3"};
+    return numa == MNW_NUMA_INTERLEAVE && one_in(2) ? weights[fake_config.nodes - 1] : NULL;
+}
+
 static void draw_pool(struct mnw_pool_options *options) {
     unsigned per_node = (unsigned)draw(1, 2);
     *options = (struct mnw_pool_options){
@@ -160,6 +168,7 @@ static void draw_pool(struct mnw_pool_options *options) {
         .io_mode = MNW_IO_AUTO,
         .reads_in_flight = (uint32_t)(one_in(3) ? draw(1, 4) : draw(4, 64)),
     };
+    options->nodes = draw_weights(options->numa);
     unsigned threads = per_node * fake_config.nodes;
     world.budget_min = threads * world.extent_bytes;
     world.budget_max = world.budget_min + draw(1, 14) * world.extent_bytes;

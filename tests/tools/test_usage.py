@@ -59,7 +59,7 @@ class Usage(unittest.TestCase):
         self.refused("hugetlb-1G", "verify", self.file.name, "--backing", "hugetlb")
 
     def test_bad_nodes(self):
-        for nodes in ("x", "0-", "9-3", "63"):
+        for nodes in ("x", "0-", "9-3", "63", "0:", "0:0", "0:256"):
             self.refused("node", "verify", self.file.name, "--numa", "bind", "--nodes", nodes)
 
     def test_bad_files(self):

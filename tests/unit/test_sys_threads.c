@@ -161,21 +161,29 @@ static void test_fork_canary(void **state) {
 static void test_numa_parse(void **state) {
     (void)state;
     uint64_t nodes = 0, allowed = mnw__numa_allowed();
+    uint8_t weights[64];
     assert_true(allowed & 1);
-    assert_int_equal(mnw__numa_parse(NULL, &nodes), 0);
+    assert_int_equal(mnw__numa_parse(NULL, &nodes, weights), 0);
     assert_int_equal(nodes, allowed);
-    assert_int_equal(mnw__numa_parse("0", &nodes), 0);
+    assert_int_equal(mnw__numa_parse("0", &nodes, weights), 0);
     assert_int_equal(nodes, 1);
-    assert_int_equal(mnw__numa_parse("0-0,0", &nodes), 0);
+    assert_int_equal(mnw__numa_parse("0-0,0", &nodes, weights), 0);
     assert_int_equal(nodes, 1);
-    static const char *const bad[] = {"",    " ",  "a",   "0,",   ",0", "0-",   "-0",          "1-0",
-                                      "0 1", "0x", "all", "0,,0", "64", "0-64", "99999999999", "+0"};
+    assert_int_equal(weights[0], 1);
+    assert_int_equal(mnw__numa_parse("0:3", &nodes, weights), 0);
+    assert_int_equal(weights[0], 3);
+    assert_int_equal(mnw__numa_parse("0-0:255,0:255", &nodes, weights), 0);
+    assert_int_equal(weights[0], 255);
+    static const char *const bad[] = {"",        " ",     "a",   "0,",    ",0",   "0-",    "-0",          "1-0",
+                                      "0 1",     "0x",    "all", "0,,0",  "64",   "0-64",  "99999999999", "+0",
+                                      "0:",      ":1",    "0:0", "0:256", "0:-1", "0:1:1", "0:1-2",       "0:x",
+                                      "0:3,0:2", "0:2,0", "0:1,"};
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
-        assert_int_equal(mnw__numa_parse(bad[i], &nodes), -EINVAL);
+        assert_int_equal(mnw__numa_parse(bad[i], &nodes, weights), -EINVAL);
         assert_non_null(strstr(mnw__fail_message(), "NUMA nodes \""));
     }
     if (!(allowed >> 63)) {
-        assert_int_equal(mnw__numa_parse("0-63", &nodes), -EINVAL);
+        assert_int_equal(mnw__numa_parse("0-63", &nodes, weights), -EINVAL);
         assert_non_null(strstr(mnw__fail_message(), "not one this process may use"));
     }
 }

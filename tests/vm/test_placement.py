@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""On which NUMA node a cache's pages lie, in guests with several nodes: tests/live/placement on both kernels.
+"""On which NUMA node a cache's pages lie, and nodes that run out, in guests with several nodes: tests/live/placement and
+tests/live/scarcity on both kernels.
 
-usage: test_placement.py PLACEMENT [TEST]...
+usage: test_placement.py PROGRAM... [TEST]...
 """
 import os
 import subprocess
@@ -15,11 +16,13 @@ RUN = [sys.executable, os.path.join(os.path.dirname(os.path.realpath(__file__)),
 
 class Placement(unittest.TestCase):
     def run_on(self, kernel, nodes):
-        done = subprocess.run([*RUN, "--kernel", kernel, "--nodes", str(nodes), "--node-memory", "512M", "--timeout", "200", "--",
-                               PLACEMENT], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                              text=True, timeout=300, check=False)
-        self.assertEqual(done.returncode, 0, done.stdout[-4000:])
-        self.assertNotIn("skipped", done.stdout)
+        for program in PROGRAMS:
+            with self.subTest(program=os.path.basename(program)):
+                done = subprocess.run([*RUN, "--kernel", kernel, "--nodes", str(nodes), "--node-memory", "512M", "--timeout", "200",
+                                       "--", program], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                      stderr=subprocess.STDOUT, text=True, timeout=300, check=False)
+                self.assertEqual(done.returncode, 0, done.stdout[-4000:])
+                self.assertNotIn("skipped", done.stdout)
 
     def test_two_nodes_on_6_1(self):
         self.run_on("6.1", 2)
@@ -32,5 +35,7 @@ if __name__ == "__main__":
     if why := jobs.lacking():
         print(why)
         sys.exit(77)
-    PLACEMENT = os.path.abspath(sys.argv.pop(1))
+    PROGRAMS = []
+    while len(sys.argv) > 1 and os.path.exists(sys.argv[1]):
+        PROGRAMS.append(os.path.abspath(sys.argv.pop(1)))
     unittest.main(verbosity=2)

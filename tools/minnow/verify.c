@@ -151,7 +151,7 @@ int command_verify(int argc, const char **argv) {
         {"ops", 0, POPT_ARG_STRING, &words.operations, 0, "pages to read in all (the file once)", "N"},
         {"seed", 0, POPT_ARG_STRING, &words.seed, 0, "of the random patterns (1)", "N"},
         {"numa", 0, POPT_ARG_STRING, &words.numa, 0, "local, interleave, bind or preferred", "POLICY"},
-        {"nodes", 0, POPT_ARG_STRING, &words.nodes, 0, "such as 0-1,3 (every node allowed)", "LIST"},
+        {"nodes", 0, POPT_ARG_STRING, &words.nodes, 0, "such as 0-1,3, or with weights 0:3,1 (every node allowed)", "LIST"},
         {"policy", 0, POPT_ARG_STRING, &words.policy, 0, "eviction: s3fifo or clock", "NAME"},
         {"threads", 0, POPT_ARG_STRING, &words.threads, 0, "fault threads per node (1)", "N"},
         {"io", 0, POPT_ARG_STRING, &words.io, 0, "auto, uring or threads", "MODE"},
