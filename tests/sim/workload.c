@@ -17,6 +17,7 @@
 enum { NODES_MAX = 4 };
 
 struct world world;
+bool workload_always_forks;
 
 static uint64_t draw(uint64_t low, uint64_t high) {
     return random_between(fiber_random(), low, high);
@@ -97,7 +98,7 @@ static void draw_store(struct sim_store *store) {
 static void draw_world(void) {
     world.has_trouble = !one_in(4);
     world.is_prompt = !world.has_trouble || one_in(3);
-    world.is_mortal = one_in(2);
+    world.is_mortal = one_in(2) || workload_always_forks;
     world.deaths_wanted = draw(1, 5);
     draw_kernel();
     if (world.is_mortal)
@@ -130,7 +131,7 @@ static void draw_world(void) {
         draw_store(&world.cache[i].store);
         world.cache[i].extent_pages = world.extent_bytes / world.page_bytes;
     }
-    world.is_forking = world.is_mortal && one_in(2);
+    world.is_forking = world.is_mortal && (one_in(2) || workload_always_forks);
     /* Abandoned reads, retries and an exhausted machine may hold memory and slots longer than a deadline. */
     world.may_lack_memory = !world.is_prompt;
 }

@@ -109,6 +109,8 @@ struct world {
 
 extern struct world world;
 
+/* Every world is one of consumers that fork; other worlds than the same seeds have without. */
+extern bool workload_always_forks;
 /* Runs one seed from nothing to nothing; fails through sim_fail(). */
 void workload_run(uint64_t seed, bool trace);
 

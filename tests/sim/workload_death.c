@@ -454,7 +454,9 @@ void live_and_die(void) {
             fiber_kill(world.consumer_process[side]);
             counts[side] = start_consumers(fibers[side], side);
         } else if (world.children && one_in(60)) {
-            fiber_kill(world.child[draw(0, world.children - 1)].process);
+            const struct sim_view *child = &world.child[draw(0, world.children - 1)];
+            if (!child->is_forking) /* nobody can kill it before it is born */
+                fiber_kill(child->process);
         }
     }
     fiber_doom(world.manager, NULL, 0);
