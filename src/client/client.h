@@ -146,6 +146,7 @@ struct mnw_client {
     /* the client's thread's own, once it runs */
     struct mnw__kept socket; /* -1: none */
     bool send_blocked;
+    bool heard_nonsense; /* in the last session that broke: the next is no proof of a sane daemon */
     uint64_t retry_at_ns, retry_pause_ns, tick_at_ns;
     char path[108];
     struct mnw__wire_packet in, out;

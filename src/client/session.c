@@ -79,7 +79,9 @@ static void greeted(struct mnw_client *client, struct mnw__request *hello) {
     client->keeps = client->in.hello_answer.features & MNW__WIRE_KEPT;
     client->was_up = true;
     client->down_since_ns = 0;
-    client->retry_pause_ns = 0;
+    if (!client->heard_nonsense)
+        client->retry_pause_ns = 0;
+    client->heard_nonsense = false;
     restore(client);
 }
 
@@ -274,8 +276,10 @@ static void receive_all(struct mnw_client *client) {
         for (unsigned i = 0; !error && i < received.fd_count; i++)
             if (received.fds[i] >= 0)
                 close(received.fds[i]);
-        if (!good && client->link != MNW__LINK_DOWN)
+        if (!good && client->link != MNW__LINK_DOWN) {
+            client->heard_nonsense = !error && received.bytes;
             break_link(client);
+        }
     }
 }
 

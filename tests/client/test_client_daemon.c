@@ -153,9 +153,11 @@ static void pins_are_told_to_the_next_daemon(void **state) {
     close_bed(&bed);
 }
 
+/* Sane again only when a client that asked at once each time would have asked hundreds of times. */
 static void *make_sane(void *argument) {
     struct bed *bed = argument;
     fake_until(&bed->fake.shared->requests[MNW__WIRE_STATS], 3);
+    nap(300);
     atomic_store(&bed->fake.shared->garble, 0);
     return NULL;
 }
@@ -171,7 +173,7 @@ static void a_daemon_that_talks_nonsense_is_left_and_tried_again(void **state) {
     pthread_join(thread, NULL);
     assert_non_null(text);
     free(text);
-    assert_true(fake_seen(&bed.fake, MNW__WIRE_HELLO) >= 3);
+    assert_in_range(fake_seen(&bed.fake, MNW__WIRE_HELLO), 4, 20);
     assert_int_equal(fake_wrong(bed.data, 0, SIZE), 0);
     close_bed(&bed);
 }
