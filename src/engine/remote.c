@@ -279,6 +279,42 @@ void mnw__remote_drop_unwatched(struct mnw_view *view) {
     mnw__mutex_unlock(&view->thread->lock);
 }
 
+/* How far what is watched goes on behind a piece: 0, or -EAGAIN: the address space changes just now. */
+static int add_growth(struct mnw_view *view, unsigned index) {
+    struct mnw__piece *piece = &view->remote->pieces[index];
+    size_t page_bytes = view->cache->backing.page_bytes;
+    uint64_t pages = view->cache->backing.size_bytes / page_bytes, other; /* behind the file's end the kernel bars */
+    for (uint64_t some = 1; some;) {
+        struct mnw__piece more = {piece->address + piece->page_count * page_bytes,
+                                  piece->first_page + piece->page_count, some};
+        if (more.first_page >= pages || mnw__view_page_at(view, more.address, &other))
+            return 0;
+        int is_watched = mnw__uffd_is_one_mapping(view->uffd, more.address, some * page_bytes);
+        if (is_watched < 0)
+            return is_watched;
+        if (is_watched && is_ours(view, &more, is_watched)) {
+            piece->page_count += some;
+            some *= 2;
+        } else {
+            some /= 2;
+        }
+    }
+    return 0;
+}
+
+int mnw__remote_take_growth(struct mnw_view *view) {
+    int error = 0;
+    if (is_hugetlb(view->cache)) /* does not grow */
+        return 0;
+    mnw__mutex_lock(&view->thread->lock);
+    mnw__view_hold(view);
+    for (unsigned i = 0; i < view->remote->piece_count && !error; i++)
+        error = add_growth(view, i);
+    mnw__view_let_go(view);
+    mnw__mutex_unlock(&view->thread->lock);
+    return error;
+}
+
 /* All of them are looked at before any is changed. */
 static int arm_all(struct mnw_view *view) {
     const struct mnw__remote *remote = view->remote;

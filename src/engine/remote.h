@@ -81,6 +81,8 @@ void mnw__remote_drop(struct mnw_view *view, uintptr_t start, size_t length);
 void mnw__remote_end(struct mnw_view *view);
 void mnw__remote_enlist_sealed(struct mnw_view *view);
 void mnw__remote_drop_unwatched(struct mnw_view *view);
+/* What the mapping has grown by in place, of which no event tells, becomes the view's. -EAGAIN: ask again. */
+int mnw__remote_take_growth(struct mnw_view *view);
 
 /* Of a child that lives: from here on the view is nobody's but its fault thread's. */
 void mnw__remote_seal(struct mnw_view *view);

@@ -56,6 +56,14 @@ static void bar(struct mnw_view *view) {
     }
 }
 
+/* While it lives its fault thread bars each page of that which is touched; nobody will any more. */
+static void take_growth(struct mnw_view *view) {
+    for (unsigned tries = 0; mnw__remote_take_growth(view) == -EAGAIN && tries < SEAL_TRIES; tries++) {
+        mnw__remote_make_spare(view->cache);
+        mnw__sleep_ns(100000);
+    }
+}
+
 void mnw__remote_seal(struct mnw_view *view) {
     struct mnw_cache *cache = view->cache;
     mnw__remote_enlist_sealed(view);
@@ -110,6 +118,7 @@ void mnw__remote_end_sealed(struct mnw_cache *cache) {
     struct mnw_view *view;
     while ((view = first_view(cache))) {
         mnw__remote_drop_unwatched(view);
+        take_growth(view);
         bar(view);
         mnw__remote_end(view);
     }

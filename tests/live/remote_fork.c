@@ -351,6 +351,50 @@ static void test_forked_that_asks(void **state) {
     pair_close(&pair);
 }
 
+/* A mapping of half the file, with room for the other half behind it, and nobody but the test has its userfaultfd. */
+static int64_t keep_half(struct peer_side *side, const void *argument) {
+    (void)argument;
+    struct peer_map *map = &side->maps[0];
+    close(map->uffd);
+    return munmap(map->data + ALL * BED_PAGE, ALL * BED_PAGE);
+}
+
+static int64_t grow_in_place(struct peer_side *side, const void *argument) {
+    (void)argument;
+    char *data = side->maps[0].data;
+    CHECK(mremap(data, ALL * BED_PAGE, 2 * ALL * BED_PAGE, 0) == data);
+    return 0;
+}
+
+/* No event tells of it, and with the cache closed nobody is there to see that it is touched. */
+static void test_closed_child_that_grew(void **state) {
+    (void)state;
+    struct pair pair;
+    uint64_t address;
+    pair_open(&pair, MNW_BACKING_SHMEM, 2 * ALL * BED_PAGE, 1 << 20);
+    int uffd = peer_map(&pair.peers[0], pair.bed.cache, &(struct peer_mapping){.length = 2 * ALL * BED_PAGE}, &address);
+    assert_int_equal(peer_do(&pair.peers[0], keep_half, NULL, 0), 0);
+    struct mnw_view_range said = {address, 0, ALL * BED_PAGE};
+    struct mnw_attach_options options = {
+        .size = sizeof(options), .uffd = uffd, .flags = MNW_VIEW_FORKED, .ranges = &said, .range_count = 1};
+    struct mnw_view *view;
+    assert_int_equal(
+        mnw__uffd_register(uffd, address, ALL * BED_PAGE, MNW__UFFD_MODE_MISSING | MNW__UFFD_MODE_MINOR, NULL), 0);
+    assert_int_equal(mnw_view_attach(&view, pair.bed.cache, &options), 0);
+    peer_assert_right(&pair.peers[0], 0, 0, BED_PAGE, 1);
+    assert_int_equal(mnw_view_close(view), 0);
+    close(uffd);
+    assert_int_equal(peer_do(&pair.peers[0], grow_in_place, NULL, 0), 0);
+    bed_close(&pair.bed);
+    peer_assert_bus(&pair.peers[0], 0, (ALL - 1) * BED_PAGE);
+    peer_assert_bus(&pair.peers[0], 0, ALL * BED_PAGE);
+    peer_assert_bus(&pair.peers[0], 0, (ALL + 37) * BED_PAGE);
+    peer_assert_bus(&pair.peers[0], 0, (2 * ALL - 1) * BED_PAGE);
+    for (unsigned i = 0; i < 2; i++)
+        peer_stop(&pair.peers[i]);
+    bed_source_close(&pair.source);
+}
+
 /* ---- all at once ---- */
 
 struct storm {
@@ -476,6 +520,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_fork_with_sigbus),
         cmocka_unit_test(test_forked_ranges_may_be_stale),
         cmocka_unit_test(test_forked_that_asks),
+        cmocka_unit_test(test_closed_child_that_grew),
         cmocka_unit_test(test_storm_shmem),
         cmocka_unit_test(test_storm_graded),
         cmocka_unit_test(test_storm_hugetlb),
