@@ -85,6 +85,21 @@ static int reopen(struct mnw_cache *cache, uint64_t extent) {
     return error;
 }
 
+static void reopen_forgotten(struct mnw_cache *cache, uint64_t extent) {
+    uint64_t end = mnw__extent_end(&cache->pages, extent);
+    mnw__pin_extent(cache, extent);
+    for (uint64_t page = mnw__extent_first(&cache->pages, extent); page < end; page++)
+        if (mnw__views_have_poison(cache, page, 1) && !(mnw__page_load(&cache->pages, page) & MNW__PAGE_SCARRED))
+            reopen_page(cache, page);
+    mnw__unpin_extent(cache, extent);
+}
+
+void mnw__reclaim_reopen(struct mnw_cache *cache) {
+    for (uint64_t extent = 0; extent < cache->pages.extent_count; extent++)
+        if (has_poison(cache, extent))
+            reopen_forgotten(cache, extent);
+}
+
 /* What is barred in no view any more need not be remembered. */
 static void unscar(struct mnw_cache *cache, uint64_t extent) {
     uint64_t end = mnw__extent_end(&cache->pages, extent);

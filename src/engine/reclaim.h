@@ -45,5 +45,10 @@ void mnw__reclaim_keep(struct mnw_cache *cache, uint64_t extent);
  * `*stuck` on) could not be read again where that comes first, and stays SIGBUS.
  */
 int mnw__reclaim_range(struct mnw_cache *cache, uint64_t page, uint64_t count, uint64_t *stuck);
+/*
+ * For a view that was being attached while pages were forgotten: what it was presumed to bar, and is known to be healed
+ * in all others, is read and healed in it too. What cannot be read stays SIGBUS.
+ */
+void mnw__reclaim_reopen(struct mnw_cache *cache);
 
 #endif

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "engine/fault.h"
 #include "engine/pool.h"
+#include "engine/reclaim.h"
 #include "sys/memory.h"
 #include "sys/process.h"
 
@@ -522,6 +523,11 @@ int mnw__view_attach(struct mnw_view **out, struct mnw_cache *cache, const struc
         mnw__remote_free(view);
         return error;
     }
+    mnw__mutex_lock(&cache->views_lock);
+    bool bars = view->poisoned_count;
+    mnw__mutex_unlock(&cache->views_lock);
+    if (bars)
+        mnw__reclaim_reopen(cache);
     /* Who waits already has faulted for an owner that is gone, which may have read of it. */
     mnw__view_hold(view);
     mnw__view_wake_all(view);
