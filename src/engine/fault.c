@@ -133,14 +133,18 @@ static enum mnw__outcome wait_for_tick(struct mnw__fault_thread *thread, struct 
     return MNW__OUTCOME_PENDING;
 }
 
+enum mnw__outcome mnw__fault_back_off(struct mnw_view *view) {
+    return wait_for_tick(view->thread, view, MNW__SCARCE_TICK_NS);
+}
+
 void mnw__fault_send_round(struct mnw_view *view) {
     wait_for_tick(view->thread, view, CHANGING_TICK_NS);
 }
 
-/* The kernel could not end the fault just now. */
-static enum mnw__outcome refused(struct mnw__fault_thread *thread, struct mnw_view *view) {
-    if (!view->remote)
-        return wait_for_tick(thread, view, MNW__SCARCE_TICK_NS);
+/* The kernel could not end the fault just now; `changes`: while the consumer's address space changes. */
+static enum mnw__outcome refused(struct mnw_view *view, bool changes) {
+    if (!view->remote || !changes)
+        return mnw__fault_back_off(view);
     mnw__remote_refused(view);
     return MNW__OUTCOME_PENDING;
 }
@@ -277,10 +281,13 @@ static bool look_at_unbarred(struct mnw__fault_thread *thread, struct mnw_view *
 static bool look(struct mnw__fault_thread *thread, struct mnw_view *view, uint64_t page, bool wake,
                  struct mnw__readahead_plan *plan, enum mnw__outcome *outcome) {
     struct mnw_cache *cache = view->cache;
+    enum mnw__map how;
+    int error;
     switch (mnw__page_state(mnw__page_load(&cache->pages, page))) {
     case MNW__PAGE_PRESENT:
         *outcome = wake ? MNW__OUTCOME_ENDED : MNW__OUTCOME_MAPPED;
-        switch (mnw__fault_map_around(view, page, plan->around, wake)) {
+        how = mnw__fault_map_around(view, page, plan->around, wake);
+        switch (how) {
         case MNW__MAP_LOST:
             mnw__fault_lose_page(view, page, MNW__MAP_LOST);
             return false;
@@ -290,7 +297,8 @@ static bool look(struct mnw__fault_thread *thread, struct mnw_view *view, uint64
             *outcome = wait_for_tick(thread, view, MNW__SCARCE_TICK_NS);
             return true;
         case MNW__MAP_AGAIN:
-            *outcome = refused(thread, view);
+        case MNW__MAP_SCARCE:
+            *outcome = refused(view, how == MNW__MAP_AGAIN);
             return true;
         case MNW__MAP_GONE:
             *outcome = MNW__OUTCOME_ENDED;
@@ -322,7 +330,8 @@ static bool look(struct mnw__fault_thread *thread, struct mnw_view *view, uint64
     case MNW__PAGE_FAILED:
         if (view->remote && !cache->pool->has_poison)
             return look_at_unbarred(thread, view, page, outcome);
-        *outcome = mnw__view_poison_page(view, page) ? MNW__OUTCOME_ENDED : refused(thread, view);
+        error = mnw__view_poison_page(view, page);
+        *outcome = error ? refused(view, error == -EAGAIN) : MNW__OUTCOME_ENDED;
         return true;
     }
     return false;

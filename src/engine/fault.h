@@ -128,6 +128,8 @@ void mnw__fault_watch(struct mnw__fault_thread *thread);
 /* On the view's thread: who waits in it is woken to fault again in 2 ms: another process has changed its mapping by
  * then. */
 void mnw__fault_send_round(struct mnw_view *view);
+/* The same, for want of memory for the consumer's page tables: later, and it counts for his limit. */
+enum mnw__outcome mnw__fault_back_off(struct mnw_view *view);
 /* Faults that starved look again, if anything was given back since. */
 void mnw__fault_retry_starved(struct mnw__fault_thread *thread, bool always);
 

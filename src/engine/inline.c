@@ -308,6 +308,7 @@ static enum step map(struct fault *fault) {
             return STEP_AGAIN;
         return ask(fault);
     case MNW__MAP_AGAIN:
+    case MNW__MAP_SCARCE:
         return wait_for(fault, (int64_t)MNW__SCARCE_TICK_NS);
     case MNW__MAP_GONE:
         return STEP_FOREIGN;

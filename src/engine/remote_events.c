@@ -456,6 +456,8 @@ bool mnw__remote_stray(struct mnw_view *view, uintptr_t address) {
     }
     if (error == -EAGAIN)
         mnw__remote_refused(view);
+    else if (error == -ENOMEM)
+        mnw__fault_back_off(view);
     else
         mnw__uffd_wake(view->uffd, address, page_bytes);
     return false;

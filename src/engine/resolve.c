@@ -81,7 +81,7 @@ static enum mnw__map map_piece(struct mnw_view *view, const struct mnw__piece *p
             result = give_up(view, page + at, count - at, MNW__MAP_GONE);
             break;
         } else if (++tries == TRIES_MAX || error != -EAGAIN) {
-            result = MNW__MAP_AGAIN;
+            result = error == -ENOMEM ? MNW__MAP_SCARCE : MNW__MAP_AGAIN;
             break;
         }
     }
@@ -90,8 +90,8 @@ static enum mnw__map map_piece(struct mnw_view *view, const struct mnw__piece *p
 
 /* Of two pieces' answers, the one that asks more of the caller. */
 static enum mnw__map worse(enum mnw__map a, enum mnw__map b) {
-    static const int weight[] = {
-        [MNW__MAP_DONE] = 0, [MNW__MAP_GONE] = 1, [MNW__MAP_AGAIN] = 2, [MNW__MAP_LOST] = 3, [MNW__MAP_BROKEN] = 3};
+    static const int weight[] = {[MNW__MAP_DONE] = 0,   [MNW__MAP_GONE] = 1, [MNW__MAP_AGAIN] = 2,
+                                 [MNW__MAP_SCARCE] = 3, [MNW__MAP_LOST] = 4, [MNW__MAP_BROKEN] = 4};
     return weight[a] > weight[b] ? a : b;
 }
 
@@ -194,12 +194,12 @@ static int install(struct mnw_view *view, uint64_t page) {
     return error;
 }
 
-bool mnw__view_poison_page(struct mnw_view *view, uint64_t page) {
+int mnw__view_poison_page(struct mnw_view *view, uint64_t page) {
     struct mnw_cache *cache = view->cache;
     int error = 0;
     if (view->is_inline) { /* its threads look at the word themselves */
         mnw__view_wake(view, page, 1);
-        return true;
+        return 0;
     }
     /* Under the lock no healing comes between the look at the word and the marker. */
     mnw__mutex_lock(&cache->views_lock);
@@ -209,10 +209,10 @@ bool mnw__view_poison_page(struct mnw_view *view, uint64_t page) {
             mnw__count(&cache->counters, MNW__FAULTS_FAILED, 1);
     }
     mnw__mutex_unlock(&cache->views_lock);
-    bool ended = !leaves_waiting(error);
-    if (ended)
-        mnw__view_wake(view, page, 1);
-    return ended;
+    if (leaves_waiting(error))
+        return error;
+    mnw__view_wake(view, page, 1);
+    return 0;
 }
 
 bool mnw__view_replace_poison(struct mnw_view *view, uint64_t page) {

@@ -101,6 +101,7 @@ enum mnw__map {
     MNW__MAP_LOST,   /* the first wanted page is a hole in the backing: its word lied */
     MNW__MAP_BROKEN, /* its memory has failed: the kernel maps it nowhere any more */
     MNW__MAP_AGAIN,  /* the kernel could not just now; who waits for what is left still waits */
+    MNW__MAP_SCARCE, /* the same, for want of memory for the consumer's page tables */
     MNW__MAP_GONE,   /* the consumer has unmapped it; the waiters were woken */
 };
 /*
@@ -125,10 +126,11 @@ void mnw__view_wake_all(struct mnw_view *view);
 bool mnw__view_replace_poison(struct mnw_view *view, uint64_t page);
 
 /*
- * If the page is FAILED, touching it in this view is SIGBUS from now on; its waiters go on in any case. False:
- * the kernel could not (no memory, too many mappings), and they still wait.
+ * If the page is FAILED, touching it in this view is SIGBUS from now on; its waiters go on in any case. An error: the
+ * kernel could not, and they still wait; -EAGAIN while the consumer's address space changes, others for want of memory
+ * or mappings.
  */
-bool mnw__view_poison_page(struct mnw_view *view, uint64_t page);
+int mnw__view_poison_page(struct mnw_view *view, uint64_t page);
 
 /* The rest is done to every view of a cache that holds the pages; these take views_lock. */
 
