@@ -4,6 +4,7 @@
  * Exit status: see enum bench_status. Settings of the machine that it changes (huge pages) are put back, however
  * it ends.
  */
+#include "commands.h"
 #include "compare.h"
 #include "fingerprint.h"
 #include "machine.h"
@@ -24,7 +25,7 @@
 #define SEED_DEFAULT   1
 #define NAMES_MAX      64
 
-static int usage(const char *what, const char *why) {
+int command_usage(const char *what, const char *why) {
     fprintf(stderr, "minnow-bench: %s: %s (see minnow-bench --help)\n", what, why);
     return BENCH_USAGE;
 }
@@ -34,6 +35,10 @@ static int help(FILE *to, int status) {
                 "       minnow-bench run NAME... [--json] [--repeat N] [--compare FILE] [--seed N] [--smoke]\n"
                 "                                [--directory DIRECTORY]\n"
                 "       minnow-bench report [RUN.json...] [--output FILE] [--smoke]\n"
+                "       minnow-bench trace --output FILE [--workload NAME] [--pages N] [--reads N] [--budget PAGES]\n"
+                "                          [--unit PAGES] [--seed N] [--directory DIRECTORY]\n"
+                "       minnow-bench policies TRACE [--budget PAGES] [--unit PAGES] [--live] [--repeat N] [--json]\n"
+                "                             [--directory DIRECTORY]\n"
                 "       minnow-bench --version\n"
                 "A NAME is of a benchmark, of a group, or \"all\". The manual: minnow-bench(1)\n");
     return status;
@@ -67,9 +72,9 @@ static int list(int argc, const char **argv) {
     poptContext context = poptGetContext("minnow-bench list", argc, argv, options, 0);
     int left = poptGetNextOpt(context), result = BENCH_HELD;
     if (left < -1)
-        result = usage(poptBadOption(context, 0), poptStrerror(left));
+        result = command_usage(poptBadOption(context, 0), poptStrerror(left));
     else if (poptPeekArg(context))
-        result = usage(poptPeekArg(context), "list takes no argument");
+        result = command_usage(poptPeekArg(context), "list takes no argument");
     else if (json)
         list_json();
     else
@@ -197,15 +202,15 @@ static int run(int argc, const char **argv) {
     if (directory)
         bench.directory = directory;
     if (left < -1)
-        result = usage(poptBadOption(context, 0), poptStrerror(left));
+        result = command_usage(poptBadOption(context, 0), poptStrerror(left));
     else if (seed < 0)
-        result = usage("--seed", "a whole number from 0 on");
+        result = command_usage("--seed", "a whole number from 0 on");
     else if (repeat == 0 || repeat < -1 || repeat > BENCH_REPEAT_MAX)
-        result = usage("--repeat", "from 1 to 1000");
+        result = command_usage("--repeat", "from 1 to 1000");
     else if ((unknown = take_names(context, names)))
-        result = usage(unknown, "there is no such benchmark; minnow-bench list");
+        result = command_usage(unknown, "there is no such benchmark; minnow-bench list");
     else if (!names[0])
-        result = usage("run", "which? minnow-bench list");
+        result = command_usage("run", "which? minnow-bench list");
     else
         result = run_and_tell(&bench, names, compare);
     poptFreeContext(context);
@@ -264,7 +269,7 @@ static int report(int argc, const char **argv) {
     if (smoke)
         bench.repeat = REPEAT_SMOKE;
     if (left < -1) {
-        result = usage(poptBadOption(context, 0), poptStrerror(left));
+        result = command_usage(poptBadOption(context, 0), poptStrerror(left));
     } else {
         json_t *runs = load_runs(context, &bench);
         result = runs ? write_report(output ? output : "minnow-bench.html", runs) : BENCH_USAGE;
@@ -291,6 +296,10 @@ static int command(int argc, const char **argv) {
         return run(argc - 1, argv + 1);
     if (!strcmp(name, "report"))
         return report(argc - 1, argv + 1);
+    if (!strcmp(name, "trace"))
+        return command_trace(argc - 1, argv + 1);
+    if (!strcmp(name, "policies"))
+        return command_policies(argc - 1, argv + 1);
     if (name[0])
         fprintf(stderr, "minnow-bench: %s: there is no such command\n", name);
     return help(stderr, BENCH_USAGE);

@@ -1,43 +1,24 @@
 /* SPDX-License-Identifier: MIT */
-#include "offline.h"
+/* Which pages are there, and the queues that most policies keep. */
+#include "offline_private.h"
 
 #include <stdlib.h>
 
-#define SMALL_DIVISOR 10 /* small holds a tenth */
-#define HITS_MAX      3
-#define NOBODY        UINT32_MAX
+const char *offline_name(const struct offline_ops *ops) {
+    return ops->name;
+}
 
-enum place { OUT, SMALL, MAIN };
-
-/* A unit of pages. In a queue it knows who came before and after. */
-struct unit {
-    uint32_t older, newer, pages; /* resident of it */
-    uint32_t ghost;               /* the number of its last eviction from small; 0: none */
-    uint8_t place, hits;
-};
-
-struct queue {
-    uint32_t oldest, newest;
-    uint64_t pages;
-};
-
-struct offline {
-    uint32_t room, unit, resident, evicted; /* pages; evictions from small, in all */
-    struct queue queues[3];
-    struct unit *units;
-    uint8_t *present;
-};
-
-struct offline *offline_open(uint32_t pages, uint32_t room, uint32_t unit) {
+struct offline *offline_open(const struct offline_ops *ops, uint32_t pages, uint32_t room, uint32_t unit) {
     struct offline *offline = calloc(1, sizeof(*offline));
     if (!offline)
         return NULL;
-    *offline = (struct offline){.room = room, .unit = unit};
-    offline->units = calloc(pages / unit + 1, sizeof(struct unit));
+    *offline = (struct offline){.ops = ops, .pages = pages, .room = room, .unit = unit, .hand = OFFLINE_NOBODY};
+    offline->unit_count = (pages - 1) / unit + 1;
+    offline->units = calloc(offline->unit_count, sizeof(struct offline_unit));
     offline->present = calloc(pages, 1);
-    for (unsigned i = 0; i < 3; i++)
-        offline->queues[i].oldest = offline->queues[i].newest = NOBODY;
-    if (offline->units && offline->present)
+    for (unsigned i = 0; i < OFFLINE_QUEUES; i++)
+        offline->queues[i].oldest = offline->queues[i].newest = OFFLINE_NOBODY;
+    if (offline->units && offline->present && (!ops->open || ops->open(offline)))
         return offline;
     offline_close(offline);
     return NULL;
@@ -46,18 +27,24 @@ struct offline *offline_open(uint32_t pages, uint32_t room, uint32_t unit) {
 void offline_close(struct offline *offline) {
     if (!offline)
         return;
+    if (offline->ops->close)
+        offline->ops->close(offline);
     free(offline->units);
     free(offline->present);
     free(offline);
 }
 
-static void push(struct offline *offline, enum place place, uint32_t index) {
-    struct queue *queue = &offline->queues[place];
-    struct unit *unit = &offline->units[index];
-    unit->place = place;
+bool offline_foresee(struct offline *offline, const uint32_t *pages, uint32_t count) {
+    return !offline->ops->foresee || offline->ops->foresee(offline, pages, count);
+}
+
+void offline_push(struct offline *offline, enum offline_queue_name name, uint32_t index) {
+    struct offline_queue *queue = &offline->queues[name];
+    struct offline_unit *unit = &offline->units[index];
+    unit->queue = (uint8_t)name;
     unit->older = queue->newest;
-    unit->newer = NOBODY;
-    if (queue->newest != NOBODY)
+    unit->newer = OFFLINE_NOBODY;
+    if (queue->newest != OFFLINE_NOBODY)
         offline->units[queue->newest].newer = index;
     else
         queue->oldest = index;
@@ -65,90 +52,63 @@ static void push(struct offline *offline, enum place place, uint32_t index) {
     queue->pages += unit->pages;
 }
 
-static uint32_t take_oldest(struct offline *offline, enum place place) {
-    struct queue *queue = &offline->queues[place];
-    uint32_t index = queue->oldest;
-    struct unit *unit = &offline->units[index];
-    queue->oldest = unit->newer;
-    if (unit->newer != NOBODY)
-        offline->units[unit->newer].older = NOBODY;
+void offline_unlink(struct offline *offline, uint32_t index) {
+    struct offline_unit *unit = &offline->units[index];
+    struct offline_queue *queue = &offline->queues[unit->queue];
+    if (unit->older != OFFLINE_NOBODY)
+        offline->units[unit->older].newer = unit->newer;
     else
-        queue->newest = NOBODY;
+        queue->oldest = unit->newer;
+    if (unit->newer != OFFLINE_NOBODY)
+        offline->units[unit->newer].older = unit->older;
+    else
+        queue->newest = unit->older;
     queue->pages -= unit->pages;
-    unit->place = OUT;
-    return index;
 }
 
-static void drop(struct offline *offline, uint32_t index) {
-    struct unit *unit = &offline->units[index];
-    for (uint32_t i = 0; i < offline->unit; i++)
-        offline->present[index * offline->unit + i] = 0;
+static void evict(struct offline *offline) {
+    uint32_t index = offline->ops->evict(offline);
+    struct offline_unit *unit = &offline->units[index];
+    uint64_t first = (uint64_t)index * offline->unit;
+    for (uint64_t page = first; page < first + offline->unit && page < offline->pages; page++)
+        offline->present[page] = 0;
     offline->resident -= unit->pages;
     unit->pages = 0;
     unit->hits = 0;
-}
-
-/* True when something went. A unit that was used more than once moves to main. */
-static bool evict_from_small(struct offline *offline) {
-    uint32_t index = take_oldest(offline, SMALL);
-    struct unit *unit = &offline->units[index];
-    if (unit->hits > 1) {
-        unit->hits = 0;
-        push(offline, MAIN, index);
-        return false;
-    }
-    drop(offline, index);
-    unit->ghost = ++offline->evicted;
-    return true;
-}
-
-static bool evict_from_main(struct offline *offline) {
-    uint32_t index = take_oldest(offline, MAIN);
-    struct unit *unit = &offline->units[index];
-    if (unit->hits) {
-        unit->hits--;
-        push(offline, MAIN, index);
-        return false;
-    }
-    drop(offline, index);
-    return true;
-}
-
-static void make_room(struct offline *offline) {
-    bool gone = false;
-    while (!gone) {
-        bool small = offline->queues[SMALL].oldest != NOBODY;
-        if (small &&
-            (offline->queues[SMALL].pages * SMALL_DIVISOR >= offline->room || offline->queues[MAIN].oldest == NOBODY))
-            gone = evict_from_small(offline);
-        else
-            gone = evict_from_main(offline);
-    }
-}
-
-/* Ghosts are as many as main may hold. */
-static bool is_ghost(const struct offline *offline, const struct unit *unit) {
-    uint32_t most = (offline->room - offline->room / SMALL_DIVISOR) / offline->unit;
-    return unit->ghost && offline->evicted - unit->ghost < most;
+    unit->in = false;
 }
 
 bool offline_read(struct offline *offline, uint32_t page) {
     uint32_t index = page / offline->unit;
-    struct unit *unit = &offline->units[index];
+    struct offline_unit *unit = &offline->units[index];
+    if (offline->ops->read)
+        offline->ops->read(offline);
     if (offline->present[page]) {
-        unit->hits += unit->hits < HITS_MAX;
+        offline->ops->use(offline, index);
         return true;
     }
     while (offline->resident >= offline->room)
-        make_room(offline);
+        evict(offline);
     /* It may itself have been what went. */
-    if (unit->place == OUT)
-        push(offline, is_ghost(offline, unit) ? MAIN : SMALL, index);
+    if (unit->in)
+        offline->ops->use(offline, index);
     else
-        unit->hits += unit->hits < HITS_MAX;
+        offline->ops->insert(offline, index);
+    unit->in = true;
     offline->present[page] = 1;
     unit->pages++;
     offline->resident++;
-    offline->queues[unit->place].pages++;
+    offline->queues[unit->queue].pages++;
     return false;
+}
+
+uint64_t offline_misses(const struct offline_ops *ops, const uint32_t *pages, uint32_t count, uint32_t store_pages,
+                        uint32_t room, uint32_t unit) {
+    uint64_t misses = 0;
+    struct offline *offline = offline_open(ops, store_pages, room, unit);
+    bool good = offline && offline_foresee(offline, pages, count);
+    for (uint32_t i = 0; good && i < count; i++)
+        misses += !offline_read(offline, pages[i]);
+    offline_close(offline);
+    return good ? misses : UINT64_MAX;
 }

@@ -154,11 +154,15 @@ int rig_open_pool(struct rig *rig, const struct scratch *scratch, const struct m
 }
 
 int rig_open_inline(struct rig *rig, const struct scratch *scratch, enum mnw_backing backing, uint64_t budget_bytes) {
-#ifdef BENCH_HAS_INLINE
     struct mnw_pool_options options = {.size = sizeof(options), .backing = backing, .budget_bytes = budget_bytes};
-    return open_flagged(rig, scratch, &options, MNW_VIEW_INLINE);
+    return rig_open_inline_pool(rig, scratch, &options);
+}
+
+int rig_open_inline_pool(struct rig *rig, const struct scratch *scratch, const struct mnw_pool_options *options) {
+#ifdef BENCH_HAS_INLINE
+    return open_flagged(rig, scratch, options, MNW_VIEW_INLINE);
 #else
-    (void)scratch, (void)backing, (void)budget_bytes;
+    (void)scratch, (void)options;
     *rig = (struct rig){0};
     return -EOPNOTSUPP;
 #endif

@@ -43,6 +43,7 @@ int rig_open(struct rig *rig, const struct scratch *scratch, enum mnw_backing ba
 int rig_open_pool(struct rig *rig, const struct scratch *scratch, const struct mnw_pool_options *options);
 /* With a view whose faults are resolved in the faulting thread; -EOPNOTSUPP: not by this library, or this kernel. */
 int rig_open_inline(struct rig *rig, const struct scratch *scratch, enum mnw_backing backing, uint64_t budget_bytes);
+int rig_open_inline_pool(struct rig *rig, const struct scratch *scratch, const struct mnw_pool_options *options);
 /* A handle that does not close is a defect: it ends the process. */
 void rig_close(struct rig *rig);
 

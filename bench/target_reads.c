@@ -48,10 +48,10 @@ static double quarter_turn(void *context, struct bench_turn *turn) {
 }
 
 /* The same reads again, by somebody who sees each: misses in the turns that count. */
-static uint64_t offline_misses(const struct bench *bench, const struct reads *like, uint32_t room, uint32_t unit) {
+static uint64_t replay_misses(const struct bench *bench, const struct reads *like, uint32_t room, uint32_t unit) {
     struct reads reads = *like;
     uint64_t misses = 0, pages = reads.length / PAGE;
-    struct offline *offline = offline_open((uint32_t)pages, room, unit);
+    struct offline *offline = offline_open(&offline_s3fifo, (uint32_t)pages, room, unit);
     if (!offline)
         return 0;
     reads_begin(&reads, bench->seed);
@@ -64,8 +64,8 @@ static uint64_t offline_misses(const struct bench *bench, const struct reads *li
 
 static void add_misses(struct bench *bench, const struct quarter *small) {
     uint32_t room = (uint32_t)(small->reads.length / PAGE / 4);
-    double extents = (double)offline_misses(bench, &small->reads, room, EXTENT / PAGE);
-    double pages = (double)offline_misses(bench, &small->reads, room, 1);
+    double extents = (double)replay_misses(bench, &small->reads, room, EXTENT / PAGE);
+    double pages = (double)replay_misses(bench, &small->reads, room, 1);
     json_t *last = json_array_get(bench->results, json_array_size(bench->results) - 1);
     double ratio = (double)small->misses / extents;
     json_object_set_new(last, "misses",

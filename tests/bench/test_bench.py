@@ -181,6 +181,54 @@ class Bench(unittest.TestCase):
                 self.assertLess(time.monotonic(), until, "what measures runs on")
                 time.sleep(0.02)
 
+    def policies(self, trace, *more):
+        done = bench("policies", str(trace), "--json", *more)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        told = json.loads(done.stdout)
+        return told, {row["name"]: row for row in told["policies"]}
+
+    def test_policies_of_a_trace(self):
+        with tempfile.TemporaryDirectory() as folder:
+            trace, again = pathlib.Path(folder, "zipf.trace"), pathlib.Path(folder, "again.trace")
+            for path in (trace, again):
+                done = bench("trace", "--output", str(path), "--pages", "4096", "--reads", "20000", "--unit", "16")
+                self.assertEqual(done.returncode, 0, done.stderr)
+            first, second = trace.read_bytes(), again.read_bytes()
+            pages = [[bytes[at:at + 5] for at in range(64, len(bytes), 8)] for bytes in (first, second)]
+            self.assertEqual(pages[0], pages[1], "the same seed, other reads")
+            told, rows = self.policies(trace, "--live", "--repeat", "1")
+            self.assertEqual((told["reads"], told["store_pages"], told["budget_pages"]), (20000, 4096, 1024))
+            self.assertIn(told["best"], ("CLOCK", "LRU", "S3-FIFO", "SIEVE"))
+            self.assertEqual(rows[told["best"]]["to_best"], 1)
+            # Single pages drawn at random: nothing is read ahead, so nobody misses less than the optimum, the engine included.
+            for name in ("CLOCK", "LRU", "S3-FIFO", "SIEVE", "minnow CLOCK", "minnow S3-FIFO", "as recorded", "minnow, live"):
+                self.assertGreaterEqual(rows[name]["to_optimum"], 1, name)
+                self.assertLess(rows[name]["to_best"], 1.5, name)
+            self.assertGreater(rows["as recorded"]["minor_faults"], 0)
+            # Room for all: each page misses once, whoever evicts. What was recorded says nothing of that.
+            told, rows = self.policies(trace, "--budget", "4096", "--unit", "1")
+            self.assertEqual({row["misses"] for row in rows.values()}, {len(set(pages[0]))})
+            self.assertNotIn("as recorded", rows)
+            words = bench("policies", str(trace)).stdout
+            self.assertIn("optimum", words)
+            trace.write_bytes(first[:-1] + bytes([first[-1] ^ 1]))
+            done = bench("policies", str(trace))
+            self.assertEqual((done.returncode, done.stdout), (3, ""))
+            self.assertIn("checksum", done.stderr)
+
+    def test_traces_refused(self):
+        for arguments in (["trace"], ["trace", "--output", "/nonexistent/x", "x"], ["trace", "-o", "x", "--workload", "odd"],
+                          ["trace", "-o", "x", "--pages", "0"], ["trace", "-o", "x", "--reads", "0"],
+                          ["trace", "-o", "x", "--budget", "-1"], ["trace", "-o", "x", "--unit", "0"],
+                          ["policies"], ["policies", "/etc/hostname"], ["policies", "/nonexistent"], ["policies", "/dev/zero"],
+                          ["policies", "/etc/hostname", "--repeat", "0"], ["policies", "/etc/hostname", "--budget", "-1"]):
+            done = bench(*arguments)
+            self.assertEqual((done.returncode, done.stdout), (3, ""), arguments)
+            self.assertTrue(done.stderr, arguments)
+        done = bench("trace", "--output", "/nonexistent/x", "--pages", "2048", "--reads", "10", "--budget", "1024")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("/nonexistent/x: No such file", done.stderr)
+
     def test_report_refuses_what_is_no_run(self):
         done = bench("report", "/etc/hostname")
         self.assertEqual(done.returncode, 3)
