@@ -525,6 +525,7 @@ struct mnw_stats {
     uint64_t pages_foreign;    /* put into the backing by processes that map it and are not attached; taken out */
     uint64_t pages_elsewhere;  /* given memory on a node the policy would rather not have had: it had none left */
     uint64_t policies_foreign; /* times that a consumer's mbind(2) had redirected the cache; it was undone */
+    uint64_t numa_balancing;   /* kernel.numa_balancing: not 0, the kernel moves threads and memory between nodes */
 };
 
 struct mnw_node_latency {
@@ -540,6 +541,24 @@ MNW_PUBLIC int mnw_cache_stats(struct mnw_cache *cache, struct mnw_stats *stats,
 /* Latencies of the faults served by threads of `node`. -ENOENT: the pool has no thread there. */
 MNW_PUBLIC int mnw_pool_latency(struct mnw_pool *pool, unsigned node, struct mnw_node_latency *latency, size_t size);
 
+/* What a pool has on one NUMA node, and what it could have there. */
+struct mnw_node_stats {
+    uint64_t resident_bytes;  /* about: by a sample of the kernel's word that is at most a second old */
+    uint64_t pages_elsewhere; /* that belonged here by the policy, and were given memory on another node */
+    uint64_t huge_pages;      /* of the pool's size that the node has; 0 for shmem and graded */
+    uint64_t huge_pages_free;
+    uint64_t memory_bytes; /* of the node; 0: not known */
+    uint64_t memory_free_bytes;
+    uint32_t fault_threads;
+    uint32_t is_outside; /* nonzero: none of the pool's nodes; its pages were moved there, or found no memory on them */
+};
+
+/*
+ * -ENOENT: the node is none of the pool's, and has nothing of it. `size` is sizeof(struct mnw_node_stats) of the
+ * caller. System calls: once a second move_pages(2) without nodes, for some 2048 pages; files of /sys and /proc.
+ */
+MNW_PUBLIC int mnw_pool_node_stats(struct mnw_pool *pool, unsigned node, struct mnw_node_stats *stats, size_t size);
+
 /* Where a cache's memory lies. */
 struct mnw_placement {
     uint64_t asked_bytes;   /* of resident pages that the kernel was asked about */
@@ -551,15 +570,16 @@ struct mnw_placement {
 
 /*
  * Asks the kernel on which NUMA nodes the resident pages of a cache lie now (move_pages(2) without nodes): they may
- * have been moved since they were filled. `pages_max`: of more pages than this, evenly spaced ones are asked about; 0:
- * all, which takes about a second for 20 GiB in pages of 4 KiB. `size` is sizeof(struct mnw_placement) of the caller.
- * Thread-safe, beside faults and evictions; not async-signal-safe.
+ * have been moved since they were filled. `pages_max`: of more pages than this, so many spread over them are asked
+ * about; 0: all, which takes about a second for 20 GiB in pages of 4 KiB. `size` is sizeof(struct mnw_placement) of the
+ * caller. Thread-safe, beside faults and evictions; not async-signal-safe.
  */
 MNW_PUBLIC int mnw_cache_placement(struct mnw_cache *cache, uint64_t pages_max, struct mnw_placement *placement,
                                    size_t size);
 
 /*
- * All of the above as one JSON object, placement sampled; the caller frees it with free(3). NULL: out of memory.
+ * All of the above as one JSON object, placement sampled once a second at most; the caller frees it with free(3). NULL:
+ * out of memory.
  */
 MNW_PUBLIC char *mnw_pool_stats_json(struct mnw_pool *pool);
 

@@ -6,16 +6,16 @@
 #include "engine/cache.h"
 #include "engine/fault.h"
 #include "engine/pool.h"
+#include "engine/survey.h"
 #include "minnow/minnow.h"
+#include "sys/backing.h"
+#include "sys/numa.h"
 #include "sys/thread.h"
 
 #include <errno.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* Of a cache, in JSON: asked in about a millisecond. */
-#define SAMPLE_PAGES 2048
 
 /* Where each counter goes in the public struct, and what JSON calls it. */
 #define FIELDS(X)                                                                                                      \
@@ -74,6 +74,7 @@ static void collect(struct mnw_pool *pool, struct mnw_stats *stats) {
     if (stats->resident_bytes_max < stats->resident_bytes)
         stats->resident_bytes_max = stats->resident_bytes;
     stats->pinned_bytes = atomic_load(&pool->pinned);
+    stats->numa_balancing = mnw__survey_balancing(pool);
     mnw__mutex_lock(&pool->lock);
     add_counters(stats, &pool->retired);
     for (struct mnw_cache *cache = pool->caches; cache; cache = cache->next) {
@@ -138,6 +139,44 @@ int mnw_pool_latency(struct mnw_pool *pool, unsigned node, struct mnw_node_laten
     return 0;
 }
 
+/* False: the pool has nothing to do with that node. */
+static bool collect_node(const struct mnw_pool *pool, unsigned node, const struct mnw__survey *survey,
+                         struct mnw_node_stats *stats) {
+    struct mnw__hugepages pages;
+    bool is_outside = !(pool->nodes >> node & 1);
+    *stats = (struct mnw_node_stats){.resident_bytes = survey->resident_bytes[node],
+                                     .pages_elsewhere = atomic_load(&pool->elsewhere[node]),
+                                     .is_outside = is_outside};
+    if (is_outside && !stats->resident_bytes)
+        return false;
+    for (unsigned i = 0; i < pool->thread_count; i++)
+        stats->fault_threads += pool->threads[i].node == (int)node;
+    if (mnw__backing_is_hugetlb(pool->backing) && !mnw__hugepages(pool->page_bytes, (int)node, &pages)) {
+        stats->huge_pages = pages.total;
+        stats->huge_pages_free = pages.free;
+    }
+    mnw__numa_node_memory((int)node, &stats->memory_bytes, &stats->memory_free_bytes);
+    return true;
+}
+
+int mnw_pool_node_stats(struct mnw_pool *pool, unsigned node, struct mnw_node_stats *stats, size_t size) {
+    MNW__WHOLE_CALL;
+    struct mnw__survey survey;
+    struct mnw_node_stats now;
+    int error = mnw__check_pool(pool, "mnw_pool_node_stats");
+    if (error)
+        return error;
+    if (!stats || !size)
+        return mnw__fail(-EINVAL, "mnw_pool_node_stats: `stats` must not be NULL and `size` must be its size");
+    if (node < MNW_NODES_MAX)
+        mnw__survey_get(pool, &survey);
+    if (node >= MNW_NODES_MAX || !collect_node(pool, node, &survey, &now))
+        return mnw__fail(-ENOENT, "mnw_pool_node_stats: node %u is none of the pool's, and has nothing of it", node);
+    memset(stats, 0, size);
+    memcpy(stats, &now, size < sizeof(now) ? size : sizeof(now));
+    return 0;
+}
+
 int mnw_cache_placement(struct mnw_cache *cache, uint64_t pages_max, struct mnw_placement *placement, size_t size) {
     MNW__WHOLE_CALL;
     struct mnw_placement now = {0};
@@ -176,40 +215,49 @@ static json_t *histogram_json(const struct mnw_histogram *histogram) {
     return object;
 }
 
-static json_t *nodes_json(struct mnw_pool *pool) {
+static void set_latency(json_t *object, const struct mnw_node_latency *latency) {
+    json_object_set_new(object, "queue", histogram_json(&latency->queue));
+    json_object_set_new(object, "fill", histogram_json(&latency->fill));
+    json_object_set_new(object, "map", histogram_json(&latency->map));
+    json_object_set_new(object, "total", histogram_json(&latency->total));
+}
+
+static json_t *nodes_json(struct mnw_pool *pool, const struct mnw__survey *survey) {
     json_t *nodes = json_array();
-    for (uint64_t left = pool->nodes; left; left &= left - 1) {
+    for (unsigned node = 0; node < MNW_NODES_MAX; node++) {
         struct mnw_node_latency latency;
-        int node = __builtin_ctzll(left);
-        if (!collect_latency(pool, node, &latency))
+        struct mnw_node_stats now;
+        if (!collect_node(pool, node, survey, &now))
             continue;
         json_t *object = json_object();
         json_object_set_new(object, "node", json_integer(node));
-        json_object_set_new(object, "queue", histogram_json(&latency.queue));
-        json_object_set_new(object, "fill", histogram_json(&latency.fill));
-        json_object_set_new(object, "map", histogram_json(&latency.map));
-        json_object_set_new(object, "total", histogram_json(&latency.total));
+#define SET(field) json_object_set_new(object, #field, number(now.field));
+        SET(resident_bytes)
+        SET(pages_elsewhere)
+        SET(huge_pages)
+        SET(huge_pages_free)
+        SET(memory_bytes)
+        SET(memory_free_bytes)
+        SET(fault_threads)
+        SET(is_outside)
+#undef SET
+        if (collect_latency(pool, (int)node, &latency))
+            set_latency(object, &latency);
         json_array_append_new(nodes, object);
     }
     return nodes;
 }
 
-/* Of each cache, a sample. */
-static json_t *placement_json(struct mnw_pool *pool) {
-    struct mnw_placement placement = {0};
-    struct mnw_cache *cache;
-    for (unsigned i = 0; (cache = mnw__cache_hold_nth(pool, i)); i++) {
-        mnw__place_survey(cache, SAMPLE_PAGES, &placement);
-        mnw__cache_let_go(cache);
-    }
+/* The sample itself, of all caches. */
+static json_t *placement_json(struct mnw_pool *pool, const struct mnw_placement *sample) {
     json_t *object = json_object(), *nodes = json_array();
-    json_object_set_new(object, "asked_bytes", number(placement.asked_bytes));
-    json_object_set_new(object, "unknown_bytes", number(placement.unknown_bytes));
-    json_object_set_new(object, "outside_bytes", number(placement.outside_bytes));
+    json_object_set_new(object, "asked_bytes", number(sample->asked_bytes));
+    json_object_set_new(object, "unknown_bytes", number(sample->unknown_bytes));
+    json_object_set_new(object, "outside_bytes", number(sample->outside_bytes));
     for (unsigned node = 0; node < MNW_NODES_MAX; node++)
-        if (placement.node_bytes[node] || pool->nodes >> node & 1)
+        if (sample->node_bytes[node] || pool->nodes >> node & 1)
             json_array_append_new(
-                nodes, json_pack("{s:i, s:I}", "node", (int)node, "bytes", (json_int_t)placement.node_bytes[node]));
+                nodes, json_pack("{s:i, s:I}", "node", (int)node, "bytes", (json_int_t)sample->node_bytes[node]));
     json_object_set_new(object, "nodes", nodes);
     return object;
 }
@@ -217,6 +265,7 @@ static json_t *placement_json(struct mnw_pool *pool) {
 char *mnw_pool_stats_json(struct mnw_pool *pool) {
     MNW__WHOLE_CALL;
     struct mnw_stats stats;
+    struct mnw__survey survey;
     if (mnw__check_pool(pool, "mnw_pool_stats_json"))
         return NULL;
     collect(pool, &stats);
@@ -232,10 +281,12 @@ char *mnw_pool_stats_json(struct mnw_pool *pool) {
     SET(metadata_bytes)
     FIELDS(SET_COUNTER)
     SET(events_dropped)
+    SET(numa_balancing)
 #undef SET
 #undef SET_COUNTER
-    json_object_set_new(object, "nodes", nodes_json(pool));
-    json_object_set_new(object, "placement", placement_json(pool));
+    mnw__survey_get(pool, &survey);
+    json_object_set_new(object, "nodes", nodes_json(pool, &survey));
+    json_object_set_new(object, "placement", placement_json(pool, &survey.sample));
     char *text = json_dumps(object, JSON_INDENT(2));
     json_decref(object);
     return text;

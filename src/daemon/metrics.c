@@ -45,8 +45,22 @@ const struct mnw__metrics_field mnw__metrics_fields[] = {
     COUNTER(pages_elsewhere, "Pages given memory on another NUMA node than the policy wanted."),
     COUNTER(policies_foreign, "Times that a consumer's own memory policy had redirected a cache; undone."),
     POOL_COUNTER(events_dropped, "Notices of failed pages that nobody took."),
+    POOL_GAUGE(numa_balancing, "What kernel.numa_balancing says; not 0: the kernel moves threads between nodes."),
 };
 const size_t mnw__metrics_field_count = sizeof(mnw__metrics_fields) / sizeof(mnw__metrics_fields[0]);
+
+#define NODE(member, text, is_counter)                                                                                 \
+    { #member, text, offsetof(struct mnw_node_stats, member), is_counter, true }
+
+const struct mnw__metrics_field mnw__metrics_node_fields[] = {
+    NODE(resident_bytes, "Bytes of the pool on the node, by a sample.", false),
+    NODE(pages_elsewhere, "Pages that belonged to the node and were given memory on another one.", true),
+    NODE(huge_pages, "Huge pages of the pool's size that the node has.", false),
+    NODE(huge_pages_free, "Huge pages of the pool's size that the node has free.", false),
+    NODE(memory_bytes, "Bytes of memory that the node has.", false),
+    NODE(memory_free_bytes, "Bytes of memory that the node has free.", false),
+};
+const size_t mnw__metrics_node_field_count = sizeof(mnw__metrics_node_fields) / sizeof(mnw__metrics_node_fields[0]);
 
 /* ---- JSON ---- */
 
@@ -99,21 +113,30 @@ const char *mnw__metrics_backing(enum mnw_backing backing) {
     return (unsigned)backing < sizeof(names) / sizeof(names[0]) ? names[backing] : "unknown";
 }
 
+static json_t *node_json(const struct mnw__metrics_node *from) {
+    json_t *node = json_object();
+    set_number(node, "node", from->node);
+    for (size_t i = 0; i < mnw__metrics_node_field_count; i++)
+        set_number(node, mnw__metrics_node_fields[i].name,
+                   mnw__metrics_value(&from->stats, &mnw__metrics_node_fields[i]));
+    set_number(node, "fault_threads", from->stats.fault_threads);
+    set_number(node, "is_outside", from->stats.is_outside);
+    if (!from->stats.fault_threads)
+        return node;
+    json_object_set_new(node, "queue", histogram(&from->latency.queue));
+    json_object_set_new(node, "fill", histogram(&from->latency.fill));
+    json_object_set_new(node, "map", histogram(&from->latency.map));
+    json_object_set_new(node, "total", histogram(&from->latency.total));
+    return node;
+}
+
 static json_t *pool_json(const struct mnw__metrics_pool *pool) {
     json_t *object = json_object(), *nodes = json_array();
     json_object_set_new(object, "name", string(pool->name));
     json_object_set_new(object, "backing", json_string(mnw__metrics_backing(pool->backing)));
     set_stats(object, &pool->stats, true);
-    for (unsigned i = 0; i < pool->node_count; i++) {
-        const struct mnw_node_latency *latency = &pool->nodes[i].latency;
-        json_t *node = json_object();
-        set_number(node, "node", pool->nodes[i].node);
-        json_object_set_new(node, "queue", histogram(&latency->queue));
-        json_object_set_new(node, "fill", histogram(&latency->fill));
-        json_object_set_new(node, "map", histogram(&latency->map));
-        json_object_set_new(node, "total", histogram(&latency->total));
-        json_array_append_new(nodes, node);
-    }
+    for (unsigned i = 0; i < pool->node_count; i++)
+        json_array_append_new(nodes, node_json(&pool->nodes[i]));
     json_object_set_new(object, "nodes", nodes);
     return object;
 }

@@ -18,7 +18,8 @@
 
 struct mnw__metrics_node {
     unsigned node;
-    struct mnw_node_latency latency; /* mnw_pool_latency() */
+    struct mnw_node_stats stats;     /* mnw_pool_node_stats() */
+    struct mnw_node_latency latency; /* mnw_pool_latency(); all 0 without fault threads */
 };
 
 struct mnw__metrics_pool {
@@ -69,7 +70,7 @@ char *mnw__metrics_prometheus(const struct mnw__metrics *metrics);
 /* "shmem", "graded", "hugetlb-2M", "hugetlb-1G". */
 const char *mnw__metrics_backing(enum mnw_backing backing);
 
-/* A counter or a gauge of struct mnw_stats. */
+/* A counter or a gauge of 64 bits, in struct mnw_stats. */
 struct mnw__metrics_field {
     const char *name; /* of the member, and in JSON */
     const char *help;
@@ -80,7 +81,12 @@ struct mnw__metrics_field {
 extern const struct mnw__metrics_field mnw__metrics_fields[];
 extern const size_t mnw__metrics_field_count;
 
-static inline uint64_t mnw__metrics_value(const struct mnw_stats *stats, const struct mnw__metrics_field *field) {
+/* Those of struct mnw_node_stats. */
+extern const struct mnw__metrics_field mnw__metrics_node_fields[];
+extern const size_t mnw__metrics_node_field_count;
+
+/* `stats` is the struct that the field is of. */
+static inline uint64_t mnw__metrics_value(const void *stats, const struct mnw__metrics_field *field) {
     return *(const uint64_t *)((const char *)stats + field->offset);
 }
 

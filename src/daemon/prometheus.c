@@ -71,6 +71,31 @@ static void write_pools(FILE *out, const struct mnw__metrics *metrics, const str
     }
 }
 
+static void write_node(FILE *out, const char *name, const struct mnw__metrics_pool *pool, unsigned node,
+                       uint64_t value) {
+    fprintf(out, "%s{", name);
+    write_label(out, "pool", pool->name, true);
+    fprintf(out, ",node=\"%u\"} %" PRIu64 "\n", node, value);
+}
+
+static void write_nodes(FILE *out, const struct mnw__metrics *metrics, const struct mnw__metrics_field *field) {
+    char name[96];
+    snprintf(name, sizeof(name), "mnw_node_%s%s", field->name, field->is_counter ? "_total" : "");
+    begin_family(out, name, field->is_counter ? "counter" : "gauge", field->help);
+    for (size_t i = 0; i < metrics->pool_count; i++)
+        for (unsigned j = 0; j < metrics->pools[i].node_count; j++)
+            write_node(out, name, &metrics->pools[i], metrics->pools[i].nodes[j].node,
+                       mnw__metrics_value(&metrics->pools[i].nodes[j].stats, field));
+}
+
+static void write_node_threads(FILE *out, const struct mnw__metrics *metrics) {
+    begin_family(out, "mnw_node_fault_threads", "gauge", "Fault threads of the pool on the node.");
+    for (size_t i = 0; i < metrics->pool_count; i++)
+        for (unsigned j = 0; j < metrics->pools[i].node_count; j++)
+            write_node(out, "mnw_node_fault_threads", &metrics->pools[i], metrics->pools[i].nodes[j].node,
+                       metrics->pools[i].nodes[j].stats.fault_threads);
+}
+
 static void write_stage(FILE *out, const char *pool, unsigned node, const char *stage,
                         const struct mnw_histogram *from) {
     char number[16];
@@ -114,6 +139,8 @@ static void write_latencies(FILE *out, const struct mnw__metrics *metrics) {
     for (size_t i = 0; i < metrics->pool_count; i++) {
         const struct mnw__metrics_pool *pool = &metrics->pools[i];
         for (unsigned j = 0; j < pool->node_count; j++) {
+            if (!pool->nodes[j].stats.fault_threads)
+                continue;
             write_stage(out, pool->name, pool->nodes[j].node, "queue", &pool->nodes[j].latency.queue);
             write_stage(out, pool->name, pool->nodes[j].node, "fill", &pool->nodes[j].latency.fill);
             write_stage(out, pool->name, pool->nodes[j].node, "map", &pool->nodes[j].latency.map);
@@ -157,6 +184,9 @@ char *mnw__metrics_prometheus(const struct mnw__metrics *metrics) {
     write_daemon(out, metrics);
     for (size_t i = 0; i < mnw__metrics_field_count; i++)
         write_pools(out, metrics, &mnw__metrics_fields[i]);
+    for (size_t i = 0; i < mnw__metrics_node_field_count; i++)
+        write_nodes(out, metrics, &mnw__metrics_node_fields[i]);
+    write_node_threads(out, metrics);
     write_latencies(out, metrics);
     write_image_sizes(out, metrics);
     for (size_t i = 0; i < mnw__metrics_field_count; i++)

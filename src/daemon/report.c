@@ -39,9 +39,14 @@ static void gather_pool(const struct mnw__daemon_pool *from, struct mnw__metrics
     *to = (struct mnw__metrics_pool){.name = from->config->name, .backing = from->config->options.backing};
     mnw_pool_stats(from->pool, &to->stats, sizeof(to->stats));
     to->nodes = nodes;
-    for (unsigned node = 0; node < MNW_NODES_MAX && to->node_count < to->stats.node_count; node++)
-        if (!mnw_pool_latency(from->pool, node, &nodes[to->node_count].latency, sizeof(nodes->latency)))
-            nodes[to->node_count++].node = node;
+    for (unsigned node = 0; node < MNW_NODES_MAX; node++) {
+        struct mnw__metrics_node *next = &nodes[to->node_count];
+        if (mnw_pool_node_stats(from->pool, node, &next->stats, sizeof(next->stats)))
+            continue;
+        mnw_pool_latency(from->pool, node, &next->latency, sizeof(next->latency)); /* -ENOENT: no thread is there */
+        next->node = node;
+        to->node_count++;
+    }
 }
 
 static void gather_image(const struct mnw__daemon_image *from, struct mnw__metrics_image *to) {

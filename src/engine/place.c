@@ -16,6 +16,8 @@
 #define TRIES 4
 /* Pages asked for in one system call. */
 #define BATCH 64
+/* Extents that a sample looks at. */
+#define EXTENTS_MAX 65536
 
 /* Where the nodes are chosen here, the kernel has no policy but the thread's, as under `local`. */
 static enum mnw_numa kernels_policy(const struct mnw_pool *pool) {
@@ -112,7 +114,7 @@ static uint64_t count_elsewhere(struct mnw_cache *cache, uint64_t offset, size_t
 
 /* From these nodes, which the thread's policy or the file's names already. */
 static int allocate_from(struct mnw_cache *cache, uint64_t offset, size_t length, bool fresh, uint64_t nodes) {
-    const struct mnw_pool *pool = cache->pool;
+    struct mnw_pool *pool = cache->pool;
     struct mnw__backing *backing = &cache->backing;
     /* Another page of a graded extent may be on its way into the memory already: it is not taken back. */
     bool is_ours = backing->kind != MNW_BACKING_GRADED;
@@ -134,7 +136,11 @@ static int allocate_from(struct mnw_cache *cache, uint64_t offset, size_t length
         mnw__backing_punch(backing, offset, length);
         return -ENOSPC;
     }
+    if (!elsewhere)
+        return 0;
     mnw__count(&cache->counters, MNW__PAGES_ELSEWHERE, elsewhere);
+    if (mnw__is_power_of_two(nodes))
+        atomic_fetch_add_explicit(&pool->elsewhere[__builtin_ctzll(nodes)], elsewhere, memory_order_relaxed);
     return 0;
 }
 
@@ -187,6 +193,7 @@ struct survey {
     struct mnw_placement *placement;
     void *addresses[BATCH];
     size_t count;
+    uint64_t step, skip, asked; /* one present page of each `step` is asked about; to be passed over now; so far */
 };
 
 static void count_node(struct survey *survey, int node) {
@@ -212,22 +219,59 @@ static void ask(struct survey *survey) {
     survey->count = 0;
 }
 
-void mnw__place_survey(struct mnw_cache *cache, uint64_t pages_max, struct mnw_placement *placement) {
-    struct survey survey = {.cache = cache, .placement = placement};
-    const struct mnw__pages *pages = &cache->pages;
-    uint64_t resident = atomic_load(&cache->charged) / cache->backing.page_bytes, seen = 0;
-    uint64_t step = pages_max ? resident / pages_max + 1 : 1;
-    for (uint64_t extent = 0;
-         (extent = mnw__words_next_extent(cache, extent, pages->extent_count)) < pages->extent_count; extent++) {
-        if (!mnw__extent_load(pages, extent).present)
+static void add_page(struct survey *survey, uint64_t page) {
+    const struct mnw_cache *cache = survey->cache;
+    survey->addresses[survey->count++] = (char *)cache->backing.alias + mnw__cache_page_offset(cache, page);
+    if (survey->count == BATCH)
+        ask(survey);
+}
+
+/*
+ * One of `width` to look at, another one each time: pages that lie on each node in turn would show one node alone to
+ * whoever looks at every second one.
+ */
+static uint64_t scatter(uint64_t index, uint64_t width) {
+    uint64_t bits = (index + 1) * 0x9e3779b97f4a7c15ull;
+    return ((bits ^ bits >> 29) * 0xbf58476d1ce4e5b9ull >> 20) % width;
+}
+
+/* Present pages to be passed over before the next one that is asked about: one of each `step` is. */
+static uint64_t pass_over(struct survey *survey) {
+    uint64_t step = survey->step, asked = survey->asked++;
+    return step - 1 - scatter(asked, step) + scatter(asked + 1, step);
+}
+
+static void look_into(struct survey *survey, uint64_t extent) {
+    const struct mnw__pages *pages = &survey->cache->pages;
+    for (uint64_t page = mnw__extent_first(pages, extent); page < mnw__extent_end(pages, extent); page++) {
+        if (mnw__page_state(mnw__page_load(pages, page)) != MNW__PAGE_PRESENT)
             continue;
-        for (uint64_t page = mnw__extent_first(pages, extent); page < mnw__extent_end(pages, extent); page++) {
-            if (mnw__page_state(mnw__page_load(pages, page)) != MNW__PAGE_PRESENT || seen++ % step)
-                continue;
-            survey.addresses[survey.count++] = (char *)cache->backing.alias + mnw__cache_page_offset(cache, page);
-            if (survey.count == BATCH)
-                ask(&survey);
+        if (survey->skip) {
+            survey->skip--;
+            continue;
         }
+        add_page(survey, page);
+        survey->skip = pass_over(survey);
+    }
+}
+
+void mnw__place_survey(struct mnw_cache *cache, uint64_t pages_max, struct mnw_placement *placement) {
+    const struct mnw__pages *pages = &cache->pages;
+    uint64_t stride = pages_max ? pages->extent_count / EXTENTS_MAX + 1 : 1;
+    uint64_t resident = atomic_load(&cache->charged) / cache->backing.page_bytes / stride;
+    struct survey survey = {.cache = cache, .placement = placement, .step = pages_max ? resident / pages_max + 1 : 1};
+    survey.skip = scatter(0, survey.step);
+    for (uint64_t first = 0; first < pages->extent_count; first += stride) {
+        uint64_t extent = first + scatter(first, stride);
+        if (stride == 1)
+            extent = first = mnw__words_next_extent(cache, first, pages->extent_count);
+        if (extent >= pages->extent_count)
+            break;
+        uint64_t present = mnw__extent_load(pages, extent).present;
+        if (survey.skip >= present)
+            survey.skip -= present;
+        else
+            look_into(&survey, extent);
     }
     if (survey.count)
         ask(&survey);

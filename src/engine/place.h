@@ -51,7 +51,7 @@ int mnw__place_allocate(struct mnw__place *place, struct mnw_cache *cache, uint6
 
 /*
  * Adds to `placement` where pages that are resident lie, as the kernel says: all of them, or about `pages_max` (not 0)
- * evenly spaced ones. May look at pages that come and go meanwhile.
+ * spread over them, of at most 65,536 extents. May look at pages that come and go meanwhile.
  */
 void mnw__place_survey(struct mnw_cache *cache, uint64_t pages_max, struct mnw_placement *placement);
 

@@ -360,11 +360,13 @@ int mnw__pool_open(struct mnw_pool **out, const struct mnw_pool_options *options
     }
     mnw__mutex_init(&pool->lock);
     mnw__condition_init(&pool->changed);
+    mnw__survey_init(&pool->surveyor);
     error = start(pool, options);
     if (!error) {
         *out = pool;
         return 0;
     }
+    mnw__survey_destroy(&pool->surveyor);
     mnw__condition_destroy(&pool->changed);
     mnw__mutex_destroy(&pool->lock);
     free(pool->threads);
@@ -387,6 +389,7 @@ int mnw__pool_close(struct mnw_pool *pool) {
     mnw__job_sweep(pool);
     mnw__poller_close(pool->reclaimer_poller);
     mnw__notices_deinit(&pool->notices);
+    mnw__survey_destroy(&pool->surveyor);
     mnw__condition_destroy(&pool->changed);
     mnw__mutex_destroy(&pool->lock);
     free(pool->threads);

@@ -12,6 +12,7 @@
 #include "engine/job.h"
 #include "engine/notice.h"
 #include "engine/place.h"
+#include "engine/survey.h"
 #include "minnow/minnow.h"
 #include "policy/policy.h"
 #include "policy/turns.h"
@@ -69,6 +70,8 @@ struct mnw_pool {
     unsigned prefetches;                  /* lock: running, or their event unread */
     struct mnw__counters retired;         /* lock: of closed caches */
     struct mnw__notices notices;
+    struct mnw__surveyor surveyor;
+    _Atomic uint64_t elsewhere[MNW_NODES_MAX]; /* pages that belonged to a node, and lie on another: it had no memory */
 };
 
 int mnw__pool_open(struct mnw_pool **pool, const struct mnw_pool_options *options);

@@ -186,6 +186,17 @@ int mnw__numa_where(void *const *addresses, int *nodes, size_t count) {
     return 0;
 }
 
+uint64_t mnw__numa_balancing(void) {
+    uint64_t value = 0;
+    return mnw__sysfs_number("/proc/sys/kernel/numa_balancing", &value) ? 0 : value;
+}
+
+void mnw__numa_node_memory(int node, uint64_t *bytes, uint64_t *free_bytes) {
+    long long left = 0, all = has_numa() ? numa_node_size64(node, &left) : 0;
+    *bytes = all > 0 ? (uint64_t)all : 0;
+    *free_bytes = all > 0 && left > 0 ? (uint64_t)left : 0;
+}
+
 uint64_t mnw__numa_memory(uint64_t nodes) {
     uint64_t bytes = 0;
     if (!has_numa()) {

@@ -54,6 +54,10 @@ bool mnw__numa_is_redirected(void *address, enum mnw_numa policy, uint64_t nodes
 /* Node of the page at each address (move_pages query); for an absent one -ENOENT, or -EFAULT without a page table. */
 int mnw__numa_where(void *const *addresses, int *nodes, size_t count);
 
+/* What kernel.numa_balancing says: 0: off; bit 0: pages and threads are moved to each other; bit 1: between tiers. */
+uint64_t mnw__numa_balancing(void);
+/* Bytes that a node has, and has free; 0: there is no telling. */
+void mnw__numa_node_memory(int node, uint64_t *bytes, uint64_t *free_bytes);
 /* Bytes of memory that these nodes have, used or not. UINT64_MAX: there is no telling. */
 uint64_t mnw__numa_memory(uint64_t nodes);
 

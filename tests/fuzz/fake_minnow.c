@@ -128,6 +128,12 @@ int mnw_pool_latency(struct mnw_pool *pool, unsigned node, struct mnw_node_laten
     memset(latency, 0, size);
     return -ENOENT;
 }
+int mnw_pool_node_stats(struct mnw_pool *pool, unsigned node, struct mnw_node_stats *stats, size_t size) {
+    (void)pool;
+    (void)node;
+    memset(stats, 0, size);
+    return -ENOENT;
+}
 int mnw_pool_set_budget(struct mnw_pool *pool, uint64_t budget_bytes) {
     (void)pool;
     return budget_bytes ? maybe(-EBUSY, "setting a budget") : mnw__fail(-EINVAL, "no budget");

@@ -154,6 +154,7 @@ static void test_null(void **state) {
     struct mnw_view *view;
     struct mnw_event event;
     struct mnw_stats stats;
+    struct mnw_node_stats node;
     struct mnw_node_latency latency;
     uint8_t flags;
     struct mnw_pool_options options = {.size = sizeof(options), .budget_bytes = BED_MIB};
@@ -200,6 +201,10 @@ static void test_null(void **state) {
     bed_refused(mnw_cache_stats(NULL, &stats, sizeof(stats)), -EINVAL, "cache", "NULL");
     bed_refused(mnw_pool_latency(NULL, 0, &latency, sizeof(latency)), -EINVAL, "pool", "NULL");
     bed_refused(mnw_pool_latency(bed.pool, 63, &latency, sizeof(latency)), -ENOENT, "node 63", "no");
+    bed_refused(mnw_pool_node_stats(NULL, 0, &node, sizeof(node)), -EINVAL, "pool", "NULL");
+    bed_refused(mnw_pool_node_stats(bed.pool, 0, NULL, sizeof(node)), -EINVAL, "stats", "NULL");
+    bed_refused(mnw_pool_node_stats(bed.pool, 63, &node, sizeof(node)), -ENOENT, "node 63", "none of the pool's");
+    bed_refused(mnw_pool_node_stats(bed.pool, 64, &node, sizeof(node)), -ENOENT, "node 64", "none of the pool's");
     assert_null(mnw_pool_stats_json(NULL));
     bed_close(&bed);
     bed_source_close(&source);

@@ -163,6 +163,7 @@ static int use_handles(void *argument) {
     struct mnw_event event;
     struct mnw_stats stats;
     struct mnw_node_latency latency;
+    struct mnw_node_stats node;
     struct mnw_cache *cache = NULL;
     struct mnw_view *view = NULL;
     struct mnw_store *store;
@@ -173,6 +174,7 @@ static int use_handles(void *argument) {
     check_heir(mnw_pool_next_event(bed->pool, &event));
     check_heir(mnw_pool_stats(bed->pool, &stats, sizeof(stats)));
     check_heir(mnw_pool_latency(bed->pool, 0, &latency, sizeof(latency)));
+    check_heir(mnw_pool_node_stats(bed->pool, 0, &node, sizeof(node)));
     bed_check(mnw_pool_stats_json(bed->pool) == NULL);
     check_heir(mnw_cache_open(&cache, bed->pool, world->source.store, NULL));
     check_heir(mnw_cache_stats(bed->cache, &stats, sizeof(stats)));

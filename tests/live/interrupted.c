@@ -83,11 +83,13 @@ static int shrink(void) {
 static int look(void) {
     struct mnw_stats stats;
     struct mnw_node_latency latency;
+    struct mnw_node_stats node;
     uint8_t pages[PAGES];
     char *text = mnw_pool_stats_json(pool);
     bed_check(text != NULL);
     free(text);
     bed_check(!mnw_residency(cache, 0, pages, PAGES) && !mnw_cache_stats(cache, &stats, sizeof(stats)));
+    bed_check(!mnw_pool_node_stats(pool, 0, &node, sizeof(node)));
     return mnw_pool_stats(pool, &stats, sizeof(stats)) | mnw_pool_latency(pool, 0, &latency, sizeof(latency));
 }
 static void no_finding(void *context, const struct mnw_finding *finding) {

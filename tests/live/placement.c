@@ -228,6 +228,27 @@ static void test_consumer_cannot_loosen_bind(void **state) {
 
 /* ---- statistics ---- */
 
+/* Pages lie on the nodes in turn, and every fourth one would be on one node alone. */
+static void test_samples_are_fair(void **state) {
+    struct bed bed = {0};
+    struct bed_source source;
+    struct mnw_placement now;
+    const uint64_t pages = 4096, asked = 1025;
+    (void)state;
+    bed_hurry(100);
+    run_on(0);
+    open_bed(&bed, &source, &backings[0], pages, MNW_NUMA_INTERLEAVE, NULL, true);
+    read_some(&bed, 0, pages);
+    assert_int_equal(mnw_cache_placement(bed.cache, asked, &now, sizeof(now)), 0);
+    assert_in_range(now.asked_bytes, pages / 4 * BED_PAGE, asked * BED_PAGE);
+    for (unsigned node = 0; node < node_count; node++) {
+        print_message("of %llu pages asked about %llu on node %u\n", (unsigned long long)(now.asked_bytes / BED_PAGE),
+                      (unsigned long long)(now.node_bytes[node] / BED_PAGE), node);
+        assert_in_range(now.node_bytes[node] * node_count * 100, now.asked_bytes * 80, now.asked_bytes * 120);
+    }
+    close_bed(&bed, &source);
+}
+
 /* They are asked of the kernel, so they follow pages that somebody else moves. */
 static void test_placement_is_read_again(void **state) {
     (void)state;
@@ -253,6 +274,16 @@ static void test_placement_is_read_again(void **state) {
         assert_int_equal(now.node_bytes[1], 512 * BED_PAGE);
         assert_int_equal(now.outside_bytes, 512 * BED_PAGE);
         assert_int_equal(now.node_bytes[0] + now.unknown_bytes, 1536 * BED_PAGE);
+        struct mnw_node_stats home, outside;
+        assert_int_equal(mnw_pool_node_stats(bed.pool, 0, &home, sizeof(home)), 0);
+        assert_int_equal(mnw_pool_node_stats(bed.pool, 1, &outside, sizeof(outside)), 0);
+        assert_true(outside.is_outside && !home.is_outside && home.fault_threads == 1 && !outside.fault_threads);
+        /* A sample: of 2048 pages one of two. Pages that were mapped nowhere just now are not told. */
+        assert_in_range(outside.resident_bytes, 508 * BED_PAGE, 516 * BED_PAGE);
+        assert_in_range(home.resident_bytes, 1000 * BED_PAGE, 1540 * BED_PAGE);
+        assert_int_equal(home.huge_pages, backing->kind == MNW_BACKING_HUGETLB_2M ? HUGE_PAGES : 0);
+        assert_int_equal(home.huge_pages_free, backing->kind == MNW_BACKING_HUGETLB_2M ? free_huge(0) : 0);
+        assert_true(home.memory_free_bytes && home.memory_free_bytes < home.memory_bytes);
         if (backing->unit == BED_PAGE) {
             assert_int_equal(mnw_cache_placement(bed.cache, 128, &now, sizeof(now)), 0);
             assert_in_range(now.asked_bytes, 100 * BED_PAGE, 128 * BED_PAGE);
@@ -275,6 +306,7 @@ int main(int count, char **arguments) {
         cmocka_unit_test(test_bind_never_leaves),
         cmocka_unit_test(test_consumer_cannot_redirect),
         cmocka_unit_test(test_consumer_cannot_loosen_bind),
+        cmocka_unit_test(test_samples_are_fair),
         cmocka_unit_test(test_placement_is_read_again),
     };
     return RUN_ON_NODES(tests, count, arguments);

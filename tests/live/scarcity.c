@@ -11,6 +11,15 @@
 #include <sys/mman.h>
 #include <time.h>
 
+/* Of all that lies elsewhere, this much belonged to the node. */
+static void expect_elsewhere(const struct bed *bed, unsigned wanted, uint64_t pages) {
+    for (unsigned node = 0; node < node_count; node++) {
+        struct mnw_node_stats stats;
+        assert_int_equal(mnw_pool_node_stats(bed->pool, node, &stats, sizeof(stats)) == 0 ? stats.pages_elsewhere : 0,
+                         node == wanted ? pages : 0);
+    }
+}
+
 static void test_preferred_falls_back(void **state) {
     struct bed bed = {0};
     struct bed_source source;
@@ -25,6 +34,7 @@ static void test_preferred_falls_back(void **state) {
     count_nodes(&bed, &backings[2], 0, pages * BED_PAGE, counts);
     assert_int_equal(counts[1], HUGE_PAGES * 512);
     assert_int_equal(bed_stats(bed.pool).pages_elsewhere, 8);
+    expect_elsewhere(&bed, 1, 8);
     close_bed(&bed, &source);
 }
 
@@ -180,6 +190,7 @@ static void test_a_full_node_falls_back(void **state) {
                       (unsigned long long)bed_stats(bed.pool).pages_elsewhere);
         assert_true(counts[1] < pages);
         assert_int_equal(bed_stats(bed.pool).pages_elsewhere, pages - counts[1]);
+        expect_elsewhere(&bed, 1, pages - counts[1]);
         assert_int_equal(bed_stats(bed.pool).faults_failed, 0);
         assert_int_equal(bed_stats(bed.pool).fills_failed, 0);
         assert_int_equal(munmap(hog, length), 0);

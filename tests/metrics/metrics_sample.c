@@ -32,6 +32,14 @@ static void fill_histogram(struct mnw_histogram *to, uint64_t count, uint64_t fi
 
 static void fill_node(struct mnw__metrics_node *node, unsigned number) {
     node->node = number;
+    node->stats = (struct mnw_node_stats){.resident_bytes = 1000000000000 + number,
+                                          .pages_elsewhere = 7 * number,
+                                          .huge_pages = 12,
+                                          .huge_pages_free = number,
+                                          .memory_bytes = 2000000000000,
+                                          .memory_free_bytes = 1000000,
+                                          .fault_threads = number == 3 ? 0 : 2,
+                                          .is_outside = number == 3};
     fill_histogram(&node->latency.queue, 100, 100, 37);
     fill_histogram(&node->latency.fill, 1000, 50000, 7919);
     fill_histogram(&node->latency.map, 0, 0, 0);
@@ -41,7 +49,7 @@ static void fill_node(struct mnw__metrics_node *node, unsigned number) {
 }
 
 static void fill(struct mnw__metrics *metrics) {
-    static struct mnw__metrics_node nodes[3];
+    static struct mnw__metrics_node nodes[4];
     static struct mnw__metrics_pool pools[POOLS] = {{.name = "main", .backing = MNW_BACKING_SHMEM},
                                                     {.name = "huge \"one\"\\", .backing = MNW_BACKING_HUGETLB_2M}};
     static struct mnw__metrics_image images[IMAGES] = {
@@ -72,7 +80,7 @@ static void fill(struct mnw__metrics *metrics) {
          .offset = 8192,
          .length = 536862720},
         {.image = "\xff\xfe not text \xc3\xa4", .peer = "", .session = 5, .pid = 1, .id = 1, .length = 77}};
-    for (unsigned i = 0; i < 3; i++)
+    for (unsigned i = 0; i < 4; i++)
         fill_node(&nodes[i], i);
     for (unsigned i = 0; i < POOLS; i++)
         fill_stats(&pools[i].stats, i + 1);
@@ -81,7 +89,7 @@ static void fill(struct mnw__metrics *metrics) {
     pools[0].nodes = nodes;
     pools[0].node_count = 2;
     pools[1].nodes = nodes + 2;
-    pools[1].node_count = 1;
+    pools[1].node_count = 2; /* the last one has pages, and no thread */
     *metrics = (struct mnw__metrics){.uptime_ns = 12000000345,
                                      .epoch = 4,
                                      .pid = 99,

@@ -91,6 +91,11 @@ class Metrics(unittest.TestCase):
         family = self.families["mnw_fault_latency_seconds"]
         for pool in self.state["pools"]:
             for node in pool["nodes"]:
+                if node["is_outside"]:
+                    self.assertNotIn("total", node)
+                    labels = {"pool": pool["name"], "node": str(node["node"]), "stage": "total"}
+                    self.assertEqual(family.buckets(labels), [])
+                    continue
                 for stage in ("queue", "fill", "map", "total"):
                     histogram = node[stage]
                     labels = {"pool": pool["name"], "node": str(node["node"]), "stage": stage}
@@ -100,6 +105,17 @@ class Metrics(unittest.TestCase):
                     for bound, count in family.buckets(labels):
                         below = sum(n for least, n in histogram["buckets"] if least / 1e9 <= bound)
                         self.assertEqual(count, below, (labels, bound))
+
+    def test_nodes_say_the_same(self):
+        for pool in self.state["pools"]:
+            for node in pool["nodes"]:
+                labels = {"pool": pool["name"], "node": str(node["node"])}
+                for member in [*members("mnw_node_stats"), "fault_threads"]:
+                    name = "mnw_node_" + member + ("_total" if member == "pages_elsewhere" else "")
+                    self.assertEqual(self.families[name].value(name, labels), node[member], name)
+        node = self.state["pools"][1]["nodes"][1]
+        self.assertEqual((node["node"], node["is_outside"], node["fault_threads"]), (3, 1, 0))
+        self.assertEqual(node["resident_bytes"], 1000000000003)
 
     def test_counts_at_a_bound(self):
         """1023 ns is below 2^10, 1024 ns is not."""

@@ -129,6 +129,15 @@ int mnw__numa_where(void *const *addresses, int *nodes, size_t count) {
     return 0;
 }
 
+uint64_t mnw__numa_balancing(void) {
+    return 0;
+}
+
+void mnw__numa_node_memory(int node, uint64_t *bytes, uint64_t *free_bytes) {
+    (void)node;
+    *bytes = *free_bytes = 0;
+}
+
 void fake_numa_begin(void) {
     memset(policies, 0, sizeof(policies));
 }

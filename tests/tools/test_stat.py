@@ -33,18 +33,24 @@ class Stat(unittest.TestCase):
     def test_tables(self):
         done = command.run("stat", "--file", self.file.name)
         self.assertEqual((done.returncode, done.stderr), (0, ""))
-        head, pools, nodes, images, views = parts(done.stdout)
+        head, pools, where, nodes, images, views = parts(done.stdout)
         self.assertIn("pid 99", head[0])
         self.assertIn("restarts 4", head[0])
         self.assertEqual([line.split()[0] for line in pools], ["POOL", "main", "huge"])
         self.assertIn("hugetlb-2M", pools[2])
+        self.assertEqual(len([line for line in where if ":" not in line]), 1 + 4 + 1)
+        self.assertRegex(where[2], r"^main +1 +931\.3 GiB +\d+% +7 +12 +1 +1\.8 TiB +976\.6 KiB +2$")
+        self.assertRegex(where[4], r"^huge .* +3! +931\.3 GiB .* 0$")
+        self.assertIn('pool huge "one"\\ has pages on node 3, which is none of its nodes', where[5:])
+        self.assertTrue(any("kernel.numa_balancing is" in line for line in where[5:]))
+        self.assertTrue(any("redirected its memory by mbind(2)" in line for line in where[5:]))
         self.assertEqual(len(nodes), 1 + 3 * 4)
         self.assertRegex(nodes[2], r"^main +0 +fill +1\.0k +4\.2 ms")
         self.assertEqual(len(images), 1 + 3)
         self.assertIn("line?break", images[2])
         self.assertEqual(len(views), 1 + 3)
         self.assertRegex(views[2], r"0xffffffffff000 .* write,record$")
-        for table in (pools, nodes, images):  # columns stand under their heads
+        for table in (pools, where[:5], nodes, images):  # columns stand under their heads
             self.assertEqual({len(line) for line in table}, {len(table[0])})
 
     def test_rates_are_asked_for(self):

@@ -15,7 +15,9 @@ static const char text[] =
     "{\"version\":\"1.2.3\",\"pid\":42,\"epoch\":3,\"uptime_ns\":5000000000,\"sessions\":2,\"messages\":10,"
     "\"messages_refused\":1,\"something\":{\"new\":[1,2]},"
     "\"pools\":[{\"name\":\"p\",\"backing\":\"graded\",\"budget_bytes\":100,\"resident_bytes\":50,\"fills\":7,"
-    "\"faults_minor\":3,\"nodes\":[{\"node\":1,\"total\":{\"count\":3,\"sum_ns\":3000,\"max_ns\":1100,"
+    "\"faults_minor\":3,\"numa_balancing\":1,\"nodes\":[{\"node\":1,\"resident_bytes\":40,\"huge_pages\":9,"
+    "\"huge_pages_free\":8,\"pages_elsewhere\":6,\"memory_bytes\":77,\"memory_free_bytes\":66,\"fault_threads\":2,"
+    "\"is_outside\":1,\"total\":{\"count\":3,\"sum_ns\":3000,\"max_ns\":1100,"
     "\"buckets\":[[896,1],[1024,2]]}}]}],"
     "\"images\":[{\"name\":\"i\",\"pool\":\"p\",\"size_bytes\":8192,\"page_bytes\":4096,\"views\":2,\"fill_bytes\":99}]"
     ","
@@ -35,6 +37,15 @@ static void reading(void **unused) {
     assert_int_equal(state.pools[0].counts.evictions, 0);
     assert_int_equal(state.pools[0].node_count, 1);
     assert_int_equal(state.pools[0].nodes[0].node, 1);
+    assert_int_equal(state.pools[0].numa_balancing, 1);
+    assert_int_equal(state.pools[0].nodes[0].resident_bytes, 40);
+    assert_int_equal(state.pools[0].nodes[0].huge_pages, 9);
+    assert_int_equal(state.pools[0].nodes[0].huge_pages_free, 8);
+    assert_int_equal(state.pools[0].nodes[0].pages_elsewhere, 6);
+    assert_int_equal(state.pools[0].nodes[0].memory_bytes, 77);
+    assert_int_equal(state.pools[0].nodes[0].memory_free_bytes, 66);
+    assert_int_equal(state.pools[0].nodes[0].fault_threads, 2);
+    assert_true(state.pools[0].nodes[0].is_outside);
     assert_int_equal(state.pools[0].nodes[0].total.count, 3);
     assert_int_equal(state.pools[0].nodes[0].fill.count, 0);
     assert_true(mnw_histogram_quantile(&state.pools[0].nodes[0].total, 0.1) < 1024);

@@ -24,7 +24,7 @@ def state(seconds, images=3):
         return {"count": 1000 * seconds, "sum_ns": floor * 1000 * seconds, "max_ns": floor * 2,
                 "buckets": [[floor, 1000 * seconds]]}
 
-    node = {"node": 0, "queue": histogram(1024), "fill": histogram(2**20), "map": histogram(2048),
+    node = {"node": 0, "resident_bytes": 200 * 2**20, "huge_pages": 70, "huge_pages_free": 33, "queue": histogram(1024), "fill": histogram(2**20), "map": histogram(2048),
             "total": histogram(2**14)}
     return {"version": "0.1.0", "pid": 4242, "epoch": 1, "uptime_ns": seconds * 10**9, "sessions": 3, "messages": 5,
             "pools": [{"name": "main", "backing": "graded", "budget_bytes": 2**30, "resident_bytes": 2**28,
@@ -105,11 +105,11 @@ class Top(unittest.TestCase):
         self.say(state(102))
         text = screen.wait_for("4.0k")
         lines = text.split("\n")
-        for words in ("POOL", "graded", "1.0 GiB", "256.0 MiB", "25%", "LATENCY", "fault p50", "IMAGE", "image-0", "image-2",
+        for words in ("POOL", "graded", "1.0 GiB", "256.0 MiB", "25%", "LATENCY", "fault p50", "200.0 MiB", "33/70", "IMAGE", "image-0", "image-2",
                       "VIEW OF IT BY", "MAP", "q quit", "up 1 min 42 s", "peers 3"):
             self.assertIn(words, text)
         self.assertRegex(text, r"main +graded .* 4\.0k +500 +10\.0\n")
-        self.assertRegex(text, r"main +0 +20\.5 us +20\.5 us +1\.3 ms")  # the top of the bucket
+        self.assertRegex(text, r"main +0 +20\.5 us +20\.5 us +200\.0 MiB +33/70 +1\.3 ms")  # the top of the bucket
         self.assertRegex(text, r">image-0 ")
         self.assertLessEqual(max(len(line) for line in lines), 80)
         self.assertIn("q quit", lines[23])

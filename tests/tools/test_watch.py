@@ -71,11 +71,15 @@ class Watch(unittest.TestCase):
         self.assertEqual((seen["image"], seen["pid"], seen["id"], seen["address"], seen["length"], seen["writable"]),
                          ("guest", os.getpid(), 1, view.address, MEGABYTES << 20, False))
         self.assertGreaterEqual(pool["nodes"][0]["total"]["count"], 50)
+        self.assertGreaterEqual(sum(node["fault_threads"] for node in pool["nodes"]), 1)
+        self.assertTrue(all(0 < node["memory_free_bytes"] <= node["memory_bytes"] for node in pool["nodes"]))
         families = exposition.parse(self.stat("--prometheus"))
         labels = {"image": "guest", "pool": "main"}
         for name in ("fills", "fill_bytes", "faults_missing", "faults_minor"):
             name_total = f"mnw_image_{name}_total"
             self.assertEqual(families[name_total].value(name_total, labels), image[name])
+        self.assertEqual(families["mnw_node_fault_threads"].value("mnw_node_fault_threads", {"pool": "main", "node": "0"}),
+                         pool["nodes"][0]["fault_threads"])
         self.assertEqual(families["mnw_image_views"].value("mnw_image_views", labels), 1)
         tables = self.stat("--seconds", "0.2")
         self.assertRegex(tables, r"\nguest +main +8\.0 MiB ")

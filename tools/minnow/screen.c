@@ -191,26 +191,30 @@ static const char *quantile(const struct mnw_histogram *histogram, double fracti
     return histogram->count ? format_ns(mnw_histogram_quantile(histogram, fraction), text) : "-";
 }
 
-/* Of the last interval; at the first look, since the start. */
+/* Times are of the last interval; at the first look, since the start. */
 static void draw_node(const struct screen *screen, int row, const struct state_pool *pool,
                       const struct state_node *node) {
     const struct state_node *old = find_node(state_find_pool(screen->before, pool->name), node->node);
     struct mnw_histogram total, fill, map;
-    char name[NAME_BYTES], a[32], b[32], c[32], d[32], e[32], f[32];
+    char name[NAME_BYTES], a[32], b[32], c[32], d[32], e[32], f[32], resident[32], huge[48] = "-";
     state_histogram_since(&total, old ? &old->total : NULL, &node->total);
     state_histogram_since(&fill, old ? &old->fill : NULL, &node->fill);
     state_histogram_since(&map, old ? &old->map : NULL, &node->map);
-    line(row, A_NORMAL, "%s %4u %9s %9s %9s %9s %9s %9s", name_in(pool->name, 14, name), node->node,
-         quantile(&total, 0.5, a), quantile(&total, 0.99, b), quantile(&fill, 0.5, c), quantile(&fill, 0.99, d),
-         quantile(&map, 0.5, e), quantile(&map, 0.99, f));
+    if (node->huge_pages)
+        snprintf(huge, sizeof(huge), "%llu/%llu", (unsigned long long)node->huge_pages_free,
+                 (unsigned long long)node->huge_pages);
+    line(row, node->is_outside ? A_BOLD : A_NORMAL, "%s %3u%s %9s %9s %9s %9s %9s %9s %9s %9s",
+         name_in(pool->name, 14, name), node->node, node->is_outside ? "!" : " ", quantile(&total, 0.5, a),
+         quantile(&total, 0.99, b), format_size(node->resident_bytes, resident), huge, quantile(&fill, 0.5, c),
+         quantile(&fill, 0.99, d), quantile(&map, 0.5, e), quantile(&map, 0.99, f));
 }
 
 static int draw_nodes(const struct screen *screen, int row, int rows) {
     int end = row + rows;
     if (rows < 1)
         return row;
-    line(row++, A_BOLD, "%-14s %4s %9s %9s %9s %9s %9s %9s", "LATENCY", "NODE", "fault p50", "p99", "fill p50", "p99",
-         "map p50", "p99");
+    line(row++, A_BOLD, "%-14s %4s %9s %9s %9s %9s %9s %9s %9s %9s", "LATENCY", "NODE", "fault p50", "p99", "RESIDENT",
+         "HUGE FREE", "fill p50", "p99", "map p50", "p99");
     for (size_t i = 0; i < screen->now->pool_count; i++)
         for (size_t j = 0; j < screen->now->pools[i].node_count && row < end; j++)
             draw_node(screen, row++, &screen->now->pools[i], &screen->now->pools[i].nodes[j]);

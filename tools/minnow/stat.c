@@ -157,7 +157,50 @@ static void add_stage(struct table *table, const struct state_pool *pool, const 
     table_add(table, "%s", histogram->count ? format_ns(histogram->max_ns, text) : "-");
 }
 
+/* What lies where: of the memory, not of the threads. */
 static void print_nodes(const struct state *state) {
+    static const char *const heads[] = {"POOL",      "NODE",   "RESIDENT", "SHARE",   "ELSEWHERE", "HUGE",
+                                        "HUGE FREE", "MEMORY", "MEM FREE", "THREADS", NULL};
+    struct table table;
+    table_begin(&table, "<>>>>>>>>>");
+    add_heads(&table, heads);
+    for (size_t i = 0; i < state->pool_count; i++) {
+        const struct state_pool *pool = &state->pools[i];
+        for (size_t j = 0; j < pool->node_count; j++) {
+            const struct state_node *node = &pool->nodes[j];
+            table_add(&table, "%s", pool->name);
+            table_add(&table, "%u%s", node->node, node->is_outside ? "!" : "");
+            add_size(&table, node->resident_bytes);
+            add_share(&table, node->resident_bytes, pool->resident_bytes);
+            add_count(&table, (double)node->pages_elsewhere);
+            table_add(&table, "%llu", (unsigned long long)node->huge_pages);
+            table_add(&table, "%llu", (unsigned long long)node->huge_pages_free);
+            add_size(&table, node->memory_bytes);
+            add_size(&table, node->memory_free_bytes);
+            table_add(&table, "%llu", (unsigned long long)node->fault_threads);
+        }
+    }
+    printf("\n");
+    table_end(&table, stdout);
+}
+
+/* What a pool's policy met, said only where it is not as it should be. */
+static void print_node_notes(const struct state *state) {
+    for (size_t i = 0; i < state->pool_count; i++) {
+        const struct state_pool *pool = &state->pools[i];
+        for (size_t j = 0; j < pool->node_count; j++)
+            if (pool->nodes[j].is_outside)
+                printf("pool %s has pages on node %u, which is none of its nodes\n", pool->name, pool->nodes[j].node);
+        if (pool->policies_foreign)
+            printf("pool %s: consumers redirected its memory by mbind(2) %llu times; undone\n", pool->name,
+                   (unsigned long long)pool->policies_foreign);
+        if (pool->numa_balancing && pool->node_count > 1)
+            printf("pool %s: kernel.numa_balancing is %llu: the kernel moves threads away from their pages\n",
+                   pool->name, (unsigned long long)pool->numa_balancing);
+    }
+}
+
+static void print_latencies(const struct state *state) {
     static const char *const heads[] = {"POOL", "NODE", "LATENCY", "COUNT", "p50", "p90", "p99", "p99.9", "MAX", NULL};
     struct table table;
     table_begin(&table, "<><>>>>>>");
@@ -166,6 +209,8 @@ static void print_nodes(const struct state *state) {
         const struct state_pool *pool = &state->pools[i];
         for (size_t j = 0; j < pool->node_count; j++) {
             const struct state_node *node = &pool->nodes[j];
+            if (!node->total.count && !node->fault_threads && node->is_outside)
+                continue;
             add_stage(&table, pool, node, "queue", &node->queue);
             add_stage(&table, pool, node, "fill", &node->fill);
             add_stage(&table, pool, node, "map", &node->map);
@@ -220,6 +265,8 @@ static void print_state(const struct shown *shown) {
     print_head(shown->now);
     print_pools(shown);
     print_nodes(shown->now);
+    print_node_notes(shown->now);
+    print_latencies(shown->now);
     print_images(shown);
     print_views(shown->now);
 }

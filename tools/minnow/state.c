@@ -71,6 +71,14 @@ static void read_histogram(struct mnw_histogram *histogram, const json_t *from) 
 
 static void read_node(struct state_node *node, const json_t *from) {
     node->node = (unsigned)number(from, "node");
+    node->resident_bytes = number(from, "resident_bytes");
+    node->pages_elsewhere = number(from, "pages_elsewhere");
+    node->huge_pages = number(from, "huge_pages");
+    node->huge_pages_free = number(from, "huge_pages_free");
+    node->memory_bytes = number(from, "memory_bytes");
+    node->memory_free_bytes = number(from, "memory_free_bytes");
+    node->fault_threads = number(from, "fault_threads");
+    node->is_outside = number(from, "is_outside");
     read_histogram(&node->queue, json_object_get(from, "queue"));
     read_histogram(&node->fill, json_object_get(from, "fill"));
     read_histogram(&node->map, json_object_get(from, "map"));
@@ -93,6 +101,8 @@ static void read_pool(struct state_pool *pool, const json_t *from) {
     pool->budget_bytes = number(from, "budget_bytes");
     pool->resident_bytes = number(from, "resident_bytes");
     pool->pinned_bytes = number(from, "pinned_bytes");
+    pool->policies_foreign = number(from, "policies_foreign");
+    pool->numa_balancing = number(from, "numa_balancing");
     read_counts(&pool->counts, from);
     pool->nodes = make_array(nodes, sizeof(*pool->nodes), &pool->node_count);
     for (size_t i = 0; i < pool->node_count; i++)

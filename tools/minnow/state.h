@@ -23,12 +23,16 @@ struct state_counts {
 
 struct state_node {
     unsigned node;
+    uint64_t resident_bytes, pages_elsewhere, huge_pages, huge_pages_free, memory_bytes, memory_free_bytes;
+    uint64_t fault_threads;
+    bool is_outside;
     struct mnw_histogram queue, fill, map, total;
 };
 
 struct state_pool {
     char name[STATE_NAME], backing[16];
     uint64_t budget_bytes, resident_bytes, pinned_bytes;
+    uint64_t policies_foreign, numa_balancing;
     struct state_counts counts;
     struct state_node *nodes;
     size_t node_count;
