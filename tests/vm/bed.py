@@ -60,9 +60,9 @@ class Saved:
     def hardware(self):
         return [QEMU, *hardware(self.kernel, self.initramfs)]
 
-    def plain(self, path):
+    def plain(self, path, *options):
         """The command of a guest restored from `path` without minnow."""
-        return [*self.hardware(), *memory(path, False), *INCOMING]
+        return [*self.hardware(), *memory(path, False, *options), *INCOMING]
 
     def lazy(self, daemon, *options):
         """The command of a guest restored from the image through the daemon."""

@@ -8,6 +8,7 @@ Give the programs of a release build, and an idle machine.
 """
 import argparse
 import json
+import mmap
 import os
 import statistics
 import subprocess
@@ -29,11 +30,28 @@ def median(values):
     return statistics.median(values)
 
 
+def of(times, arm, baseline):
+    """The median of what one arm took of another, in the same turn."""
+    return median([one / other for one, other in zip(times[arm], times[baseline])])
+
+
 class Rig(bed.GuestTest):
     """The test bed, outside of tests: each measurement cleans up after itself."""
 
+    resident = 0
+
     def runTest(self):
         pass
+
+    def preload_huge(self):
+        """The path of a copy of the image in 2 MiB pages, which lives as long as this program."""
+        self.huge = os.memfd_create("measure", os.MFD_HUGETLB)
+        with open(bed.saved().ram, "rb") as image:
+            size = os.fstat(image.fileno()).st_size
+            os.ftruncate(self.huge, size)
+            with mmap.mmap(self.huge, size) as copy:
+                image.readinto(copy)
+        return f"/proc/{os.getpid()}/fd/{self.huge}"
 
     def alone(self, function, *arguments):
         try:
@@ -53,36 +71,50 @@ class Rig(bed.GuestTest):
             subprocess.run(["cat", bed.saved().ram], stdout=out, check=True)
         return time.monotonic() - start
 
-    def plain_answer(self, copy):
-        guest = self.machine("plain", bed.saved().plain(copy))
+    def plain_answer(self, copy, *options):
+        guest = self.machine("plain", bed.saved().plain(copy, *options))
         return guest.restore(bed.saved().state)
 
-    def lazy_answer(self, backing, options=()):
-        daemon = self.serve(backing=backing, budget_mib=machine.MEMORY_MIB + 32)
-        guest, seconds = self.restored(daemon, "lazy", *options)
+    def lazy_answer(self, backing, working_set=None, option=None):
+        recording = {"working_set": working_set} if working_set else {}
+        daemon = self.serve(backing=backing, budget_mib=machine.MEMORY_MIB + 32, **recording)
+        guest, seconds = self.restored(daemon, "lazy", *([option] if option else []))
         self.resident = daemon.image()["resident_bytes"]
+        if option == "--record":
+            guest.qmp().ask("quit")
+            guest.process.wait(10)
         return seconds
 
     def first_answers(self, runs, backings):
+        """Without a working set, and with one that an earlier restore left ("replayed")."""
         copy = f"/dev/shm/minnow-measure-{os.getpid()}"
-        times = {name: [] for name in ("preload", "plain", *backings)}
+        working_set = os.path.join(bed.saved().folder, "answer.mws")
+        self.alone(self.lazy_answer, "shmem", working_set, "--record")
+        arms = {"plain": (self.plain_answer, copy)}
+        for backing in backings:
+            if backing == "hugetlb-2M":
+                arms[f"plain {backing}"] = (self.plain_answer, self.preload_huge(), "align=2M", "reserve=off")
+            arms[backing] = (self.lazy_answer, backing)
+            arms[f"{backing} replayed"] = (self.lazy_answer, backing, working_set, "--replay")
+        times = {name: [] for name in ("preload", *arms)}
         resident = {}
         try:
             for _ in range(runs):
                 times["preload"].append(self.preload(copy))
-                times["plain"].append(self.alone(self.plain_answer, copy))
-                for backing in backings:
-                    times[backing].append(self.alone(self.lazy_answer, backing))
-                    resident[backing] = self.resident >> 20
+                for arm, (answer, *arguments) in arms.items():
+                    times[arm].append(self.alone(answer, *arguments))
+                    resident[arm] = self.resident >> 20
                 os.remove(copy)
         finally:
             if os.path.exists(copy):
                 os.remove(copy)
-        preload, plain = median(times["preload"]), median(times["plain"])
-        report = {"preload_s": preload, "plain_s": plain, "runs": runs, "times": times, "resident_mib": resident}
-        for backing in backings:
-            lazy = median(times[backing])
-            report[backing] = {"lazy_s": lazy, "of_plain": lazy / plain, "of_preload_and_plain": lazy / (preload + plain)}
+        preload = median(times["preload"])
+        report = {"preload_s": preload, "runs": runs, "times": times, "resident_mib": resident}
+        for arm in arms:
+            plain = "plain hugetlb-2M" if arm.startswith("hugetlb-2M") else "plain"
+            report[arm] = {"seconds": median(times[arm]), "of_plain": of(times, arm, "plain"),
+                           "of_plain_on_the_same_pages": of(times, arm, plain),
+                           "of_preload_and_plain": median(times[arm]) / (preload + median(times["plain"]))}
         return report
 
     # ---- a slow store, with and without a working set
@@ -184,7 +216,7 @@ def main():
     try:
         bed.saved()
         if "answer" in wanted:
-            with bed.HugePages(2 * options.memory + 32 if "hugetlb-2M" in backings else 0):
+            with bed.HugePages(3 * options.memory + 32 if "hugetlb-2M" in backings else 0):
                 report["answer"] = rig.first_answers(options.runs, backings)
         if "working-set" in wanted:
             report["working_set"] = rig.working_sets(options.runs, options.delay)
