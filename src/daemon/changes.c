@@ -183,15 +183,19 @@ void mnw__changes_bar_child(const struct mnw__daemon *daemon, unsigned index, in
 
 /* ---- events ---- */
 
+/*
+ * By its cookie too, which its children share: another view may have got the memory, and so the name, of one that was
+ * closed. `wanted` NULL: the one whose lane attaches still, and has not told the name yet.
+ */
 static bool is_it(const struct mnw__daemon_view *view, const struct mnw_view *wanted, uint64_t cookie) {
-    /* By its cookie too, which its children share: another view may have got the memory, and so the name, of one that
-     * was closed. And a lane that attaches has not told the name yet. */
     if (view->cookie != cookie || view->phase == MNW__VIEW_DETACHING)
         return false;
-    return view->phase == MNW__VIEW_ATTACHING ? !view->is_child : view->view == wanted;
+    if (view->phase == MNW__VIEW_ATTACHING)
+        return !wanted && !view->is_child;
+    return wanted && view->view == wanted;
 }
 
-static struct mnw__daemon_view *find(struct mnw__daemon *daemon, const struct mnw_view *wanted, uint64_t cookie) {
+static struct mnw__daemon_view *search(struct mnw__daemon *daemon, const struct mnw_view *wanted, uint64_t cookie) {
     struct mnw__session *lists[] = {daemon->sessions, daemon->dead};
     for (unsigned i = 0; i < 2; i++)
         for (struct mnw__session *session = lists[i]; session; session = session->next)
@@ -202,6 +206,12 @@ static struct mnw__daemon_view *find(struct mnw__daemon *daemon, const struct mn
         if (is_it(view, wanted, cookie))
             return view;
     return NULL;
+}
+
+/* By its name wherever it is, before a parent that attaches still is taken for it: a child may be an orphan already. */
+static struct mnw__daemon_view *find(struct mnw__daemon *daemon, const struct mnw_view *wanted, uint64_t cookie) {
+    struct mnw__daemon_view *view = search(daemon, wanted, cookie);
+    return view ? view : search(daemon, NULL, cookie);
 }
 
 void mnw__changes_catch_up(struct mnw__daemon *daemon, struct mnw__daemon_view *view) {
