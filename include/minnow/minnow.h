@@ -223,6 +223,16 @@ struct mnw_cache_options {
      * are scattered. At most 2 MiB; 0: the page alone.
      */
     uint64_t read_around_bytes;
+    /*
+     * Nonzero: a copy of what is read on each NUMA node of the pool, in memory of that node, for as long as it is used
+     * there: what is cold on a node is evicted there, and the budget bounds all copies together. A page that one node
+     * has is copied from there, not read again. Views are of one node's copy (MNW_VIEW_ON_NODE) and read-only. Views of
+     * other processes have the first node's. Pins and mnw_invalidate() act on all copies, prefetches and replays on
+     * that of the caller's node; a page is resident when one copy of it is; counts are sums. On one node it changes
+     * nothing. -EINVAL: with `keep` or `kept`, or in a pool that is not MNW_NUMA_LOCAL; -EOPNOTSUPP: with pages of 1
+     * GiB.
+     */
+    int replicas;
 };
 
 /*
@@ -261,6 +271,8 @@ enum {
     MNW_VIEW_WRITE = 1 << 0,  /* writable: a write makes a copy that only this view sees (not on hugetlb) */
     MNW_VIEW_FORKED = 1 << 1, /* mnw_view_attach() only: of a child that was forked */
     MNW_VIEW_INLINE = 1 << 2, /* faults are resolved in the thread that faulted, in a handler of SIGBUS */
+    /* mnw_view_open() of a cache with `replicas`: the copy of `node`. Else that of the node the caller runs on. */
+    MNW_VIEW_ON_NODE = 1 << 3,
 };
 
 struct mnw_view_options {
@@ -268,6 +280,7 @@ struct mnw_view_options {
     uint64_t offset_bytes; /* page-aligned */
     uint64_t length_bytes; /* 0: to the end of the store; rounded up to a page */
     unsigned flags;
+    unsigned node; /* with MNW_VIEW_ON_NODE: one of the pool's */
 };
 
 /*
@@ -526,6 +539,13 @@ struct mnw_stats {
     uint64_t pages_elsewhere;  /* given memory on a node the policy would rather not have had: it had none left */
     uint64_t policies_foreign; /* times that a consumer's mbind(2) had redirected the cache; it was undone */
     uint64_t numa_balancing;   /* kernel.numa_balancing: not 0, the kernel moves threads and memory between nodes */
+    uint64_t pages_copied;     /* brought from another node's copy, not read from the store (`replicas`) */
+    /*
+     * With several NUMA nodes, one in 16 of the faults that find their page resident is asked on which node it happens;
+     * those where that could be told, and of these the ones whose page lies on another node.
+     */
+    uint64_t faults_placed;
+    uint64_t faults_remote;
 };
 
 struct mnw_node_latency {
@@ -566,6 +586,7 @@ struct mnw_placement {
                              * (`kept`) and not used since */
     uint64_t outside_bytes; /* of these: on nodes that are not the pool's */
     uint64_t node_bytes[MNW_NODES_MAX];
+    uint64_t copied_bytes; /* of the asked: what a lower node has a copy of, too (`replicas`) */
 };
 
 /*

@@ -4,6 +4,7 @@
 #include "api/handle.h"
 #include "base/error.h"
 #include "base/options.h"
+#include "engine/member.h"
 #include "minnow/minnow.h"
 #include "store/store.h"
 #include "sys/memory.h"
@@ -86,7 +87,7 @@ int mnw_cache_open(struct mnw_cache **cache, struct mnw_pool *pool, struct mnw_s
         error = mnw__options_copy(&kept, sizeof(kept), known.kept, "mnw_kept");
         known.kept = &kept;
     }
-    return error ? error : mnw__cache_open(cache, pool, store, &known);
+    return error ? error : mnw__members_open(cache, pool, store, &known);
 }
 
 int mnw_cache_kept(const struct mnw_cache *cache, struct mnw_kept *kept) {
@@ -105,10 +106,26 @@ size_t mnw_cache_page_size(const struct mnw_cache *cache) {
 int mnw_cache_close(struct mnw_cache *cache) {
     MNW__WHOLE_CALL;
     int error = mnw__check_cache(cache, "mnw_cache_close");
-    return error ? error : mnw__cache_close(cache);
+    return error ? error : mnw__members_close(cache);
 }
 
 /* ---- views ---- */
+
+/* Which member the view is to be of. */
+static int choose_member(struct mnw_cache **cache, const struct mnw_view_options *options) {
+    const struct mnw_pool *pool = (*cache)->pool;
+    if (!(options->flags & MNW_VIEW_ON_NODE)) {
+        *cache = mnw__member_here(*cache);
+        return 0;
+    }
+    if (!(*cache)->members)
+        return mnw__fail(-EINVAL, "mnw_view_open: MNW_VIEW_ON_NODE names a copy of a cache that has but one; open the "
+                                  "cache with `replicas`");
+    if (options->node >= MNW_NODES_MAX || !(pool->nodes >> options->node & 1))
+        return mnw__fail(-EINVAL, "mnw_view_open: node %u is none of the pool's", options->node);
+    *cache = mnw__member_of_node(*cache, (int)options->node);
+    return 0;
+}
 
 int mnw_view_open(struct mnw_view **view, struct mnw_cache *cache, const struct mnw_view_options *options) {
     MNW__WHOLE_CALL;
@@ -118,6 +135,8 @@ int mnw_view_open(struct mnw_view **view, struct mnw_cache *cache, const struct 
     int error = mnw__check_cache(cache, "mnw_view_open");
     if (!error)
         error = mnw__options_copy(&known, sizeof(known), options, "mnw_view_options");
+    if (!error)
+        error = choose_member(&cache, &known);
     return error ? error : mnw__view_open(view, cache, &known);
 }
 

@@ -6,8 +6,7 @@
 #include "engine/adopt.h"
 #include "engine/cache.h"
 #include "engine/job.h"
-#include "engine/pin.h"
-#include "engine/reclaim.h"
+#include "engine/member.h"
 #include "minnow/minnow.h"
 #include "sys/thread.h"
 
@@ -19,7 +18,7 @@ int mnw_pin(struct mnw_cache *cache, uint64_t offset, uint64_t length) {
     uint64_t page, count;
     int error =
         cache ? mnw__check_range(cache, offset, length, "mnw_pin", &page, &count) : mnw__check_cache(NULL, "mnw_pin");
-    return error ? error : mnw__pin_pages(cache, page, count);
+    return error ? error : mnw__members_pin(cache, page, count);
 }
 
 int mnw_unpin(struct mnw_cache *cache, uint64_t offset, uint64_t length) {
@@ -27,7 +26,7 @@ int mnw_unpin(struct mnw_cache *cache, uint64_t offset, uint64_t length) {
     uint64_t page, count;
     int error = cache ? mnw__check_range(cache, offset, length, "mnw_unpin", &page, &count)
                       : mnw__check_cache(NULL, "mnw_unpin");
-    return error ? error : mnw__unpin_pages(cache, page, count);
+    return error ? error : mnw__members_unpin(cache, page, count);
 }
 
 int64_t mnw_prefetch(struct mnw_cache *cache, uint64_t offset, uint64_t length, uint64_t cookie) {
@@ -37,7 +36,7 @@ int64_t mnw_prefetch(struct mnw_cache *cache, uint64_t offset, uint64_t length, 
                       : mnw__check_cache(NULL, "mnw_prefetch");
     if (error)
         return error;
-    int64_t id = mnw__job_prefetch(cache, page, count, cookie);
+    int64_t id = mnw__job_prefetch(mnw__member_here(cache), page, count, cookie);
     if (id == -EAGAIN)
         return mnw__fail(-EAGAIN,
                          "mnw_prefetch: %d prefetches are running or have their event unread; take events "
@@ -63,7 +62,7 @@ int mnw_invalidate(struct mnw_cache *cache, uint64_t offset, uint64_t length) {
                       : mnw__check_cache(NULL, "mnw_invalidate");
     if (error)
         return error;
-    error = mnw__reclaim_range(cache, page, count, &stuck);
+    error = mnw__members_reclaim(cache, page, count, &stuck);
     if (error && stuck == UINT64_MAX)
         return mnw__cache_is_copied(cache)
                    ? mnw__fail(error, "mnw_invalidate: the copies that writable views of other processes made of these "
@@ -103,6 +102,27 @@ static uint8_t residency_of(const struct mnw_cache *cache, uint64_t page) {
     return flags;
 }
 
+/* Of several members': pinned in one, and the best state that it has in any. */
+static uint8_t best_of(uint8_t one, uint8_t other) {
+    static const uint8_t states[] = {MNW_RESIDENT, MNW_FILLING, MNW_FAILED};
+    uint8_t both = one | other, flags = both & MNW_PINNED;
+    for (size_t i = 0; i < mnw__array_count(states); i++)
+        if (both & states[i])
+            return flags | states[i];
+    return flags;
+}
+
+static void add_residency(const struct mnw_cache *cache, uint64_t page, uint8_t *pages, size_t count) {
+    uint64_t end = count ? mnw__extent_of(&cache->pages, page + count - 1) + 1 : 0;
+    uint64_t extent = mnw__extent_of(&cache->pages, page);
+    for (; (extent = mnw__words_next_extent(cache, extent, end)) < end; extent++) {
+        uint64_t first = mnw__max(mnw__extent_first(&cache->pages, extent), page);
+        uint64_t stop = mnw__min(mnw__extent_end(&cache->pages, extent), page + count);
+        for (uint64_t at = first; at < stop; at++)
+            pages[at - page] = best_of(pages[at - page], residency_of(cache, at));
+    }
+}
+
 int mnw_residency(struct mnw_cache *cache, uint64_t offset, uint8_t *pages, size_t count) {
     MNW__WHOLE_CALL;
     uint64_t page, all;
@@ -117,13 +137,7 @@ int mnw_residency(struct mnw_cache *cache, uint64_t offset, uint8_t *pages, size
     if (error)
         return error;
     memset(pages, 0, count);
-    uint64_t end = count ? mnw__extent_of(&cache->pages, page + count - 1) + 1 : 0;
-    uint64_t extent = mnw__extent_of(&cache->pages, page);
-    for (; (extent = mnw__words_next_extent(cache, extent, end)) < end; extent++) {
-        uint64_t first = mnw__max(mnw__extent_first(&cache->pages, extent), page);
-        uint64_t stop = mnw__min(mnw__extent_end(&cache->pages, extent), page + count);
-        for (uint64_t at = first; at < stop; at++)
-            pages[at - page] = residency_of(cache, at);
-    }
+    for (unsigned i = 0; i < mnw__member_count(cache); i++)
+        add_residency(mnw__member(cache, i), page, pages, count);
     return 0;
 }

@@ -5,6 +5,7 @@
 #include "base/histogram.h"
 #include "engine/cache.h"
 #include "engine/fault.h"
+#include "engine/member.h"
 #include "engine/pool.h"
 #include "engine/survey.h"
 #include "minnow/minnow.h"
@@ -41,7 +42,10 @@
     X(REDELIVERIES, redeliveries)                                                                                      \
     X(PAGES_FOREIGN, pages_foreign)                                                                                    \
     X(PAGES_ELSEWHERE, pages_elsewhere)                                                                                \
-    X(POLICIES_FOREIGN, policies_foreign)
+    X(POLICIES_FOREIGN, policies_foreign)                                                                              \
+    X(PAGES_COPIED, pages_copied)                                                                                      \
+    X(FAULTS_PLACED, faults_placed)                                                                                    \
+    X(FAULTS_REMOTE, faults_remote)
 
 static void add_counters(struct mnw_stats *stats, const struct mnw__counters *counters) {
 #define ADD(counter, field)                                                                                            \
@@ -101,10 +105,13 @@ int mnw_cache_stats(struct mnw_cache *cache, struct mnw_stats *stats, size_t siz
     if (error)
         return error;
     add_pool(&now, cache->pool);
-    add_counters(&now, &cache->counters);
-    now.resident_bytes = atomic_load(&cache->charged);
-    now.pinned_bytes = atomic_load(&cache->pinned_extents) * cache->pool->extent_bytes;
-    now.metadata_bytes = mnw__cache_metadata_bytes(cache);
+    for (unsigned i = 0; i < mnw__member_count(cache); i++) {
+        const struct mnw_cache *member = mnw__member(cache, i);
+        add_counters(&now, &member->counters);
+        now.resident_bytes += atomic_load(&member->charged);
+        now.pinned_bytes += atomic_load(&member->pinned_extents) * member->pool->extent_bytes;
+        now.metadata_bytes += mnw__cache_metadata_bytes(member);
+    }
     return copy_out(stats, size, &now, "mnw_cache_stats");
 }
 
@@ -185,7 +192,9 @@ int mnw_cache_placement(struct mnw_cache *cache, uint64_t pages_max, struct mnw_
         return error;
     if (!placement || !size)
         return mnw__fail(-EINVAL, "mnw_cache_placement: `placement` must not be NULL and `size` must be its size");
-    mnw__place_survey(cache, pages_max, &now);
+    unsigned count = mnw__member_count(cache);
+    for (unsigned i = 0; i < count; i++)
+        mnw__place_survey(mnw__member(cache, i), pages_max ? (pages_max - 1) / count + 1 : 0, &now);
     memset(placement, 0, size);
     memcpy(placement, &now, size < sizeof(now) ? size : sizeof(now));
     return 0;
@@ -254,6 +263,7 @@ static json_t *placement_json(struct mnw_pool *pool, const struct mnw_placement 
     json_object_set_new(object, "asked_bytes", number(sample->asked_bytes));
     json_object_set_new(object, "unknown_bytes", number(sample->unknown_bytes));
     json_object_set_new(object, "outside_bytes", number(sample->outside_bytes));
+    json_object_set_new(object, "copied_bytes", number(sample->copied_bytes));
     for (unsigned node = 0; node < MNW_NODES_MAX; node++)
         if (sample->node_bytes[node] || pool->nodes >> node & 1)
             json_array_append_new(

@@ -25,6 +25,9 @@ int mnw_view_attach(struct mnw_view **view, struct mnw_cache *cache, const struc
     int error = mnw__check_cache(cache, "mnw_view_attach");
     if (!error)
         error = mnw__options_copy(&known, sizeof(known), options, "mnw_attach_options");
+    if (!error && cache->members && known.flags & MNW_VIEW_WRITE)
+        error = mnw__fail(-EINVAL, "mnw_view_attach: a cache with `replicas` is for reading: MNW_VIEW_WRITE needs one "
+                                   "without");
     return error ? error : mnw__view_attach(view, cache, &known);
 }
 

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "engine/cache.h"
 #include "engine/job.h"
+#include "engine/member.h"
 #include "engine/pool.h"
 #include "engine/record.h"
 #include "minnow/minnow.h"
@@ -141,7 +142,7 @@ int64_t mnw_cache_replay(struct mnw_cache *cache, const char *path, uint64_t coo
     if (!result)
         result = mnw__working_set_fits(&set, cache->store->size_bytes, mnw__record_identity(cache->store));
     if (!result)
-        result = replay(cache, &set, cookie);
+        result = replay(mnw__member_here(cache), &set, cookie);
     free(bytes);
     return result;
 }

@@ -44,6 +44,9 @@ const struct mnw__metrics_field mnw__metrics_fields[] = {
     COUNTER(pages_foreign, "Pages put into memory by processes that are not attached; taken out."),
     COUNTER(pages_elsewhere, "Pages given memory on another NUMA node than the policy wanted."),
     COUNTER(policies_foreign, "Times that a consumer's own memory policy had redirected a cache; undone."),
+    COUNTER(pages_copied, "Pages brought from another NUMA node's copy of a cache."),
+    COUNTER(faults_placed, "Faults on resident pages that were asked on which NUMA node they happen; one in 16."),
+    COUNTER(faults_remote, "Of these, the ones whose page lies on another node."),
     POOL_COUNTER(events_dropped, "Notices of failed pages that nobody took."),
     POOL_GAUGE(numa_balancing, "What kernel.numa_balancing says; not 0: the kernel moves threads between nodes."),
 };

@@ -4,6 +4,7 @@
 #include "base/bits.h"
 #include "base/error.h"
 #include "engine/adopt.h"
+#include "engine/member.h"
 #include "engine/place.h"
 #include "engine/pool.h"
 #include "engine/remote.h"
@@ -259,12 +260,15 @@ static void close_parts(struct mnw_cache *cache) {
 }
 
 int mnw__cache_open(struct mnw_cache **out, struct mnw_pool *pool, struct mnw_store *store,
-                    const struct mnw_cache_options *options) {
+                    const struct mnw_cache_options *options, struct mnw__members *members, int node) {
     struct mnw_cache *cache = calloc(1, sizeof(*cache));
     if (!cache)
         return mnw__fail(-ENOMEM, "cache: out of memory");
     cache->pool = pool;
     cache->store = store;
+    cache->members = members;
+    cache->member_index = members ? members->count : 0;
+    cache->node = node;
     set_options(cache, options);
     int error = open_parts(cache, options);
     if (error) {
@@ -323,12 +327,12 @@ static int wait_for_fills(struct mnw_cache *cache) {
     return 0;
 }
 
-int mnw__cache_close(struct mnw_cache *cache) {
+int mnw__cache_is_closable(struct mnw_cache *cache) {
     int error = refuse_if_used(cache);
-    if (!error)
-        error = wait_for_fills(cache);
-    if (error)
-        return error;
+    return error ? error : wait_for_fills(cache);
+}
+
+void mnw__cache_close(struct mnw_cache *cache) {
     leave_pool(cache);
     mnw__remote_end_sealed(cache);
     struct mnw_pool *pool = cache->pool;
@@ -336,5 +340,4 @@ int mnw__cache_close(struct mnw_cache *cache) {
     atomic_fetch_sub(&cache->store->users, 1);
     close_parts(cache);
     give_charge_back(pool, charged); /* last: whoever is charged next takes memory that is free */
-    return 0;
 }

@@ -21,10 +21,16 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
+struct mnw__members;
+
 struct mnw_cache {
     struct mnw_pool *pool;
     struct mnw_store *store;
     struct mnw_cache *next; /* pool->lock */
+    struct mnw__members
+        *members; /* member.h: which this is one of; NULL: it is the only one. Fixed, like the next two */
+    unsigned member_index;
+    int node; /* where its memory comes from; -1: the pool's policy decides */
     struct mnw__backing backing;
     struct mnw__pages pages;
     struct mnw__policy_node *nodes;
@@ -59,9 +65,15 @@ struct mnw_cache {
     struct mnw__counters counters;
 };
 
+/*
+ * `members` (or NULL): whose next one it becomes. `node`: where its memory comes from as long as there is any; -1: as
+ * the pool's policy has it.
+ */
 int mnw__cache_open(struct mnw_cache **cache, struct mnw_pool *pool, struct mnw_store *store,
-                    const struct mnw_cache_options *options);
-int mnw__cache_close(struct mnw_cache *cache);
+                    const struct mnw_cache_options *options, struct mnw__members *members, int node);
+/* Nobody uses it, and no read of it is under way: 0, and it may be closed. Waits for reads up to their deadline. */
+int mnw__cache_is_closable(struct mnw_cache *cache);
+void mnw__cache_close(struct mnw_cache *cache);
 void mnw__cache_kept(const struct mnw_cache *cache, struct mnw_kept *kept);
 
 bool mnw__cache_charge(struct mnw_cache *cache, uint64_t bytes);

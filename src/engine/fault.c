@@ -28,6 +28,9 @@
 /* A starved fault is back with every tick, or, its event lost, with the watchdog; after a longer gap it is another. */
 #define STARVED_GAP_NS 2000000000ull
 
+/* Of the faults that find their page resident, one in so many is asked where it is, and where the page. */
+#define PLACED_SHARE 16
+
 /* ---- mapping ahead ---- */
 
 /* Resident neighbours from `page` on, within its extent. */
@@ -277,6 +280,13 @@ static bool look_at_unbarred(struct mnw__fault_thread *thread, struct mnw_view *
     return false;
 }
 
+void mnw__fault_note_resolved(const struct mnw__place *place, struct mnw_cache *cache, uint64_t page) {
+    _Atomic uint64_t *resolved = &cache->counters.values[MNW__FAULTS_RESOLVED];
+    uint64_t before = atomic_fetch_add_explicit(resolved, 1, memory_order_relaxed);
+    if (cache->pool->has_nodes && before % PLACED_SHARE == 0)
+        mnw__place_note_access(place, cache, page);
+}
+
 /* One look at an extent that is entered. True: `*outcome` is how it ended. */
 static bool look(struct mnw__fault_thread *thread, struct mnw_view *view, uint64_t page, bool wake,
                  struct mnw__readahead_plan *plan, enum mnw__outcome *outcome) {
@@ -306,7 +316,7 @@ static bool look(struct mnw__fault_thread *thread, struct mnw_view *view, uint64
         case MNW__MAP_DONE:
             break;
         }
-        mnw__count(&cache->counters, MNW__FAULTS_RESOLVED, 1);
+        mnw__fault_note_resolved(&thread->place, cache, page);
         return true;
     case MNW__PAGE_FILLING:
         if (!mnw__page_join(&cache->pages, page))

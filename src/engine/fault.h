@@ -107,6 +107,8 @@ bool mnw__fault_read_ahead(struct mnw__fault_thread *thread, struct mnw_view *vi
 enum mnw__map mnw__fault_map_around(struct mnw_view *view, uint64_t page, uint64_t around, bool wake);
 /* Maps what is resident of [first, end) on both sides of the page, in its extent. */
 void mnw__fault_map_block(struct mnw_view *view, uint64_t page, uint64_t first, uint64_t end);
+/* A fault found its page resident, and it is mapped. `place` NULL: in the calling thread. In the page's extent. */
+void mnw__fault_note_resolved(const struct mnw__place *place, struct mnw_cache *cache, uint64_t page);
 /*
  * What the word of a PRESENT page says is no longer true. LOST: the backing has no such page, and it is ABSENT again.
  * BROKEN: its memory has failed; it is given back, and the page is FAILED until it is invalidated. In its entered

@@ -7,6 +7,7 @@
 #include "engine/fault.h"
 #include "engine/fill_private.h"
 #include "engine/job.h"
+#include "engine/member.h"
 #include "engine/pool.h"
 #include "engine/reclaim.h"
 #include "engine/view.h"
@@ -229,6 +230,15 @@ static struct mnw_read read_of(const struct mnw__fill *fill) {
     };
 }
 
+/* What another member has of whole pages; 0: the store is to be asked, perhaps for less. */
+static int64_t copy(struct mnw__fill *fill, struct mnw_read *read) {
+    int64_t copied = 0;
+    if (!fill->done_bytes && !fill->asks_store)
+        copied = mnw__member_copy(fill->cache, read);
+    fill->is_copied = copied > 0;
+    return copied;
+}
+
 void mnw__fill_read(struct mnw__fill *fill) {
     struct mnw__fault_thread *thread = fill->thread;
     struct mnw_cache *cache = fill->cache;
@@ -236,6 +246,11 @@ void mnw__fill_read(struct mnw__fill *fill) {
     if (fill->one_by_one)
         read.length = mnw__min(read.length, cache->backing.page_bytes - fill->done_bytes);
     mnw__fill_set_state(fill, MNW__FILL_READING);
+    int64_t copied = copy(fill, &read);
+    if (copied) {
+        mnw__fill_answer(thread, read.token, copied);
+        return;
+    }
     int error = cache->store->ops->read(cache->store, thread->io, &read, mnw__fill_answer, thread);
     if (error == -EAGAIN) /* too many reads in flight: not a failure, ask again soon */
         mnw__fill_pause(fill, mnw__clock_ns() + CROWDED_PAUSE_NS);
@@ -249,7 +264,7 @@ static void set_up(struct mnw__fill *fill, struct mnw_cache *cache, uint64_t pag
     fill->view = NULL;
     fill->along = NULL;
     fill->job = NULL;
-    fill->is_inline = fill->comes_whole = false;
+    fill->is_inline = fill->comes_whole = fill->is_copied = fill->asks_store = false;
     mnw__fill_set_run(fill, page, count);
     fill->attempts = fill->pages_failed = 0;
     fill->one_by_one = false;
@@ -377,6 +392,8 @@ bool mnw__fill_read_inline(struct mnw__fill *fill, uint64_t *token, int64_t *res
     *token = read.token;
     if (fill->comes_whole)
         read.buffer = fill->thread->pages + (size_t)(fill - fill->thread->fills) * fill->cache->backing.page_bytes;
-    *result = store->ops->read_now(store, &read);
+    *result = copy(fill, &read);
+    if (!*result)
+        *result = store->ops->read_now(store, &read);
     return !fill->comes_whole || put_page(fill, read.buffer, *result);
 }

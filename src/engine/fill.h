@@ -57,6 +57,8 @@ struct mnw__fill {
     bool one_by_one;       /* one page is asked for at a time */
     bool is_inline;        /* begun by a thread that reads its page itself, and looks for it itself */
     bool comes_whole;      /* its page has no memory yet: mnw__fill_read_inline() writes it */
+    bool is_copied;        /* the last answer was not the store's, but another member's (member.h) */
+    bool asks_store;       /* what another member had was not what the store holds: it is asked itself */
     uint64_t wanted_bytes, done_bytes;
     uint64_t began_ns, retry_ns, retry_delay_ns;
     _Atomic uint64_t deadline_ns; /* looked at by the fault thread while another takes the slot anew */

@@ -7,6 +7,7 @@
 #include "engine/fill.h"
 #include "engine/fill_private.h"
 #include "engine/job.h"
+#include "engine/member.h"
 #include "engine/pool.h"
 #include "engine/reclaim.h"
 #include "engine/view.h"
@@ -118,12 +119,22 @@ static void finish_pages(struct mnw__fill *fill, uint32_t count) {
     }
 }
 
+/* Copies begin with a page, so what ends with one is copied from there on. */
+static void count_bytes(struct mnw__fill *fill, uint32_t pages, uint64_t bytes) {
+    struct mnw__counters *counters = &fill->cache->counters;
+    if (fill->is_copied)
+        mnw__count(counters, MNW__PAGES_COPIED, pages);
+    else
+        mnw__count(counters, MNW__FILL_BYTES, bytes);
+}
+
 static void finish(struct mnw__fill *fill) {
     struct mnw_cache *cache = fill->cache;
     zero_tail(fill);
     finish_pages(fill, fill->page_count);
-    mnw__count(&cache->counters, MNW__FILLS, 1);
-    mnw__count(&cache->counters, MNW__FILL_BYTES, fill->wanted_bytes);
+    if (!fill->is_copied)
+        mnw__count(&cache->counters, MNW__FILLS, 1);
+    count_bytes(fill, fill->page_count, fill->wanted_bytes);
     mnw__fill_shrink_run(fill, fill->first_page, 0);
     end_slot(fill);
 }
@@ -135,7 +146,7 @@ static void finish(struct mnw__fill *fill) {
 static void finish_first(struct mnw__fill *fill, uint32_t count) {
     uint64_t bytes = count * (uint64_t)fill->cache->backing.page_bytes, done_bytes = fill->done_bytes - bytes;
     finish_pages(fill, count);
-    mnw__count(&fill->cache->counters, MNW__FILL_BYTES, bytes);
+    count_bytes(fill, count, bytes);
     mnw__fill_shrink_run(fill, fill->first_page + count, fill->page_count - count);
     fill->done_bytes = done_bytes;
     fill->view = NULL;
@@ -210,7 +221,7 @@ static void tell_failure(struct mnw_cache *cache, uint64_t page, int error) {
     mnw__notices_add(&cache->pool->notices, &(struct mnw_event){
                                                 .kind = MNW_EVENT_PAGE_FAILED,
                                                 .result = error,
-                                                .cache = cache,
+                                                .cache = mnw__member_first(cache),
                                                 .offset = mnw__cache_page_offset(cache, page),
                                                 .length = cache->backing.page_bytes,
                                             });
@@ -286,6 +297,11 @@ static void read_first_alone(struct mnw__fill *fill, int error, uint64_t now_ns)
 
 static void retry_or_fail(struct mnw__fill *fill, int error, uint64_t now_ns) {
     struct mnw_cache *cache = fill->cache;
+    if (fill->is_copied) { /* its check has refused it: that says nothing of the store */
+        fill->asks_store = true;
+        mnw__fill_read(fill);
+        return;
+    }
     if (fill->view && fill->page_count > 1) {
         read_first_alone(fill, error, now_ns);
     } else if (fill->attempts < cache->read_retries) {

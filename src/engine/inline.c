@@ -317,7 +317,7 @@ static enum step map(struct fault *fault) {
     }
     if (fault->plan.block_pages)
         mnw__fault_map_block(fault->view, fault->page, fault->plan.block, fault->plan.block + fault->plan.block_pages);
-    mnw__count(&cache->counters, MNW__FAULTS_RESOLVED, 1);
+    mnw__fault_note_resolved(NULL, cache, fault->page);
     return STEP_MAPPED;
 }
 
@@ -516,6 +516,7 @@ int mnw__inline_populate(struct mnw_view *view, uint64_t page, uint64_t count, u
 
 static void serve_asked(struct mnw__fault_thread *thread, struct mnw_view *view, uint64_t page) {
     struct mnw__readahead_plan plan;
+    mnw__place_for_thread(&thread->place, 0); /* whose fault it is is not told */
     mnw__fault_serve(thread, view, page, true, &plan);
     if (plan.count)
         mnw__fault_read_ahead(thread, view, &plan);

@@ -4,6 +4,7 @@
 #include "engine/cache.h"
 #include "engine/fault.h"
 #include "engine/fill.h"
+#include "engine/member.h"
 #include "engine/pool.h"
 #include "sys/numa.h"
 
@@ -65,7 +66,7 @@ static struct mnw_event event_of(const struct mnw__job *job) {
         .result = atomic_load(&job->cancelled) ? -ECANCELED
                   : failed                     ? -EIO
                                                : 0,
-        .cache = job->cache,
+        .cache = mnw__member_first(job->cache),
         .offset = mnw__cache_page_offset(cache, job->first_page),
         .length = mnw__cache_page_offset(cache, job->end_page - job->first_page),
         .cookie = job->cookie,

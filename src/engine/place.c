@@ -5,6 +5,7 @@
 #include "engine/adopt.h"
 #include "engine/cache.h"
 #include "engine/fault.h"
+#include "engine/member.h"
 #include "engine/pool.h"
 #include "sys/backing.h"
 #include "sys/numa.h"
@@ -49,13 +50,16 @@ int mnw__place_set_policy(struct mnw_cache *cache) {
     return mnw__numa_set_range_policy(cache->backing.alias, policy_bytes(cache), kernels_policy(pool), pool->nodes);
 }
 
+/* -1: nothing is known of it. */
+static int node_of_thread(uint32_t thread, const struct mnw_pool *pool) {
+    int cpu = thread ? mnw__thread_cpu_of(thread) : -1;
+    return cpu >= 0 && cpu < MNW__PLACE_CPUS ? pool->node_of_cpu[cpu] : -1;
+}
+
 /* A faulter that nothing is known of, or whose node is not the pool's, is taken to be where its fault thread is. */
 static int node_of_faulter(struct mnw__place *place, const struct mnw_pool *pool) {
-    if (place->node < 0 && place->faulter) {
-        int cpu = mnw__thread_cpu_of(place->faulter);
-        if (cpu >= 0 && cpu < MNW__PLACE_CPUS)
-            place->node = pool->node_of_cpu[cpu];
-    }
+    if (place->node < 0)
+        place->node = node_of_thread(place->faulter, pool);
     if (place->node < 0 || !(pool->nodes >> place->node & 1))
         place->node = place->home;
     return place->node;
@@ -144,6 +148,19 @@ static int allocate_from(struct mnw_cache *cache, uint64_t offset, size_t length
     return 0;
 }
 
+/* As long as it has any, whatever the thread's policy is. */
+static int allocate_on(struct mnw__place *place, struct mnw_cache *cache, uint64_t offset, size_t length, bool fresh,
+                       int node) {
+    struct mnw__numa_own own;
+    if (place)
+        prefer(place, node);
+    bool is_lent = !place && mnw__numa_lend(node, &own);
+    int error = allocate_from(cache, offset, length, fresh, 1ull << node);
+    if (is_lent)
+        mnw__numa_take_back(&own);
+    return error;
+}
+
 /* ---- nodes that take turns ---- */
 
 static int node_of_turn(const struct mnw_cache *cache, uint64_t offset) {
@@ -164,15 +181,8 @@ static int allocate_in_turn(struct mnw__place *place, struct mnw_cache *cache, u
                             bool fresh) {
     int error = 0;
     for (uint64_t end = offset + length, next; offset < end && !error; offset = next) {
-        int node = node_of_turn(cache, offset);
-        struct mnw__numa_own own;
         next = end_of_turn(cache, offset, end);
-        if (place)
-            prefer(place, node);
-        bool is_lent = !place && mnw__numa_lend(node, &own);
-        error = allocate_from(cache, offset, next - offset, fresh, 1ull << node);
-        if (is_lent)
-            mnw__numa_take_back(&own);
+        error = allocate_on(place, cache, offset, next - offset, fresh, node_of_turn(cache, offset));
     }
     return error;
 }
@@ -181,9 +191,23 @@ int mnw__place_allocate(struct mnw__place *place, struct mnw_cache *cache, uint6
     const struct mnw_pool *pool = cache->pool;
     if (!pool->has_nodes)
         return mnw__backing_allocate(&cache->backing, offset, length);
+    if (cache->node >= 0)
+        return allocate_on(place, cache, offset, length, fresh, cache->node);
     if (pool->turns.count)
         return allocate_in_turn(place, cache, offset, length, fresh);
     return allocate_from(cache, offset, length, fresh, wanted_nodes(place, pool));
+}
+
+/* ---- who is where ---- */
+
+void mnw__place_note_access(const struct mnw__place *place, struct mnw_cache *cache, uint64_t page) {
+    void *address = (char *)cache->backing.alias + mnw__cache_page_offset(cache, page);
+    int here = place ? node_of_thread(place->faulter, cache->pool) : mnw__numa_here(), there;
+    if (here < 0 || mnw__numa_where(&address, &there, 1) || there < 0)
+        return;
+    mnw__count(&cache->counters, MNW__FAULTS_PLACED, 1);
+    if (here != there)
+        mnw__count(&cache->counters, MNW__FAULTS_REMOTE, 1);
 }
 
 /* ---- where it lies now ---- */
@@ -221,6 +245,8 @@ static void ask(struct survey *survey) {
 
 static void add_page(struct survey *survey, uint64_t page) {
     const struct mnw_cache *cache = survey->cache;
+    if (mnw__member_count_before(cache, page))
+        survey->placement->copied_bytes += cache->backing.page_bytes;
     survey->addresses[survey->count++] = (char *)cache->backing.alias + mnw__cache_page_offset(cache, page);
     if (survey->count == BATCH)
         ask(survey);

@@ -50,6 +50,13 @@ void mnw__place_for_node(struct mnw__place *place, int node);
 int mnw__place_allocate(struct mnw__place *place, struct mnw_cache *cache, uint64_t offset, size_t length, bool fresh);
 
 /*
+ * A fault found its page resident. Counted: whether the page lies on the faulter's node (FAULTS_PLACED, FAULTS_REMOTE),
+ * where both can be told; some microseconds. `place` NULL: the calling thread is the faulter. While the page's extent
+ * is entered.
+ */
+void mnw__place_note_access(const struct mnw__place *place, struct mnw_cache *cache, uint64_t page);
+
+/*
  * Adds to `placement` where pages that are resident lie, as the kernel says: all of them, or about `pages_max` (not 0)
  * spread over them, of at most 65,536 extents. May look at pages that come and go meanwhile.
  */

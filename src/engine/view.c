@@ -106,9 +106,11 @@ static int set_range(struct mnw_view *view, const struct mnw_view_options *optio
 
 static int check_flags(struct mnw_view *view, const struct mnw_view_options *options) {
     unsigned flags = options ? options->flags : 0;
-    const unsigned known = MNW_VIEW_WRITE | MNW_VIEW_INLINE;
+    const unsigned known = MNW_VIEW_WRITE | MNW_VIEW_INLINE | MNW_VIEW_ON_NODE;
     if (flags & ~known)
         return mnw__fail(-EINVAL, "view: unknown flags 0x%x", flags & ~known);
+    if ((flags & MNW_VIEW_WRITE) && view->cache->members)
+        return mnw__fail(-EINVAL, "view: a cache with `replicas` is for reading: MNW_VIEW_WRITE needs one without");
     view->writable = flags & MNW_VIEW_WRITE;
     view->is_inline = flags & MNW_VIEW_INLINE;
     enum mnw_backing kind = view->cache->backing.kind;
@@ -139,11 +141,12 @@ static int open_uffd(struct mnw_view *view) {
     return 0;
 }
 
-/* The views take turns over the threads of the opener's node; over all, when the pool has none there. */
-static struct mnw__fault_thread *choose_thread(struct mnw_pool *pool) {
+/* The views take turns over the threads of the cache's or the opener's node; over all, when the pool has none there. */
+static struct mnw__fault_thread *choose_thread(const struct mnw_cache *cache) {
+    struct mnw_pool *pool = cache->pool;
     unsigned turn = atomic_fetch_add_explicit(&pool->view_turn, 1, memory_order_relaxed);
     unsigned per_node = pool->thread_count / (unsigned)__builtin_popcountll(pool->nodes);
-    int here = mnw__numa_here();
+    int here = cache->node >= 0 ? cache->node : mnw__numa_here();
     for (unsigned first = 0; first < pool->thread_count; first += per_node) /* they lie node by node */
         if (pool->threads[first].node == here)
             return &pool->threads[first + turn % per_node];
@@ -188,7 +191,7 @@ struct mnw_view *mnw__view_new(struct mnw_cache *cache) {
     }
     view->cache = cache;
     view->uffd = -1;
-    view->thread = choose_thread(cache->pool);
+    view->thread = choose_thread(cache);
     mnw__record_init(&view->record);
     return view;
 }

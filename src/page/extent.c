@@ -93,6 +93,16 @@ enum mnw__enter mnw__extent_enter(struct mnw__pages *pages, uint64_t extent, boo
     return state_of(seen) == MNW__EXTENT_ABSENT ? MNW__ENTER_FRESH : MNW__ENTER_HELD;
 }
 
+bool mnw__extent_visit(struct mnw__pages *pages, uint64_t extent) {
+    mnw__point("visit");
+    uint64_t seen = load(pages, extent);
+    do {
+        if (state_of(seen) != MNW__EXTENT_RESIDENT || visitors_of(seen) == VISITOR_MAX)
+            return false;
+    } while (!change(pages, extent, &seen, seen + VISITOR_ONE));
+    return true;
+}
+
 /* Adds to the counts of an extent that cannot go meanwhile; the word before. */
 static uint64_t add(struct mnw__pages *pages, uint64_t extent, uint64_t more) {
     return atomic_fetch_add_explicit(&pages->extents[extent], more, memory_order_acq_rel);

@@ -128,6 +128,11 @@ enum mnw__enter {
 };
 /* One visitor more, unless EVICTING. `fault`: also marks it referenced, and awaited when busy. */
 enum mnw__enter mnw__extent_enter(struct mnw__pages *pages, uint64_t extent, bool fault);
+/*
+ * One visitor more if it is RESIDENT, to read what is PRESENT in it and no more: no use of it, and it stays what it is.
+ * False: it is not, or has as many visitors as can be counted; nothing is waited for.
+ */
+bool mnw__extent_visit(struct mnw__pages *pages, uint64_t extent);
 /* One visitor less. */
 void mnw__extent_leave(struct mnw__pages *pages, uint64_t extent);
 /* One visitor less, one fill more: the visitor has claimed pages. */

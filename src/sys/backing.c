@@ -473,6 +473,20 @@ int mnw__backing_write_page(struct mnw__backing *backing, uint64_t offset, const
     return written == (ssize_t)backing->page_bytes ? 0 : written < 0 ? -errno : -EIO;
 }
 
+int mnw__backing_read(const struct mnw__backing *backing, uint64_t offset, void *bytes, size_t length) {
+    for (size_t done = 0; done < length;) {
+        ssize_t got = pread(backing->fd, (char *)bytes + done, length - done, (off_t)(offset + done));
+        if (got < 0 && errno == EINTR) {
+            continue;
+        }
+        if (got <= 0) {
+            return got < 0 ? -errno : -EIO;
+        }
+        done += (size_t)got;
+    }
+    return 0;
+}
+
 void mnw__backing_look_up(struct mnw__backing *backing) {
     char word[16];
     bool takes = backing->kind == MNW_BACKING_SHMEM;

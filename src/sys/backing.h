@@ -73,6 +73,11 @@ int mnw__backing_write_page(struct mnw__backing *backing, uint64_t offset, const
 void mnw__backing_look_up(struct mnw__backing *backing);
 /* Maps a range that has memory through the alias, which move_pages(2) sees pages by. Need not succeed. */
 void mnw__backing_map_alias(struct mnw__backing *backing, uint64_t offset, size_t length);
+/*
+ * Copies bytes that the file holds: into memory of the caller's that is there, or -EFAULT. Where the file has a hole they
+ * are zeros, and it stays a hole. -EIO: memory of it has failed, or not all could be read. Async-signal-safe.
+ */
+int mnw__backing_read(const struct mnw__backing *backing, uint64_t offset, void *bytes, size_t length);
 /* Takes the range's memory away and drops every mapping of it. */
 int mnw__backing_punch(struct mnw__backing *backing, uint64_t offset, size_t length);
 

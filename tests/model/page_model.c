@@ -153,6 +153,14 @@ static void do_settle(uint64_t extent, uint64_t page) {
     model->fills[run.actor]++;
 }
 
+static void do_visit(uint64_t extent, uint64_t page) {
+    struct model_extent *model = &run.extent[extent];
+    (void)page;
+    bool wanted = model->state == MNW__EXTENT_RESIDENT;
+    expect(mnw__extent_visit(&run.pages, extent) == wanted, "its result");
+    model->visits[run.actor] += wanted;
+}
+
 static void do_revisit(uint64_t extent, uint64_t page) {
     struct model_extent *model = &run.extent[extent];
     (void)page;
@@ -386,6 +394,7 @@ static const struct transition {
     unsigned weight;
 } transitions[] = {
     {"enter", do_enter, 8},
+    {"visit", do_visit, 2},
     {"leave", do_leave, 8},
     {"settle", do_settle, 6},
     {"revisit", do_revisit, 2},

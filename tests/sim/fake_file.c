@@ -339,6 +339,31 @@ int mnw__backing_write_page(struct mnw__backing *backing, uint64_t offset, const
     return error;
 }
 
+int mnw__backing_read(const struct mnw__backing *backing, uint64_t offset, void *bytes, size_t length) {
+    fake_call("read");
+    struct fake_file *file = fake_file_of(backing->fd);
+    if (offset + length > backing->size_bytes)
+        sim_fail("a backing is read behind its end");
+    /* In pieces: it may change between them. */
+    for (size_t done = 0, step; done < length; done += step) {
+        uint64_t page = (offset + done) / file->page_bytes;
+        size_t left = (page + 1) * file->page_bytes - (offset + done);
+        step = left < length - done ? left : length - done;
+        if (step > file->page_bytes / 2)
+            step = file->page_bytes / 2;
+        if (file->broken[page])
+            return -EIO;
+        if (file->cached[page])
+            memcpy((char *)bytes + done, file->bytes + offset + done, step);
+        else
+            memset((char *)bytes + done, 0, step);
+        fake_call("read on");
+        if (random_chance(fiber_random(), 50)) /* it had been swapped out */
+            fiber_sleep(random_below(fiber_random(), 3000000), "a page to be swapped in");
+    }
+    return 0;
+}
+
 /* The machine's settings may change at any time. */
 void mnw__backing_look_up(struct mnw__backing *backing) {
     bool takes = backing->kind == MNW_BACKING_SHMEM && !fake_strikes(FAKE_WRITE);

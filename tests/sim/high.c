@@ -239,6 +239,7 @@ void high_open(struct high *high, enum mnw_backing kind, const struct high_optio
         .read_deadline_ms = options->deadline_ms ? options->deadline_ms : HIGH_DEADLINE_MS,
         .readahead_bytes = options->readahead ? 0 : UINT64_MAX,
         .read_around_bytes = options->around_pages * high->page,
+        .replicas = options->replicas,
     };
     must(mnw_cache_open(&high->cache, high->pool, high->store, &cache), "opening the cache");
     must(mnw_view_open(&high->view, high->cache, NULL), "opening the view");

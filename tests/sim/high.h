@@ -54,6 +54,7 @@ struct high_options {
     enum mnw_numa numa;
     const char *nodes;       /* NULL: all */
     uint32_t slots;          /* reads in flight; 0: the default */
+    bool replicas;           /* a copy on each node */
     bool readahead, checked; /* checked: the store has a checksum */
     bool reads_now;          /* whoever faults inline may read the store himself */
 };

@@ -173,6 +173,12 @@ static uint64_t due_at(const struct sim_store *store, const struct store_read *r
     return fiber_now() + random_below(fiber_random(), store->delay_ns_max + 1);
 }
 
+/* The same page into another file's memory: of the same store, but not of the same cache. */
+static bool is_of_another_copy(const struct sim_store *store, const struct mnw_read *one,
+                               const struct mnw_read *other) {
+    return store->has_copies && (uintptr_t)one->buffer - one->offset != (uintptr_t)other->buffer - other->offset;
+}
+
 static void check_read(const struct sim_store *store, const struct mnw_read *asked) {
     if (!asked->length || asked->offset + asked->length > store->size_bytes)
         sim_fail("the store of %llu bytes is asked for [%llu, +%zu)", (unsigned long long)store->size_bytes,
@@ -183,7 +189,8 @@ static void check_read(const struct sim_store *store, const struct mnw_read *ask
             sim_fail("page %llu is pinned, and read again", (unsigned long long)page);
     for (unsigned i = 0; i < store->read_count; i++) {
         const struct mnw_read *other = &store->reads[i].read;
-        if (store->reads[i].used && other->offset < end && asked->offset < other->offset + other->length)
+        if (store->reads[i].used && other->offset < end && asked->offset < other->offset + other->length &&
+            !is_of_another_copy(store, asked, other))
             sim_fail("single-flight: [%llu, +%zu) is asked for while [%llu, +%zu) is unanswered",
                      (unsigned long long)asked->offset, asked->length, (unsigned long long)other->offset,
                      other->length);

@@ -71,6 +71,7 @@ struct sim_store {
     uint64_t seed, size_bytes, page_bytes, page_count;
     struct store_page *pages;
     bool has_check;
+    bool has_copies;        /* its cache has a copy on each node: each reads for itself */
     bool reads_now;         /* who faults may read it himself */
     bool pages_may_be_lost; /* reads of pinned pages are then no proof of an eviction */
     unsigned chance[STORE_TROUBLES];

@@ -4,6 +4,7 @@
 #include "base/bits.h"
 #include "engine/cache.h"
 #include "engine/fault.h"
+#include "engine/member.h"
 #include "engine/pool.h"
 #include "fake.h"
 #include "freed.h"
@@ -75,6 +76,7 @@ static void draw_store(struct sim_store *store) {
     if (one_in(2))
         store->size_bytes -= draw(0, world.page_bytes - 1);
     store->has_check = one_in(2);
+    store->has_copies = world.has_replicas;
     store->reads_now = !world.is_mortal && !one_in(3);
     store->pages_may_be_lost = fake_config.chance[FAKE_PAGE_LOST] || fake_config.chance[FAKE_BREAK];
     store->delay_ns_max = one_in(3) ? 0 : draw(1000, 3000000);
@@ -97,15 +99,18 @@ static void draw_store(struct sim_store *store) {
 
 static void draw_world(void) {
     world.has_trouble = !one_in(4);
-    world.is_prompt = !world.has_trouble || one_in(3);
-    world.is_mortal = one_in(2) || workload_always_forks;
+    /* Whose read is late is not known of two that read the same page: what a copy fails is explained by count alone. */
+    world.is_prompt = !world.has_trouble || one_in(3) || world.has_replicas;
+    world.is_mortal = (one_in(2) && !world.has_replicas) || workload_always_forks;
     world.deaths_wanted = draw(1, 5);
     draw_kernel();
+    if (world.has_replicas)
+        fake_config.nodes = (unsigned)draw(2, 4);
     if (world.is_mortal)
         fake_config.has_poison = true; /* views of other processes cannot be barred */
     if (world.is_prompt)
         make_prompt();
-    world.backing = (enum mnw_backing)draw(0, 3);
+    world.backing = (enum mnw_backing)draw(0, world.has_replicas ? 2 : 3);
     world.page_bytes = mnw__backing_page_bytes(world.backing);
     world.extent_bytes = mnw__backing_extent_bytes(world.backing);
     if (!world.extent_bytes)
@@ -169,6 +174,8 @@ static void draw_pool(struct mnw_pool_options *options) {
         .io_mode = MNW_IO_AUTO,
         .reads_in_flight = (uint32_t)(one_in(3) ? draw(1, 4) : draw(4, 64)),
     };
+    if (world.has_replicas)
+        options->numa = MNW_NUMA_LOCAL;
     options->nodes = draw_weights(options->numa);
     unsigned threads = per_node * fake_config.nodes;
     world.budget_min = threads * world.extent_bytes;
@@ -197,7 +204,8 @@ void open_pool(void) {
 
 static void draw_cache(struct sim_cache *cache) {
     struct sim_store *store = &cache->store;
-    struct mnw_cache_options options = {.size = sizeof(options), .keep = world.is_mortal};
+    struct mnw_cache_options options = {
+        .size = sizeof(options), .keep = world.is_mortal, .replicas = world.has_replicas};
     static const uint32_t deadlines_ms[] = {20, 100, 1000, 5000};
     store->retries = (uint32_t)draw(0, 3);
     options.read_retries = store->retries ? store->retries : UINT32_MAX;
@@ -258,15 +266,15 @@ static const char *check_charge(const struct mnw_cache *cache) {
 }
 
 /* With everything answered, the cache comes to rest; then every word must be legal. */
-static void check_words(struct sim_cache *cache) {
+static void check_words(struct mnw_cache *cache) {
     uint64_t where = 0, limit_ns = fiber_now() + 100000000000;
     const char *wrong = "it does not come to rest";
     while (fiber_now() < limit_ns) {
-        if (is_at_rest(cache->handle)) {
-            wrong = mnw__pages_check(&cache->handle->pages, &where);
+        if (is_at_rest(cache)) {
+            wrong = mnw__pages_check(&cache->pages, &where);
             if (!wrong)
-                wrong = check_charge(cache->handle);
-            if (!wrong && atomic_load(&cache->handle->fills_overdue))
+                wrong = check_charge(cache);
+            if (!wrong && atomic_load(&cache->fills_overdue))
                 wrong = "all fills have ended, and some count as overdue";
             if (!wrong)
                 break;
@@ -275,10 +283,10 @@ static void check_words(struct sim_cache *cache) {
     }
     if (wrong)
         sim_fail("the words of a cache: %s (at %llu)", wrong, (unsigned long long)where);
-    mnw__mutex_lock(&cache->handle->policy_lock);
-    if (!mnw__policy_is_valid(&cache->handle->policy))
+    mnw__mutex_lock(&cache->policy_lock);
+    if (!mnw__policy_is_valid(&cache->policy))
         sim_fail("the policy's lists are not whole");
-    mnw__mutex_unlock(&cache->handle->policy_lock);
+    mnw__mutex_unlock(&cache->policy_lock);
 }
 
 static void check_refusals(const struct sim_cache *cache) {
@@ -362,7 +370,8 @@ static void close_world(void) {
     if (world.last_stats.pinned_bytes)
         sim_fail("%llu bytes are pinned by nobody", (unsigned long long)world.last_stats.pinned_bytes);
     for (unsigned i = 0; i < world.caches; i++) {
-        check_words(&world.cache[i]);
+        for (unsigned member = 0; member < mnw__member_count(world.cache[i].handle); member++)
+            check_words(mnw__member(world.cache[i].handle, member));
         take_events();
         check_refusals(&world.cache[i]);
     }
@@ -393,6 +402,8 @@ static void describe(void) {
             : world.is_churned ? ", churned"
                                : "",
             fake_config.has_poison ? "" : ", no poison");
+    if (world.has_replicas)
+        fprintf(stderr, "  a copy on each of %u nodes\n", fake_config.nodes);
     fprintf(stderr, "  troubles of the kernel:");
     for (int i = 0; i < FAKE_TROUBLES; i++)
         fprintf(stderr, " %u", fake_config.chance[i]);
@@ -407,16 +418,24 @@ static void describe(void) {
     fputc('\n', stderr);
 }
 
-static struct mnw_cache *cache_of_alias(const void *alias) {
-    for (unsigned i = 0; i < world.caches; i++)
-        if (world.cache[i].handle && !world.cache[i].closing && world.cache[i].handle->backing.alias == alias)
-            return world.cache[i].handle;
+struct mnw_cache *cache_of_alias(const void *alias, struct sim_cache **of) {
+    for (unsigned i = 0; i < world.caches; i++) {
+        struct sim_cache *cache = &world.cache[i];
+        for (unsigned member = 0; cache->handle && !cache->closing && member < mnw__member_count(cache->handle);
+             member++) {
+            struct mnw_cache *handle = mnw__member(cache->handle, member);
+            *of = cache;
+            if (handle->backing.alias == alias)
+                return handle;
+        }
+    }
     return NULL;
 }
 
 /* The rules of page.h, at the moment that counts. */
 static void check_map(const void *alias, uint64_t page) {
-    const struct mnw_cache *cache = cache_of_alias(alias);
+    struct sim_cache *of;
+    const struct mnw_cache *cache = cache_of_alias(alias, &of);
     if (!cache || page >= cache->pages.page_count)
         return;
     struct mnw__extent extent = mnw__extent_load(&cache->pages, mnw__extent_of(&cache->pages, page));
@@ -428,19 +447,17 @@ static void check_map(const void *alias, uint64_t page) {
 }
 
 static bool may_break(const void *alias, uint64_t page) {
-    for (unsigned i = 0; i < world.caches; i++) {
-        struct sim_cache *cache = &world.cache[i];
-        if (!cache->handle || cache->closing || cache->handle->backing.alias != alias ||
-            page >= cache->store.page_count)
-            continue;
-        sim_store_blame_memory(&cache->store, page);
-        return true;
-    }
-    return false;
+    struct sim_cache *of;
+    const struct mnw_cache *cache = cache_of_alias(alias, &of);
+    if (!cache || page >= cache->pages.page_count)
+        return false;
+    sim_store_blame_memory(&of->store, page);
+    return true;
 }
 
 static void check_unbar(const void *alias, uint64_t page) {
-    const struct mnw_cache *cache = cache_of_alias(alias);
+    struct sim_cache *of;
+    const struct mnw_cache *cache = cache_of_alias(alias, &of);
     if (!cache || page >= cache->pages.page_count)
         return;
     struct mnw__extent extent = mnw__extent_load(&cache->pages, mnw__extent_of(&cache->pages, page));
@@ -450,7 +467,8 @@ static void check_unbar(const void *alias, uint64_t page) {
 }
 
 static void check_punch(const void *alias, uint64_t page) {
-    const struct mnw_cache *cache = cache_of_alias(alias);
+    struct sim_cache *of;
+    const struct mnw_cache *cache = cache_of_alias(alias, &of);
     if (!cache || page >= cache->pages.page_count)
         return;
     struct mnw__extent extent = mnw__extent_load(&cache->pages, mnw__extent_of(&cache->pages, page));
@@ -527,6 +545,7 @@ static void live(void *argument) {
 
 void workload_run(uint64_t seed, bool trace) {
     memset(&world, 0, sizeof(world));
+    world.has_replicas = random_mix(seed + 1) % 8 == 0;
     freed_keep();
     static const unsigned odds[] = {20, 100, 300, 700, 1024};
     fiber_begin(seed, odds[random_mix(seed) % 5], trace);

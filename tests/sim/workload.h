@@ -81,11 +81,12 @@ struct world {
     unsigned reads_each, operations_each;
     bool may_lack_memory; /* pages may be refused for want of it */
     bool has_trouble;
-    bool is_mortal;  /* processes die */
-    bool is_forking; /* and fork */
-    bool is_churned; /* caches are closed and opened all the time */
-    bool is_crowded; /* many consumers of few pages in one view */
-    bool is_prompt;  /* nothing in this world takes long: a fault that only the watchdog ends is a lost wake-up */
+    bool is_mortal;    /* processes die */
+    bool is_forking;   /* and fork */
+    bool is_churned;   /* caches are closed and opened all the time */
+    bool is_crowded;   /* many consumers of few pages in one view */
+    bool has_replicas; /* caches have a copy on each of several nodes */
+    bool is_prompt;    /* nothing in this world takes long: a fault that only the watchdog ends is a lost wake-up */
     /* the run */
     struct mnw_pool *pool;
     struct sim_cache cache[CACHES_MAX];
@@ -118,6 +119,8 @@ void workload_run(uint64_t seed, bool trace);
 void open_pool(void);
 void open_cache(struct sim_cache *cache);
 void close_cache(struct sim_cache *cache);
+/* The cache whose alias this is, and whose member it is; NULL: none that is open. */
+struct mnw_cache *cache_of_alias(const void *alias, struct sim_cache **of);
 
 /* workload_churn.c */
 void live_churned(void);

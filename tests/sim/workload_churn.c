@@ -6,6 +6,7 @@
 #include "workload.h"
 
 #include "engine/cache.h"
+#include "engine/member.h"
 #include "fake.h"
 
 #include <stdlib.h>
@@ -54,8 +55,9 @@ static void prefetch(struct sim_cache *cache, unsigned index) {
             sim_fail("a prefetch has not ended");
         fiber_sleep(100000, "a prefetch to end");
     }
-    if (atomic_load(&cache->handle->jobs_active))
-        sim_fail("the event of a prefetch is here, and it still runs");
+    for (unsigned i = 0; i < mnw__member_count(cache->handle); i++)
+        if (atomic_load(&mnw__member(cache->handle, i)->jobs_active))
+            sim_fail("the event of a prefetch is here, and it still runs");
 }
 
 static void live_one_life(struct sim_cache *cache, struct sim_view *view, unsigned index) {

@@ -7,6 +7,7 @@
 
 #include "engine/cache.h"
 #include "engine/job.h"
+#include "engine/member.h"
 #include "engine/view.h"
 #include "fake.h"
 
@@ -62,12 +63,16 @@ static void close_local_view(struct sim_view *view) {
 bool open_view(struct sim_view *view) {
     struct sim_store *store = &view->cache->store;
     struct mnw_view_options options = {.size = sizeof(options)};
-    bool writable = (world.backing <= MNW_BACKING_GRADED || world.is_mortal) && draw(3) == 0;
+    bool writable = (world.backing <= MNW_BACKING_GRADED || world.is_mortal) && !world.has_replicas && draw(3) == 0;
     uint64_t first = draw(2) ? 0 : draw(store->page_count), count = store->page_count - first;
     if (draw(3) == 0)
         count = 1 + draw(count);
     view->is_inline = !world.is_mortal && draw(2);
     options.flags = (writable ? MNW_VIEW_WRITE : 0u) | (view->is_inline ? MNW_VIEW_INLINE : 0u);
+    if (world.has_replicas) {
+        options.flags |= MNW_VIEW_ON_NODE;
+        options.node = (unsigned)draw(fake_config.nodes);
+    }
     options.offset_bytes = first * store->page_bytes;
     options.length_bytes = count * store->page_bytes;
     view->first = first;
@@ -255,8 +260,9 @@ static void check_jobs(const struct sim_cache *cache) {
     for (uint64_t i = 0; i < world.prefetch_count; i++)
         if (world.prefetch[i].cache == cache && !world.prefetch[i].ended)
             return;
-    if (atomic_load(&cache->handle->jobs_active))
-        sim_fail("the events of all prefetches of a cache are here, and one of them still runs");
+    for (unsigned i = 0; i < mnw__member_count(cache->handle); i++)
+        if (atomic_load(&mnw__member(cache->handle, i)->jobs_active))
+            sim_fail("the events of all prefetches of a cache are here, and one of them still runs");
 }
 
 static void take_prefetch(const struct mnw_event *event) {
@@ -349,10 +355,10 @@ static bool has_pin(const struct sim_cache *cache, uint64_t first, uint64_t coun
 }
 
 /* Where touching an invalidated page is SIGBUS, it has failed anew. */
-static void check_healed(const struct sim_cache *cache, uint64_t first, uint64_t count) {
+static void check_healed(struct mnw_cache *cache, uint64_t first, uint64_t count) {
     for (uint64_t page = first; page < first + count; page++)
-        if (mnw__views_have_poison(cache->handle, page, 1) &&
-            mnw__page_state(mnw__page_load(&cache->handle->pages, page)) != MNW__PAGE_FAILED)
+        if (mnw__views_have_poison(cache, page, 1) &&
+            mnw__page_state(mnw__page_load(&cache->pages, page)) != MNW__PAGE_FAILED)
             sim_fail("page %llu was invalidated, and is still SIGBUS in a view", (unsigned long long)page);
 }
 
@@ -382,7 +388,8 @@ static void change_store(void) {
     sim_trace("operator: invalidated: %d", error);
     bool punches_fail = fake_config.chance[FAKE_PUNCH];
     if (!error && world.operators == 1)
-        check_healed(cache, first, count);
+        for (unsigned i = 0; i < mnw__member_count(cache->handle); i++)
+            check_healed(mnw__member(cache->handle, i), first, count);
     if (error == -EIO && store_failed(cache))
         error = 0; /* forgotten it is */
     if (error && error != -EBUSY && !(error == -ENOMEM && punches_fail))

@@ -34,7 +34,7 @@ static const struct sim_view *view_at(uintptr_t address) {
 
 /* Nobody is in the extent, nobody has it in hand: the next move would have to be the waiter's. */
 static bool is_forgotten(const struct sim_view *view, uint64_t page, enum mnw__page_state *state) {
-    const struct mnw__pages *pages = &view->cache->handle->pages;
+    const struct mnw__pages *pages = &view->handle->cache->pages;
     struct mnw__extent extent = mnw__extent_load(pages, mnw__extent_of(pages, page));
     *state = mnw__page_state(mnw__page_load(pages, page));
     return *state != MNW__PAGE_FILLING && extent.state != MNW__EXTENT_EVICTING && !extent.visitors &&
@@ -69,10 +69,8 @@ void keep_watch(void *argument) {
 }
 
 bool may_lose(const void *alias, uint64_t page) {
-    for (unsigned i = 0; i < world.caches; i++) {
-        const struct mnw_cache *cache = world.cache[i].handle;
-        if (cache && cache->backing.alias == alias && page < cache->pages.page_count)
-            return mnw__page_state(mnw__page_load(&cache->pages, page)) == MNW__PAGE_PRESENT;
-    }
-    return false;
+    struct sim_cache *of;
+    const struct mnw_cache *cache = cache_of_alias(alias, &of);
+    return cache && page < cache->pages.page_count &&
+           mnw__page_state(mnw__page_load(&cache->pages, page)) == MNW__PAGE_PRESENT;
 }

@@ -254,6 +254,15 @@ static void test_mapped_ahead_is_no_use(void **state) {
     assert_true(mnw__extent_is_untouched(&pages, 0));
 }
 
+static void test_visit_leaves_no_trace(void **state) {
+    (void)state;
+    assert_false(mnw__extent_visit(&pages, 0));
+    mnw__extent_enter(&pages, 0, false);
+    assert_true(mnw__extent_visit(&pages, 0));
+    expect(0, .state = MNW__EXTENT_RESIDENT, .visitors = 2);
+    assert_false(mnw__extent_drain(&pages, 0) || mnw__extent_visit(&pages, 0));
+}
+
 /* ---- evicting ---------------------------------------------------------------------------------------------- */
 
 static void test_eviction_is_claimed_of_resident_extents(void **state) {
@@ -565,6 +574,7 @@ int main(void) {
         TEST(test_charge_is_set_once),
         TEST(test_referenced_is_taken_once),
         TEST(test_mapped_ahead_is_no_use),
+        TEST(test_visit_leaves_no_trace),
         TEST(test_eviction_is_claimed_of_resident_extents),
         TEST(test_eviction_respects_everybody_inside),
         TEST(test_repair_needs_its_one_visitor),
