@@ -10,7 +10,6 @@
 
 #include "base/bits.h"
 #include "base/error.h"
-#include "sys/thread.h"
 #include "sys/uffd.h"
 
 #include <errno.h>
@@ -157,28 +156,6 @@ int mnw__changes_adopt_child(struct mnw__daemon *daemon, struct mnw__session *se
     link_child(daemon, view);
     note_ranges(daemon, view); /* what it has unmapped while nobody looked is left out */
     return 0;
-}
-
-/* Nobody can serve it any more: what it has not touched is SIGBUS. */
-void mnw__changes_bar_child(const struct mnw__daemon *daemon, unsigned index, int uffd) {
-    enum { TRIES = 1000 };
-    const struct mnw_view_range *ranges;
-    unsigned count = mnw__state_get_ranges(&daemon->state, index, &ranges);
-    struct mnw__uffd_event event;
-    for (unsigned i = 0, tries = 0; i < count && tries < TRIES; i++) {
-        size_t page_bytes = mnw__max(daemon->state.views[index].page_bytes, 4096u);
-        if (mnw__uffd_bar(uffd, ranges[i].address, ranges[i].length_bytes, page_bytes) != -EAGAIN)
-            continue;
-        if (mnw__uffd_read_nowait(uffd, &event, 1) > 0 && event.kind == MNW__UFFD_EV_FORK) {
-            mnw__changes_bar_child(daemon, index, event.fd);
-            mnw__uffd_close(event.fd);
-        }
-        mnw__sleep_ns(100000);
-        tries++;
-        i--;
-    }
-    for (unsigned i = 0; i < count; i++)
-        mnw__uffd_wake(uffd, ranges[i].address, ranges[i].length_bytes);
 }
 
 /* ---- events ---- */

@@ -23,6 +23,7 @@
 #include <stdint.h>
 
 struct mnw__daemon;
+struct mnw__stray;
 
 /* What epoll reports: embedded in whatever has a descriptor. */
 struct mnw__source {
@@ -174,6 +175,9 @@ struct mnw__daemon {
     struct mnw__session *sessions, *dead;
     unsigned session_count, child_count;
     struct mnw__daemon_view *orphans;
+    struct mnw__stray *strays;
+    unsigned stray_count;
+    uint64_t strays_ns; /* when they were last asked whether their processes are gone */
     struct mnw__daemon_prefetch *prefetches;
     uint64_t last_key;
     uint64_t ticks;            /* one for each event, and for each who waits for events */
@@ -297,8 +301,6 @@ void mnw__changes_orphan(struct mnw__daemon *daemon, struct mnw__daemon_view *vi
 /* A child whose record is valid; `session` NULL: an orphan. */
 int mnw__changes_adopt_child(struct mnw__daemon *daemon, struct mnw__session *session, unsigned index,
                              struct mnw__daemon_image *image, int uffd);
-/* A child that cannot be taken over: what it has not touched is SIGBUS, before its userfaultfd is closed. */
-void mnw__changes_bar_child(const struct mnw__daemon *daemon, unsigned index, int uffd);
 /* work->done is called when every child that was forked before this call is with the holder, or barred. Now, maybe. */
 void mnw__changes_settle(struct mnw__work *work);
 /* Once a turn: goes on with that. */
@@ -325,6 +327,19 @@ void mnw__prefetch_drop_all(struct mnw__session *session);
 void mnw__report_handle_stats(struct mnw__session *session, const struct mnw__wire_packet *packet);
 /* A memfd with these bytes, to be sent; -errno. */
 int mnw__report_memfd(const char *name, const void *bytes, size_t size);
+
+/* ---- strays.c ---- */
+
+/* In the holder's names: of a child, or the first letters of a stray's. */
+#define MNW__CHILD "child."
+#define MNW__STRAY "stray."
+/*
+ * The last userfaultfd of somebody's child, of whom we know nothing, is theirs from now on. The holder has it as
+ * `name`; NULL: not yet. False: the process is gone, or it is no userfaultfd; it stays the caller's.
+ */
+bool mnw__strays_add(struct mnw__daemon *daemon, int fd, const char *name);
+/* Lets those go whose processes have ended. Milliseconds until the next look; -1: there are none. */
+int mnw__strays_tick(struct mnw__daemon *daemon);
 
 /* ---- takeover.c ---- */
 

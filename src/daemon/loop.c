@@ -138,7 +138,9 @@ static bool may_leave(const struct mnw__daemon *daemon) {
 int mnw__daemon_loop(struct mnw__daemon *daemon) {
     int error = 0;
     while (!error && !may_leave(daemon)) {
-        int timeout_ms = mnw__session_tick(daemon);
+        int timeout_ms = mnw__session_tick(daemon), strays_ms = mnw__strays_tick(daemon);
+        if (timeout_ms < 0 || (strays_ms >= 0 && strays_ms < timeout_ms))
+            timeout_ms = strays_ms;
         error = mnw__daemon_turn(daemon, daemon->phase == MNW__HANDING_OVER ? 1 : timeout_ms);
     }
     return error;

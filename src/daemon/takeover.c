@@ -10,16 +10,11 @@
 
 #include "base/error.h"
 
-#include "sys/uffd.h"
-
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <unistd.h>
-
-#define CHILD "child."
-#define STRAY "stray."
 
 /* The descriptor of a record, under the name that its serial gives. */
 static int take_fd(struct mnw__daemon *daemon, const char *kind, unsigned index, const struct mnw__record *record) {
@@ -136,11 +131,13 @@ static void take_over_child(struct mnw__daemon *daemon, unsigned index, struct m
         close(fd); /* the view has its own */
         return;
     }
-    if (valid && fd >= 0 && error != -ESRCH) {
-        mnw__daemon_log("the child of a consumer is not taken over: %s", image ? mnw_error() : "its image is lost");
-        mnw__changes_bar_child(daemon, index, fd);
-    }
-    drop_fd(daemon, "child", index, record, fd);
+    char name[MNW__STATE_FDNAME_BYTES];
+    mnw__state_fdname(name, "child", index, record->serial);
+    if (valid && fd >= 0 && error != -ESRCH && mnw__strays_add(daemon, fd, name))
+        mnw__daemon_log("the child of a consumer is not taken over, and gets SIGBUS from now on: %s",
+                        image ? mnw_error() : "its image is lost");
+    else
+        drop_fd(daemon, "child", index, record, fd);
     mnw__state_free(record);
 }
 
@@ -190,28 +187,6 @@ static void take_over_pin(struct mnw__daemon *daemon, unsigned index) {
 
 /* ---- */
 
-/*
- * The last userfaultfd of somebody's child, of whom we have no record: closed, it would read zeros. The holder keeps it
- * on, under a name that no record will ever have, for as long as the process lives; who touches what was not mapped
- * waits. False: the process is gone.
- */
-static bool keep_stray(struct mnw__daemon *daemon, const char *name, int fd) {
-    struct mnw__uffd_description description;
-    char stray[MNW__STATE_FDNAME_BYTES];
-    if (mnw__uffd_describe(fd, &description) || mnw__uffd_is_one_mapping(fd, 4096, 4096) == -ESRCH)
-        return false;
-    snprintf(stray, sizeof(stray), STRAY "%llx", (unsigned long long)description.identity);
-    if (!strcmp(name, stray))
-        return true;
-    int error = mnw__holding_store(&daemon->holding, stray, fd, true);
-    if (error)
-        mnw__daemon_log("the descriptor '%s' cannot be kept as '%s', and keeps its name: %s", name, stray,
-                        strerror(-error));
-    else
-        mnw__holding_remove(&daemon->holding, name);
-    return true;
-}
-
 /* The names of what is left mean nothing: the holder need not keep it. */
 static void drop_rest(struct mnw__daemon *daemon) {
     unsigned strays = 0;
@@ -219,20 +194,19 @@ static void drop_rest(struct mnw__daemon *daemon) {
         struct mnw__held_fd *held = &daemon->holding.fds[i];
         if (held->fd < 0)
             continue;
-        bool is_childs = !strncmp(held->name, CHILD, strlen(CHILD)) || !strncmp(held->name, STRAY, strlen(STRAY));
-        if (is_childs && keep_stray(daemon, held->name, held->fd)) {
+        bool is_childs = !strncmp(held->name, MNW__CHILD, strlen(MNW__CHILD)) ||
+                         !strncmp(held->name, MNW__STRAY, strlen(MNW__STRAY));
+        if (is_childs && mnw__strays_add(daemon, held->fd, held->name)) {
             strays++;
+        } else {
+            mnw__holding_remove(&daemon->holding, held->name);
             close(held->fd);
-            held->fd = -1;
-            continue;
         }
-        mnw__holding_remove(&daemon->holding, held->name);
-        close(held->fd);
         held->fd = -1;
     }
     if (strays)
-        mnw__daemon_log("%u children of consumers wait for ever where they touch what they have not touched: what is "
-                        "known of them is lost, or of another version; end them",
+        mnw__daemon_log("%u children of consumers get SIGBUS where they touch what they have not touched: what was "
+                        "known of them is lost, or of another version",
                         strays);
 }
 

@@ -402,8 +402,8 @@ class UnderSystemd(unittest.TestCase):
         listener.close()
 
     @unittest.skipIf(os.geteuid(), "EVENT_FORK takes CAP_SYS_PTRACE")
-    def test_children_of_another_version_wait(self):
-        """Records that cannot be read: whose last userfaultfd the holder has, waits where it has not been."""
+    def test_children_of_another_version_are_barred(self):
+        """Records that cannot be read: whose last userfaultfd the holder has, gets SIGBUS where it has not been."""
         before, peer.FEATURES = peer.FEATURES, peer.FEATURES | peer.EVENT_FORK
         self.addCleanup(setattr, peer, "FEATURES", before)
         defaults = peer.userfaultfd.__defaults__
@@ -426,7 +426,11 @@ class UnderSystemd(unittest.TestCase):
                 os.write(saying, struct.pack("=i", child))
                 signal.pause()
             os.read(held, 1)
-            os.write(saying, view.read(200 * PAGE, PAGE))
+            if not os.fork():  # its children are no better off
+                view.read(201 * PAGE, PAGE)
+                os._exit(0)
+            os.write(saying, struct.pack("=i", os.waitstatus_to_exitcode(os.wait()[1])))
+            view.read(200 * PAGE, PAGE)
             os._exit(0)
         manager.run_until(lambda: select.select([said], [], [], 0)[0])
         child, = struct.unpack("=i", os.read(said, 4))
@@ -445,17 +449,23 @@ class UnderSystemd(unittest.TestCase):
         restart(lambda store: [(name, other if name == "state" else fd) for name, fd in store])
         manager.run_until(lambda: "child" not in manager.names())
         self.assertEqual(manager.names(), ["listen", "state", "stray"])
-        os.write(letting, b"1")
         restart()
         self.assertEqual(manager.names(), ["listen", "state", "stray"])
-        self.assertEqual(select.select([said], [], [], 2)[0], [], "the child read what is not there")
-        for pid in (child, consumer):
-            os.kill(pid, signal.SIGKILL)
-        os.waitpid(consumer, 0)
-        while os.path.exists(f"/proc/{child}") and "State:\tZ" not in open(f"/proc/{child}/status", encoding="ascii").read():
-            time.sleep(0.01)
-        restart()
+        os.write(letting, b"1")
+        manager.run_until(lambda: select.select([said], [], [], 0)[0])
+        self.assertEqual(struct.unpack("=i", os.read(said, 4)), (-signal.SIGBUS,))
+
+        def has_ended():
+            if not os.path.exists(f"/proc/{child}"):
+                return True
+            with open(f"/proc/{child}/stat", encoding="ascii") as file:
+                fields = file.read().rsplit(")", 1)[1].split()
+            return fields[0] == "Z" and int(fields[-1]) & 127 == signal.SIGBUS
+
+        manager.run_until(has_ended)
         manager.run_until(lambda: "stray" not in manager.names())
+        os.kill(consumer, signal.SIGKILL)
+        os.waitpid(consumer, 0)
         self.stop(manager)
 
     def test_descriptors_that_do_not_fit(self):

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Strays: children of consumers of which there is no record, or no image, any more.
+ *
+ * The loop's. A stray's userfaultfd is the last one: closed, the child would read zeros. So it stays with the holder,
+ * under a name that no record will ever have, for as long as the process lives, and here: who touches what was not
+ * mapped gets SIGBUS. Its own children become strays.
+ */
+#include "daemon/daemon.h"
+
+#include "base/bits.h"
+#include "sys/thread.h"
+#include "sys/uffd.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+/* One stray's events at a time; how often it is asked whether its process is gone; so many may fork. */
+enum { BATCHES = 8, WATCH_MS = 1000, STRAYS_MAX = 1024 };
+/* Below every mapping; the kernel wants no lower one. */
+#define LOW_ADDRESS 0x10000
+#define LOW_BYTES   4096
+
+struct mnw__stray {
+    struct mnw__source source;
+    struct mnw__stray *next;
+    int fd;
+    char name[MNW__STATE_FDNAME_BYTES];
+};
+
+static void end(struct mnw__daemon *daemon, struct mnw__stray *stray) {
+    for (struct mnw__stray **link = &daemon->strays; *link; link = &(*link)->next)
+        if (*link == stray) {
+            *link = stray->next;
+            break;
+        }
+    daemon->stray_count--;
+    mnw__daemon_unwatch(daemon, stray->fd);
+    mnw__holding_remove(&daemon->holding, stray->name);
+    mnw__uffd_close(stray->fd);
+    free(stray);
+}
+
+/* Of what size its pages are nobody knows any more: the kernel refuses too small ones. */
+static void bar(int fd, uintptr_t address) {
+    static const size_t page_bytes[] = {4096, 16384, 65536, 2 << 20, 1 << 30};
+    int error = -EINVAL;
+    for (size_t i = 0; error == -EINVAL && i < mnw__array_count(page_bytes); i++) {
+        int64_t done;
+        error = mnw__uffd_poison(fd, mnw__align_down(address, page_bytes[i]), page_bytes[i], 0, &done);
+    }
+    if (error) /* mapped or barred already, or its mapping changes: it looks again */
+        mnw__uffd_wake(fd, mnw__align_down(address, page_bytes[0]), page_bytes[0]);
+}
+
+static void take_event(struct mnw__daemon *daemon, int fd, const struct mnw__uffd_event *event) {
+    switch (event->kind) {
+    case MNW__UFFD_EV_FAULT:
+        bar(fd, event->address);
+        break;
+    case MNW__UFFD_EV_FORK:
+        if (!mnw__strays_add(daemon, event->fd, NULL))
+            mnw__uffd_close(event->fd);
+        break;
+    case MNW__UFFD_EV_UNMAP:
+    case MNW__UFFD_EV_REMAP:
+        mnw__uffd_wake(fd, event->address, event->length);
+        break;
+    case MNW__UFFD_EV_REMOVE:
+        break;
+    }
+}
+
+/* What comes while it is read raises no edge: then it is armed again. */
+static void stray_ready(struct mnw__daemon *daemon, struct mnw__source *source, uint32_t unused) {
+    struct mnw__stray *stray = (struct mnw__stray *)source;
+    struct mnw__uffd_event events[MNW__UFFD_BATCH];
+    int count = 1;
+    (void)unused;
+    if (daemon->stray_count >= STRAYS_MAX)
+        return; /* who forks without end waits until others have ended */
+    for (unsigned i = 0; i < BATCHES && count > 0; i++) {
+        count = mnw__uffd_read_nowait(stray->fd, events, MNW__UFFD_BATCH);
+        for (int at = 0; at < count; at++)
+            take_event(daemon, stray->fd, &events[at]);
+    }
+    if (count > 0)
+        mnw__daemon_rewatch(daemon, stray->fd, EPOLLIN | EPOLLET, &stray->source);
+}
+
+_Static_assert(offsetof(struct mnw__stray, source) == 0, "stray_ready counts on it");
+
+static bool is_gone(int fd) {
+    return mnw__uffd_is_one_mapping(fd, LOW_ADDRESS, LOW_BYTES) == -ESRCH;
+}
+
+/* How large address spaces are depends on the machine: the kernel refuses what leaves them. */
+static void wake_all(int fd) {
+    int error = -EINVAL;
+    for (unsigned bits = 57; error == -EINVAL && bits > 30; bits--)
+        error = mnw__uffd_wake(fd, LOW_ADDRESS, ((uintptr_t)1 << bits) - (1 << 16) - LOW_ADDRESS);
+}
+
+/* The new name comes before the old one goes. */
+static int keep(struct mnw__daemon *daemon, const struct mnw__stray *stray, const char *name) {
+    if (name && !strcmp(name, stray->name))
+        return 0;
+    int error = mnw__holding_store(&daemon->holding, stray->name, stray->fd, name);
+    if (!error && name)
+        mnw__holding_remove(&daemon->holding, name);
+    return error;
+}
+
+bool mnw__strays_add(struct mnw__daemon *daemon, int fd, const char *name) {
+    struct mnw__uffd_description description;
+    struct mnw__stray *stray = NULL;
+    bool is_stray = !mnw__uffd_describe(fd, &description) && !is_gone(fd);
+    if (is_stray)
+        stray = calloc(1, sizeof(*stray));
+    if (!stray) {
+        if (is_stray) /* left open, so that it reads no zeros */
+            mnw__daemon_log("out of memory: a child of a consumer waits where it touches what it has not touched");
+        return is_stray;
+    }
+    *stray = (struct mnw__stray){.source.ready = stray_ready, .next = daemon->strays, .fd = fd};
+    snprintf(stray->name, sizeof(stray->name), MNW__STRAY "%llx", (unsigned long long)description.identity);
+    daemon->strays = stray;
+    daemon->stray_count++;
+    mnw__uffd_tame(fd);
+    int error = keep(daemon, stray, name);
+    if (!error)
+        error = mnw__daemon_watch(daemon, fd, EPOLLIN | EPOLLET, &stray->source);
+    if (error)
+        mnw__daemon_log("a child of a consumer is not kept, or not watched: %s", strerror(-error));
+    /* Who waits already has faulted for an owner that is gone, which may have read of it. */
+    wake_all(fd);
+    return true;
+}
+
+int mnw__strays_tick(struct mnw__daemon *daemon) {
+    uint64_t now_ns = mnw__clock_ns();
+    if (!daemon->strays)
+        return -1;
+    if (now_ns - daemon->strays_ns < WATCH_MS * UINT64_C(1000000))
+        return WATCH_MS;
+    daemon->strays_ns = now_ns;
+    bool was_full = daemon->stray_count >= STRAYS_MAX;
+    for (struct mnw__stray *next, *stray = daemon->strays; stray; stray = next) {
+        next = stray->next;
+        if (is_gone(stray->fd))
+            end(daemon, stray);
+    }
+    for (struct mnw__stray *stray = daemon->strays; stray && was_full; stray = stray->next)
+        mnw__daemon_rewatch(daemon, stray->fd, EPOLLIN | EPOLLET, &stray->source);
+    return WATCH_MS;
+}
