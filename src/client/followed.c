@@ -127,7 +127,20 @@ static void advise(const struct mnw__own_mapping *mapping, int advice) {
     syscall(SYS_madvise, mapping->start, mapping->end - mapping->start, advice);
 }
 
+/* A view that is lost is for no child: nobody would see that its pages are taken away. */
+static bool is_lost(const struct mnw__own_mapping *mapping) {
+    for (const struct mnw__followed *followed = all; followed; followed = followed->next) {
+        const struct mnw_client_view *view = followed->view;
+        if (view->state == MNW__CLIENT_VIEW_LOST && is_view(view, mapping) &&
+            mapping->start < view->address + view->length && view->address < mapping->end)
+            return true;
+    }
+    return false;
+}
+
 static void advise_if_view(void *context, const struct mnw__own_mapping *mapping) {
+    if (*(const int *)context == MADV_DOFORK && is_lost(mapping))
+        return;
     for (const struct mnw__followed *followed = all; followed; followed = followed->next)
         if (is_view(followed->view, mapping)) {
             advise(mapping, *(const int *)context);
