@@ -15,6 +15,9 @@
 #include <errno.h>
 #include <stdlib.h>
 
+/* Children of a view that came when there was no room for them any more. */
+enum { REFUSED_MAX = 256 };
+
 /* ---- where a view lies ---- */
 
 static void note_ranges(struct mnw__daemon *daemon, const struct mnw__daemon_view *view) {
@@ -82,8 +85,18 @@ static struct mnw__daemon_image *image_of(struct mnw__daemon *daemon, const stru
     return NULL;
 }
 
+/* Each child that is not served takes a descriptor for as long as it lives. Whoever goes on making them loses the view.
+ */
+static void count_refused(struct mnw__daemon *daemon, struct mnw__daemon_view *parent) {
+    if (!parent || ++parent->refused <= REFUSED_MAX || parent->phase != MNW__VIEW_ATTACHED)
+        return;
+    if (parent->session && !parent->is_child)
+        mnw__views_tell_detached(parent->session, parent->id, -EDQUOT);
+    mnw__views_close(daemon, parent); /* telling may have done it */
+}
+
 /* A parent that is gone already (NULL) leaves an orphan. */
-static struct mnw__daemon_view *add_child(struct mnw__daemon *daemon, const struct mnw__daemon_view *parent,
+static struct mnw__daemon_view *add_child(struct mnw__daemon *daemon, struct mnw__daemon_view *parent,
                                           const struct mnw_event *event) {
     struct mnw__daemon_image *image = parent ? parent->image : image_of(daemon, event->cache);
     struct mnw__daemon_view *view = image ? calloc(1, sizeof(*view)) : NULL;
@@ -115,6 +128,7 @@ static struct mnw__daemon_view *add_child(struct mnw__daemon *daemon, const stru
     mnw__daemon_log("the child of a consumer of '%s' is not served: %s", image->config->name, mnw__fail_message());
     bar_now(view);
     mnw__views_close(daemon, view);
+    count_refused(daemon, parent);
     return NULL;
 }
 

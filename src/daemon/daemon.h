@@ -65,6 +65,7 @@ struct mnw__daemon_view {
     bool is_recording;
     bool is_ending;   /* to be closed when it is saved */
     unsigned changes; /* MNW_VIEW_CHANGED_*, that came while a lane had it */
+    unsigned refused; /* children that could not be served */
     int record;       /* index; -1: none */
     uint64_t cookie;  /* in the library's events */
     uint64_t seen;    /* in daemon->ticks: its last event; 0: none */

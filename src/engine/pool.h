@@ -52,6 +52,7 @@ struct mnw_pool {
     _Atomic int64_t recency_credit;
     _Atomic uint64_t recency_refilled_ns;
     _Atomic uint64_t turns_given; /* extents of caches so far: the next one goes on from there */
+    _Atomic uint32_t sealed;      /* children whose views are closed, and that live: remote_sealed.c */
     _Atomic uint32_t view_turn;   /* spreads views over fault threads */
 
     struct mnw__thread reclaimer;

@@ -544,6 +544,8 @@ void mnw__remote_end(struct mnw_view *view) {
     mnw__notices_forget(&view->cache->pool->notices, view);
     keep_no_more(view);
     mnw__view_wake_all(view);
+    if (mnw__remote_is_sealed(view))
+        atomic_fetch_sub(&view->cache->pool->sealed, 1);
     mnw__remote_free(view);
 }
 

@@ -84,6 +84,12 @@ void mnw__remote_drop_unwatched(struct mnw_view *view);
 /* What the mapping has grown by in place, of which no event tells, becomes the view's. -EAGAIN: ask again. */
 int mnw__remote_take_growth(struct mnw_view *view);
 
+/*
+ * Each keeps a descriptor. So many in a pool, and the events of those are read no more who fork on: they wait until
+ * others have ended.
+ */
+#define MNW__SEALED_MAX 1024
+bool mnw__remote_may_fork(const struct mnw_view *view);
 /* Of a child that lives: from here on the view is nobody's but its fault thread's. */
 void mnw__remote_seal(struct mnw_view *view);
 static inline bool mnw__remote_is_sealed(const struct mnw_view *view) {

@@ -123,7 +123,8 @@ static void move_held(struct mnw_view *view, uintptr_t from, uintptr_t to, size_
 /* ---- fork ---- */
 
 static bool wants_spare(const struct mnw_view *view) {
-    return view->remote && view->remote->features & MNW__UFFD_EVENT_FORK && !view->remote->spare;
+    return view->remote && view->remote->features & MNW__UFFD_EVENT_FORK && !view->remote->spare &&
+           mnw__remote_may_fork(view);
 }
 
 /* What the child has inherited: the address space as it was, markers included. While the parent is held. */
@@ -135,7 +136,10 @@ static void inherit(struct mnw_view *child, struct mnw_view *parent) {
     to->cookie = from->cookie;
     to->faults_per_second = from->faults_per_second;
     to->forked = true;
-    atomic_store(&to->sealed, atomic_load(&from->sealed));
+    if (mnw__remote_is_sealed(parent)) {
+        atomic_fetch_add(&parent->cache->pool->sealed, 1);
+        atomic_store(&to->sealed, true);
+    }
     to->parent = parent;
     child->length = parent->length;
     child->writable = parent->writable;
@@ -348,13 +352,13 @@ static int read_held(struct mnw_view *view, struct mnw__uffd_event *events, int 
 static int read_with_spare(struct mnw_view *view, struct mnw__uffd_event *events, struct news *news) {
     struct mnw_cache *cache = view->cache;
     mnw__mutex_lock(&cache->views_lock);
-    bool ready = view->remote->spare;
+    bool may_fork = mnw__remote_may_fork(view), ready = may_fork && view->remote->spare;
     int taken = ready ? read_held(view, events, 1, news) : 0;
     mnw__mutex_unlock(&cache->views_lock);
-    if (!ready || news->forked)
+    if (may_fork && (!ready || news->forked))
         mnw__poller_kick(cache->pool->reclaimer_poller);
     if (!ready)
-        park(view, mnw__clock_ns(), PARK_NS);
+        park(view, mnw__clock_ns(), may_fork ? PARK_NS : VAIN_PARK_NS);
     return ready ? taken : -EBUSY;
 }
 

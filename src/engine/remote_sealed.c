@@ -74,10 +74,15 @@ void mnw__remote_seal(struct mnw_view *view) {
     mnw__mutex_unlock(&cache->views_lock);
     /* From the moment it is sealed it may be buried, but not while we have the lock of its thread. */
     mnw__mutex_lock(&view->thread->lock);
+    atomic_fetch_add(&cache->pool->sealed, 1);
     atomic_store(&view->remote->sealed, true);
     mnw__notices_forget(&cache->pool->notices, view);
     mnw__view_wake_all(view);
     mnw__mutex_unlock(&view->thread->lock);
+}
+
+bool mnw__remote_may_fork(const struct mnw_view *view) {
+    return !mnw__remote_is_sealed(view) || atomic_load(&view->cache->pool->sealed) < MNW__SEALED_MAX;
 }
 
 /* A sealed view whose process is gone; its cache stays open until `evicting` falls again. */

@@ -6,6 +6,7 @@ Every byte that a consumer reads is compared. The longest stall of any consumer 
 process, which the limit leaves room for.
 """
 import argparse
+import errno
 import itertools
 import json
 import os
@@ -281,6 +282,36 @@ class Survival(unittest.TestCase):
             ends = [os.waitpid(pid, 0)[1] for pid in children]
             self.assertEqual((ends.count(0), ends.count(signal.SIGBUS)), (2048, 12))
             view.close()
+
+    @unittest.skipUnless(OPTIONS.kills >= 50 and not os.geteuid(), "takes seconds, and EVENT_FORK takes CAP_SYS_PTRACE")
+    def test_children_without_end(self):
+        """Whoever goes on forking beyond what is served loses the view, and others are served."""
+        before, peer.FEATURES = peer.FEATURES, peer.FEATURES | peer.EVENT_FORK
+        self.addCleanup(setattr, peer, "FEATURES", before)
+        gate, opener = os.pipe()
+        children = []
+        with peer.Peer(self.daemon.path) as session:
+            defaults, peer.userfaultfd.__defaults__ = peer.userfaultfd.__defaults__, (peer.FEATURES, *peer.userfaultfd.__defaults__[1:])
+            self.addCleanup(setattr, peer.userfaultfd, "__defaults__", defaults)
+            peer.View(session, "disk")
+            for _ in range(2048 + 257):
+                pid = os.fork()
+                if not pid:
+                    os.close(opener)
+                    os.read(gate, 1)
+                    os._exit(0)
+                children.append(pid)
+            event = session.wait_event(peer.EVENT_DETACHED)
+            self.assertIn(peer.struct.pack("=i", -errno.EDQUOT), event.body)
+            with peer.Peer(self.daemon.path) as other:
+                peer.FEATURES = before
+                peer.userfaultfd.__defaults__ = defaults
+                view = peer.View(other, "disk")
+                self.assertEqual(view.read(200 * peer.PAGE, peer.PAGE), peer.page_bytes(200))
+                view.close()
+            os.close(opener)
+            for pid in children:
+                os.waitpid(pid, 0)
 
     def test_settled_among_changes(self):
         """Whoever moves its views without end does not keep others from being told that all is settled."""

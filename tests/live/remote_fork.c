@@ -10,12 +10,14 @@
 #include "sys/uffd.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -236,6 +238,72 @@ static void test_ended_child(void **state) {
         fail_msg("%u descriptors, and %u before the child", bed_holdings().descriptors, before);
     assert_int_equal(torn_close_children(&world, 0), 0); /* nor of its child */
     torn_close(&world);
+}
+
+/* A closed child that forks without end: each of its children takes a descriptor of ours. */
+enum { SEALED_MAX = 1024, MANY = SEALED_MAX + 100 };
+static _Atomic bool *many_may_end; /* all processes' */
+
+static int fork_many(const char *data, size_t unit) {
+    static pid_t children[MANY];
+    (void)data;
+    (void)unit;
+    for (unsigned i = 0; i < MANY; i++) {
+        children[i] = fork();
+        if (!children[i]) {
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+            while (!atomic_load(many_may_end))
+                usleep(100000);
+            _exit(0);
+        }
+    }
+    for (unsigned i = 0; i < MANY; i++)
+        if (wait_for(children[i]))
+            return 3;
+    return 0;
+}
+
+static int64_t fork_one_that_forks_many(struct peer_side *side, const void *argument) {
+    return fork_in_two(side, *(const size_t *)argument, read_second, fork_many);
+}
+
+static unsigned count_descriptors(void) {
+    unsigned count = 0;
+    for (int fd = 0; fd < 4 * SEALED_MAX; fd++)
+        count += fcntl(fd, F_GETFD) >= 0;
+    return count;
+}
+
+static void test_children_of_a_closed_child_are_bounded(void **state) {
+    (void)state;
+    struct torn world;
+    unsigned most = 0, turns = 0;
+    struct rlimit limit;
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    if (limit.rlim_max < 4 * SEALED_MAX || MACHINE_SANITIZED) {
+        print_message("this takes %d descriptors, and as many processes without a sanitizer\n", 4 * SEALED_MAX);
+        skip();
+    }
+    limit.rlim_cur = 4 * SEALED_MAX;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    many_may_end = mmap(NULL, sizeof(*many_may_end), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    assert_ptr_not_equal(many_may_end, MAP_FAILED);
+    torn_open(&world, MNW_BACKING_SHMEM, 0, UFFD_FEATURE_EVENT_FORK);
+    unsigned before = count_descriptors();
+    assert_int_equal(peer_do(&world.peers[0], fork_one_that_forks_many, &world.unit, sizeof(world.unit)), 0);
+    assert_int_equal(torn_close_children(&world, 1), 1);
+    peer_ask(&world.peers[0], let_go_on, &world.unit, sizeof(world.unit));
+    while (!peer_has_answered(&world.peers[0], 50)) {
+        unsigned now = count_descriptors();
+        turns = now > most ? 0 : turns + 1;
+        most = now > most ? now : most;
+        atomic_store(many_may_end, turns > 10);                               /* it goes no further */
+        peer_assert_right(&world.peers[1], 0, 0, TORN_UNITS * world.unit, 1); /* nobody else is concerned */
+    }
+    assert_int_equal(peer_answer(&world.peers[0]), 0); /* those beyond came when others had ended */
+    assert_in_range(most - before, SEALED_MAX, SEALED_MAX + 8);
+    torn_close(&world);
+    munmap(many_may_end, sizeof(*many_may_end));
 }
 
 /* SIGBUS is inherited, and taken off in all. */
@@ -517,6 +585,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_closed_child),
         cmocka_unit_test(test_evicted_child),
         cmocka_unit_test(test_ended_child),
+        cmocka_unit_test(test_children_of_a_closed_child_are_bounded),
         cmocka_unit_test(test_fork_with_sigbus),
         cmocka_unit_test(test_forked_ranges_may_be_stale),
         cmocka_unit_test(test_forked_that_asks),
