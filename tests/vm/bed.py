@@ -8,7 +8,7 @@ import unittest
 import guest
 import slowstore
 from daemon import Daemon
-from machine import INCOMING, Machine, hardware, memory
+from machine import INCOMING, Machine, hardware, memory, memory_memfd
 
 QEMU = "qemu-system-x86_64"
 HERE = os.path.dirname(os.path.realpath(__file__))
@@ -69,6 +69,11 @@ class Saved:
         return [*daemon.run("--map", f"{self.ram}=guest", *options), *self.hardware(),
                 *memory(self.ram, False, "align=2M", "reserve=off"), *INCOMING]
 
+    def lazy_memfd(self, daemon, *options):
+        """The same, in memory that QEMU makes itself and that has no path."""
+        return [*daemon.run("--memfd", "memory-backend-memfd=guest"), *self.hardware(),
+                *memory_memfd(False, "reserve=off", *options), *INCOMING]
+
 
 def saved():
     """The saved guest; made by the first test that wants it."""
@@ -126,7 +131,10 @@ class GuestTest(unittest.TestCase):
 
     def restored(self, daemon, name="1", *options):
         """A guest restored through the daemon, and the seconds until it answered."""
-        started = self.machine(name, saved().lazy(daemon, *options))
+        return self.restored_by(name, saved().lazy(daemon, *options))
+
+    def restored_by(self, name, command):
+        started = self.machine(name, command)
         return started, started.restore(saved().state)
 
     def assert_same(self, machine, timeout=None):

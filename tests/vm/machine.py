@@ -36,6 +36,11 @@ def memory(path, share, *more):
                                  f"share={'on' if share else 'off'}", *more]), "-machine", "memory-backend=ram"]
 
 
+def memory_memfd(share, *more):
+    return ["-object", ",".join(["memory-backend-memfd", "id=ram", f"size={MEMORY_MIB}M", f"share={'on' if share else 'off'}",
+                                 *more]), "-machine", "memory-backend=ram"]
+
+
 INCOMING = ["-incoming", "defer"]
 
 

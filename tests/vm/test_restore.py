@@ -49,6 +49,31 @@ class Restore(GuestTest):
             self.doCleanups()  # the pages go back when nobody holds them
 
 
+class Memfd(GuestTest):
+    """QEMU's memory-backend-memfd: nothing but the memfd's name says that it is to be an image."""
+
+    def test_clones_are_isolated(self):
+        daemon = self.serve()
+        one, _ = self.restored_by("one", saved().lazy_memfd(daemon))
+        # It came from the image, as it was touched: the memfd itself is empty.
+        self.assertGreater(daemon.image()["resident_bytes"], 0)
+        self.assertLess(daemon.image()["resident_bytes"], 150 << 20)
+        self.assert_same(one)
+        one.ask("write 7 2000", "@write 2000")
+        other, _ = self.restored_by("other", saved().lazy_memfd(daemon))
+        self.assert_same(other)
+        self.assertNotEqual(one.sum()[0], saved().sum)
+        self.assertEqual((one.end(), other.end()), (0, 0))
+
+    def test_hugetlb_2m(self):
+        with HugePages(MEMORY_MIB * 2 + 32):
+            daemon = self.serve(backing="hugetlb-2M", budget_mib=MEMORY_MIB + 32)
+            lazy, _ = self.restored_by("huge", saved().lazy_memfd(daemon, "hugetlb=on", "hugetlbsize=2M"))
+            self.assert_same(lazy)
+            self.assertEqual(lazy.end(), 0)
+            self.doCleanups()
+
+
 class Balloon(GuestTest):
     def wait_for(self, machine, mebibytes):
         deadline = time.monotonic() + 30
