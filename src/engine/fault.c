@@ -17,8 +17,6 @@
 #define LOOKS_MAX 8
 /* What a fault maps at most, beyond its own extent: two page tables' worth, which takes some 100 us. */
 #define AHEAD_BYTES_MAX (4ull << 20)
-/* Of more than these, the first half is mapped and its reader woken; while he is on his way, the other half. */
-#define SPLIT_PAGES 64
 /* Of the budget: what guesses leave free. */
 #define FREE_SHARE 8
 /* Another process changes its mappings, and will have done so by then. */
@@ -77,15 +75,25 @@ enum mnw__map mnw__fault_map_around(struct mnw_view *view, uint64_t page, uint64
     if (mnw__cache_is_promotable(cache, extent) && mnw__view_promote(view, extent))
         return MNW__MAP_DONE;
     uint64_t end = reach(view, page, around), last = extent;
-    uint64_t count = enter_ahead(cache, page, end, &last) - page, first = count;
-    if (wake && count > SPLIT_PAGES)
-        first = (count + 1) / 2;
-    enum mnw__map result = mnw__view_map_pages(view, page, first, 1, wake);
-    if (first < count && result == MNW__MAP_DONE)
-        mnw__view_map_pages(view, page + first, count - first, 0, true);
+    uint64_t count = enter_ahead(cache, page, end, &last) - page;
+    enum mnw__map result = mnw__view_map_pages(view, page, count, 1, wake);
     for (; last > extent; last--)
         mnw__extent_leave(&cache->pages, last);
     return result;
+}
+
+void mnw__fault_map_lead(struct mnw_view *view, uint64_t page, uint64_t count) {
+    struct mnw_cache *cache = view->cache;
+    uint64_t extent = mnw__extent_of(&cache->pages, page), last = extent;
+    if (!count || cache->pool->whole_extents || !mnw__view_holds(view, page) || !mnw__cache_enter(cache, extent, false))
+        return;
+    if (mnw__page_state(mnw__page_load(&cache->pages, page)) == MNW__PAGE_PRESENT) {
+        mnw__extent_set_ahead(&cache->pages, extent);
+        mnw__view_map_pages(view, page, enter_ahead(cache, page, reach(view, page, count), &last) - page, 0, true);
+    }
+    for (; last > extent; last--)
+        mnw__extent_leave(&cache->pages, last);
+    mnw__extent_leave(&cache->pages, extent);
 }
 
 /* ---- planning ---- */

@@ -93,7 +93,8 @@ enum mnw__outcome {
 };
 /*
  * The decision: one fault of `view` on `page`, from the words alone. On the fault thread, under its lock.
- * What is left of `*plan` is for mnw__fault_read_ahead(), when the faulter has what it waits for.
+ * What is left of `*plan` is for mnw__fault_read_ahead() and mnw__fault_map_lead(), when the faulter has what it waits
+ * for.
  */
 enum mnw__outcome mnw__fault_serve(struct mnw__fault_thread *thread, struct mnw_view *view, uint64_t page, bool wake,
                                    struct mnw__readahead_plan *plan);
@@ -105,6 +106,8 @@ bool mnw__fault_read_ahead(struct mnw__fault_thread *thread, struct mnw_view *vi
 
 /* Maps the page, which is PRESENT, and those of its resident neighbours that are worth it. */
 enum mnw__map mnw__fault_map_around(struct mnw_view *view, uint64_t page, uint64_t around, bool wake);
+/* Maps what is resident of the pages from `page` on, up to the first that is not: nobody is known to wait for them. */
+void mnw__fault_map_lead(struct mnw_view *view, uint64_t page, uint64_t count);
 /* Maps what is resident of [first, end) on both sides of the page, in its extent. */
 void mnw__fault_map_block(struct mnw_view *view, uint64_t page, uint64_t first, uint64_t end);
 /* A fault found its page resident, and it is mapped. `place` NULL: in the calling thread. In the page's extent. */

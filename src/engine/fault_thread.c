@@ -32,7 +32,10 @@ struct batch {
     bool is_mapped[MNW__UFFD_BATCH];
     int count;
     uint32_t faulter; /* of the last fault */
-    bool reads_ahead;
+    struct lead {
+        uint64_t page, count;
+    } leads[MNW__UFFD_BATCH]; /* of each fault */
+    bool works_ahead;         /* for a faulter, beside him */
 };
 
 /*
@@ -81,7 +84,9 @@ static void serve_event(struct mnw__fault_thread *thread, struct mnw_view *view,
         mnw__histogram_add_shared(&thread->latency->total, end_ns - thread->batch_ns);
     }
     if (plan.count)
-        batch->reads_ahead |= mnw__fault_read_ahead(thread, view, &plan);
+        batch->works_ahead |= mnw__fault_read_ahead(thread, view, &plan);
+    batch->works_ahead |= plan.lead_count > 0;
+    batch->leads[batch->count] = (struct lead){plan.lead, plan.lead_count};
     batch->faulter = event->thread_id;
     batch->pages[batch->count] = page;
     batch->is_mapped[batch->count++] = outcome == MNW__OUTCOME_MAPPED;
@@ -100,7 +105,7 @@ static bool serve_batch(struct mnw__fault_thread *thread, struct mnw_view *view)
     batch.pending = batch.mapped = 0;
     batch.count = 0;
     batch.faulter = 0;
-    batch.reads_ahead = false;
+    batch.works_ahead = false;
     view->active = true;
     thread->batch_ns = mnw__clock_ns();
     thread->batch_progress = atomic_load(&thread->pool->progress);
@@ -108,7 +113,9 @@ static bool serve_batch(struct mnw__fault_thread *thread, struct mnw_view *view)
         serve_event(thread, view, &events[i], count == 1, &batch);
     if (count > 1)
         wake_batch(view, &batch);
-    if (batch.reads_ahead)
+    for (int i = 0; i < batch.count; i++)
+        mnw__fault_map_lead(view, batch.leads[i].page, batch.leads[i].count);
+    if (batch.works_ahead)
         mnw__follow_defer(&thread->follow, thread->batch_ns);
     else
         mnw__follow_note(&thread->follow, count == 1 ? batch.faulter : 0, thread->batch_ns);

@@ -315,6 +315,7 @@ static enum step map(struct fault *fault) {
     case MNW__MAP_DONE:
         break;
     }
+    mnw__fault_map_lead(fault->view, fault->plan.lead, fault->plan.lead_count);
     if (fault->plan.block_pages)
         mnw__fault_map_block(fault->view, fault->page, fault->plan.block, fault->plan.block + fault->plan.block_pages);
     mnw__fault_note_resolved(NULL, cache, fault->page);
@@ -520,6 +521,7 @@ static void serve_asked(struct mnw__fault_thread *thread, struct mnw_view *view,
     mnw__fault_serve(thread, view, page, true, &plan);
     if (plan.count)
         mnw__fault_read_ahead(thread, view, &plan);
+    mnw__fault_map_lead(view, plan.lead, plan.lead_count);
 }
 
 static void begin_ahead(struct mnw__fault_thread *thread, struct mnw_view *view) {

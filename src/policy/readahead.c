@@ -12,6 +12,10 @@
  * raise no fault of their own, so `around` stays a quarter of the window while there is something to read: otherwise
  * the consumer would run through mapped pages past the place where the next plan is due. A stream of resident
  * pages plans behind what it maps instead.
+ *
+ * So is mapping: of a resident stream the window behind the next is mapped while the reader is in the next. The page
+ * between the two is left out. Its fault tells that the reader has come so far; it costs him a wake-up, and the mapping
+ * nothing. Nearer to him the mapping would be in his way: both want the same cache lines of the page table.
  */
 #include "policy/readahead.h"
 
@@ -24,8 +28,9 @@ enum {
     HITS_SEQUENTIAL = 2, /* confirmations before the first plan */
     HITS_STRIDED = 3,    /* see the header */
     IDLE_MAX = 256,      /* faults without a fit before a window is halved */
-    AROUND_SMALL = 64,   /* windows of mapping ahead that grow fourfold: each costs a wake-up, which costs more */
-    UNREAD_RESIDENT = 2, /* plans of which nothing had to be read, before a stream counts as resident */
+    AROUND_GROWS = 4,    /* windows of mapping ahead: each costs a wake-up, which costs more than a hundred pages */
+    LEAD_FROM = 16,      /* windows that are worth mapping the next one beside their reader */
+    UNREAD_RESIDENT = 1, /* plans of which nothing had to be read, before a stream counts as resident */
 };
 
 void mnw__readahead_init(struct mnw__readahead *readahead, uint64_t page_count, uint32_t window_max,
@@ -37,7 +42,7 @@ void mnw__readahead_init(struct mnw__readahead *readahead, uint64_t page_count, 
 /* ---- recognising -------------------------------------------------------------------------------------------- */
 
 static bool fits_sequential(const struct mnw__readahead_stream *stream, uint64_t page) {
-    uint64_t reach = mnw__max(stream->last + stream->around + 1, (uint64_t)stream->ahead);
+    uint64_t reach = mnw__max(stream->last + stream->around + stream->lead + 1, (uint64_t)stream->ahead);
     return page >= stream->last && page <= reach;
 }
 
@@ -150,6 +155,7 @@ static void doubt_idle(struct mnw__readahead *readahead) {
         stream->used = readahead->clock;
         stream->window /= 2;
         stream->around = (uint32_t)mnw__max(stream->around / 2, 1);
+        stream->lead = 0;
         if (stream->window < WINDOW_FIRST)
             stream->stride = 0;
     }
@@ -220,31 +226,56 @@ static uint32_t around_of(const struct mnw__readahead_stream *stream) {
     return stream->stride == 1 ? (uint32_t)mnw__max(1, mnw__min(stream->window / 4, MNW__READAHEAD_AROUND_MAX)) : 1;
 }
 
-/* What the fault on `page` tells of the window mapped at the last one: it was run through, or did not last. */
-static uint32_t next_around(const struct mnw__readahead_stream *stream, uint64_t page) {
-    if (page >= stream->last + stream->around)
-        return (uint32_t)mnw__min(stream->around * (stream->around < AROUND_SMALL ? 4 : 2), MNW__READAHEAD_AROUND_MAX);
-    return (uint32_t)mnw__max(stream->around / 2, 1);
+static uint32_t grown(uint32_t around) {
+    return (uint32_t)mnw__min(around * AROUND_GROWS, MNW__READAHEAD_AROUND_MAX);
+}
+
+/* What the fault on `page` tells of the windows mapped at the last one: they were run through, or did not last. */
+static void size_around(struct mnw__readahead_stream *stream, uint64_t page) {
+    uint64_t next = stream->last + stream->around, end = next + stream->lead;
+    if (page == next && stream->lead)
+        stream->around = stream->lead;
+    else if (page == next || page >= end)
+        stream->around = grown(stream->around);
+    else
+        stream->around = (uint32_t)mnw__max(stream->around / 2, 1);
+    stream->lead = stream->around < LEAD_FROM || (page != next && page < end) ? 0 : grown(stream->around);
 }
 
 static void note_passed(const struct mnw__readahead_stream *stream, uint64_t page, struct mnw__readahead_plan *plan) {
-    uint64_t end = mnw__min(page, stream->last + stream->around);
+    uint64_t end = mnw__min(page, stream->last + stream->around + stream->lead);
     if (stream->stride != 1 || end <= stream->last + 1)
         return;
     plan->passed = stream->last + 1;
     plan->passed_count = (uint32_t)(end - plan->passed);
 }
 
+/* All windows of the stream, but for the next one's where it is mapped already. */
+static void plan_mapping(const struct mnw__readahead *readahead, const struct mnw__readahead_stream *stream,
+                         uint64_t page, bool is_led, struct mnw__readahead_plan *plan) {
+    uint64_t lead = page + stream->around + 1;
+    plan->around = is_led ? 1 : (uint32_t)mnw__min(stream->around, readahead->page_count - page);
+    if (!stream->lead || lead >= readahead->page_count)
+        return;
+    plan->lead = lead;
+    plan->lead_count = (uint32_t)mnw__min(stream->lead - 1, readahead->page_count - lead);
+}
+
 static void follow(struct mnw__readahead *readahead, struct mnw__readahead_stream *stream, uint64_t page,
                    struct mnw__readahead_plan *plan) {
     bool resident = is_resident(readahead, stream);
-    uint32_t around = resident ? next_around(stream, page) : 1;
+    bool is_led = resident && stream->lead && page == stream->last + stream->around;
     note_passed(stream, page, plan);
+    if (resident)
+        size_around(stream, page);
+    else
+        stream->lead = 0;
     stream->used = readahead->clock;
     stream->last = page;
-    plan_window(readahead, stream, page, around, plan);
-    stream->around = resident ? around : around_of(stream);
-    plan->around = (uint32_t)mnw__min(stream->around, readahead->page_count - page);
+    plan_window(readahead, stream, page, resident ? stream->around + stream->lead : 1, plan);
+    if (!resident)
+        stream->around = around_of(stream);
+    plan_mapping(readahead, stream, page, is_led, plan);
 }
 
 void mnw__readahead_fault(struct mnw__readahead *readahead, uint64_t page, struct mnw__readahead_plan *plan) {
@@ -295,6 +326,7 @@ void mnw__readahead_missed(struct mnw__readahead *readahead, uint64_t page, stru
     stream->ahead = (int64_t)page + stream->stride;
     take_window(readahead, stream, plan);
     stream->around = around_of(stream);
+    stream->lead = plan->lead_count = 0;
     plan->around = (uint32_t)mnw__min(stream->around, readahead->page_count - page);
 }
 
@@ -311,7 +343,9 @@ void mnw__readahead_planned(struct mnw__readahead *readahead, const struct mnw__
         if (!stream->stride || !has_planned(stream, plan))
             continue;
         stream->unread = resident ? stream->unread + (stream->unread < UNREAD_RESIDENT) : 0;
-        if (!resident)
-            stream->around = (uint32_t)mnw__min(stream->around, around_of(stream));
+        if (resident)
+            continue;
+        stream->around = (uint32_t)mnw__min(stream->around, around_of(stream));
+        stream->lead = 0;
     }
 }

@@ -10,8 +10,9 @@
  *
  * Mapping ahead has a window of its own, `around`. It grows when a fault shows that all of it was run through,
  * and is halved when one lands inside: what was mapped did not last until its reader came. While pages are being
- * read ahead it is at most a quarter of that window; where two plans in a row found nothing to read, memory holds
- * what the reader wants, and it may grow to MNW__READAHEAD_AROUND_MAX.
+ * read ahead it is at most a quarter of that window; where a plan found nothing to read, memory holds
+ * what the reader wants, and it may grow to MNW__READAHEAD_AROUND_MAX. Then, too, the window behind it is mapped
+ * while the reader is in it.
  */
 #ifndef MNW_POLICY_READAHEAD_H
 #define MNW_POLICY_READAHEAD_H
@@ -30,7 +31,8 @@ struct mnw__readahead_stream {
     int64_t ahead;   /* first page not yet asked for; with a negative stride it may be below 0 */
     int64_t stride;  /* pages; 1: sequential; 0: no stream here */
     uint32_t window; /* pages (sequential) or strides to keep ahead */
-    uint32_t around; /* what the last plan said */
+    uint32_t around; /* pages from `last` on that were to be mapped */
+    uint32_t lead;   /* behind them, one page left out, so many less one */
     uint32_t hits;   /* confirmations */
     uint32_t unread; /* plans in a row of which nothing had to be read */
     uint32_t used;   /* clock of the last fit, for replacement */
@@ -50,6 +52,10 @@ struct mnw__readahead {
 /* What to do at one fault. */
 struct mnw__readahead_plan {
     uint32_t around; /* pages from the faulting one on, itself included, worth mapping if resident (at least 1) */
+    /* Pages worth mapping, if resident, once the faulter is on his way; 0: none. Those between are mapped, but for the
+     * one before, whose fault is the sign for more. */
+    uint64_t lead;
+    uint32_t lead_count;
     /* Pages that were to be mapped ahead at the stream's last fault, and that this one shows to have been run through.
      */
     uint64_t passed;

@@ -83,10 +83,41 @@ static void hole_on_the_way(enum mnw_backing kind) {
     high_close(&high);
 }
 
+/*
+ * The window behind the next begins with a page that somebody else has under way: it has memory and no bytes yet. The
+ * fourth fault maps up to 22; the fault on 23 tells that the reader is there, and 88 is where the next window begins.
+ */
+static void window_that_is_filling(enum mnw_backing kind) {
+    enum { BEGINS = 88 };
+    struct high high;
+    struct reader other, reader;
+    open_resident(&high, kind, false);
+    size_t hole = BEGINS / high.extent_pages * high.extent_pages;
+    expect_result("invalidate", mnw_invalidate(high.cache, high_offset(&high, hole), high.extent), 0);
+    high.version = 0;
+    high_hold(&high, BEGINS);
+    reader_start(&other, (uintptr_t)mnw_view_data(high.view) + high_offset(&high, BEGINS), high.page);
+    high_wait_asked(&high, BEGINS, 2);
+    reader_start(&reader, (uintptr_t)mnw_view_data(high.view), high.size_bytes);
+    expect(reader_sleeps(&reader) && reader_sleeps(&other), "both wait for it");
+    expect_result("the answer", high_release(&high, BEGINS), 0);
+    expect(reader_join(&reader) == WORLD_OK && reader_join(&other) == WORLD_OK, "and go on");
+    size_t wrong = 0;
+    for (size_t i = 0; i < high.size_bytes; i++)
+        wrong += reader.bytes[i] != high_byte(i / high.page, 0);
+    for (size_t i = 0; i < high.page; i++)
+        wrong += other.bytes[i] != high_byte(BEGINS, 0);
+    expect(!wrong, "every byte right");
+    reader_free(&reader);
+    reader_free(&other);
+    high_close(&high);
+}
+
 const struct scenario scenarios_ahead[] = {
     {"ahead-over-extents", ON_SHMEM, scan_without_readahead},
     {"ahead-beside-readahead", ON_SHMEM, scan_with_readahead},
     {"ahead-within-the-view", ON_SHMEM, part_of_a_store},
     {"ahead-up-to-a-hole", ON_SHMEM, hole_on_the_way},
+    {"ahead-of-what-is-filling", ON_SHMEM, window_that_is_filling},
     {0},
 };

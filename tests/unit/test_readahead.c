@@ -1,67 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * Readahead on traces. Each trace is played through a small consumer: it faults on pages that are not mapped,
- * the plan maps `around` resident pages, and what was planned becomes resident.
- */
-#include "unit.h"
-
-#include "model/random.h"
-#include "policy/readahead.h"
-
-#include <stdbool.h>
-#include <string.h>
-
-enum { PAGES = 1 << 16, WINDOW = 256 };
-
-static struct {
-    struct mnw__readahead readahead;
-    struct mnw__readahead_plan plan; /* the last */
-    bool resident[PAGES], mapped[PAGES], planned[PAGES];
-    unsigned faults, stalls; /* a stall: the page was neither resident nor planned */
-    uint64_t planned_count, planned_twice;
-} world;
-
-static void begin(uint32_t window_max) {
-    memset(&world, 0, sizeof(world));
-    mnw__readahead_init(&world.readahead, PAGES, window_max, 1);
-}
-
-static void apply_plan(uint64_t page) {
-    const struct mnw__readahead_plan *plan = &world.plan;
-    bool resident = true;
-    assert_true(plan->around >= 1 && plan->around <= MNW__READAHEAD_AROUND_MAX);
-    assert_true(page + plan->around <= PAGES);
-    for (uint32_t i = 0; i < plan->count; i++) {
-        uint64_t ahead = plan->start + (uint64_t)((int64_t)i * plan->stride);
-        assert_true(ahead < PAGES);
-        assert_true(ahead != page);
-        resident &= world.resident[ahead];
-        world.planned_twice += world.planned[ahead];
-        world.planned[ahead] = world.resident[ahead] = true;
-        world.planned_count++;
-    }
-    if (plan->count)
-        mnw__readahead_planned(&world.readahead, plan, resident);
-    for (uint64_t i = page; i < page + plan->around && world.resident[i]; i++)
-        world.mapped[i] = true;
-}
-
-static void fault(uint64_t page) {
-    world.faults++;
-    mnw__readahead_fault(&world.readahead, page, &world.plan);
-    if (!world.resident[page])
-        mnw__readahead_missed(&world.readahead, page, &world.plan);
-    world.resident[page] = true;
-    apply_plan(page);
-}
-
-/* A consumer reads the page: nothing happens when it is mapped. */
-static void touch(uint64_t page) {
-    if (world.mapped[page])
-        return;
-    world.stalls += !world.resident[page];
-    fault(page);
-}
+/* Reading ahead: streams, windows, strides, blocks. */
+#include "readahead_trace.h"
 
 static void test_sequential_is_read_ahead(void **state) {
     (void)state;
@@ -76,25 +15,6 @@ static void test_sequential_is_read_ahead(void **state) {
     assert_int_equal(world.plan.around, WINDOW / 4);
 }
 
-/* Everything is in memory, and nothing is mapped. */
-static void begin_resident(uint32_t window_max) {
-    begin(window_max);
-    memset(world.resident, 1, sizeof(world.resident));
-}
-
-static void test_resident_pages_are_mapped_ahead(void **state) {
-    (void)state;
-    static const uint32_t windows[] = {0, 1, 4, WINDOW, 4096};
-    for (unsigned i = 0; i < 5; i++) {
-        begin_resident(windows[i]);
-        for (uint64_t page = 100; page < 100 + 32 * MNW__READAHEAD_AROUND_MAX; page++)
-            touch(page);
-        assert_int_equal(world.plan.around, MNW__READAHEAD_AROUND_MAX);
-        assert_true(world.faults <= 32 + 16);
-        assert_true(world.faults >= 32); /* not before it was known to be worth it */
-    }
-}
-
 /* Where memory ends, the reads are begun before the consumer comes there. */
 static void test_absent_pages_behind_resident_ones_are_read_ahead(void **state) {
     (void)state;
@@ -104,58 +24,6 @@ static void test_absent_pages_behind_resident_ones_are_read_ahead(void **state) 
         touch(page);
     assert_true(world.stalls <= 1);
     assert_int_equal(world.plan.around, WINDOW / 4);
-}
-
-/* What was mapped ahead is unmapped again before the consumer comes. */
-static void test_mapping_ahead_that_does_not_last_shrinks(void **state) {
-    (void)state;
-    static const uint32_t windows[] = {0, WINDOW};
-    for (unsigned i = 0; i < 2; i++) {
-        begin_resident(windows[i]);
-        uint64_t page = 0;
-        for (; page < 20000; page++)
-            touch(page);
-        while (world.mapped[page])
-            page++;
-        uint32_t around = world.plan.around;
-        for (; around > 1; page++) {
-            touch(page);
-            assert_true(world.plan.around <= around);
-            around = world.plan.around;
-            memset(world.mapped, 0, sizeof(world.mapped));
-        }
-        for (unsigned k = 0; k < 10; k++, page++) {
-            memset(world.mapped, 0, sizeof(world.mapped));
-            touch(page);
-            assert_true(world.plan.around <= 4);
-        }
-    }
-}
-
-/* Each page that was mapped ahead and run through is said to be, once; none that was not. */
-static void test_what_was_run_through_is_told(void **state) {
-    (void)state;
-    static unsigned char passed[PAGES];
-    memset(passed, 0, sizeof(passed));
-    begin_resident(WINDOW);
-    uint64_t last = 0;
-    for (uint64_t page = 0; page < 20000; page++) {
-        if (world.mapped[page])
-            continue;
-        touch(page);
-        last = page;
-        for (uint32_t i = 0; i < world.plan.passed_count; i++) {
-            assert_true(world.plan.passed + i < page);
-            assert_true(world.mapped[world.plan.passed + i]);
-            passed[world.plan.passed + i]++;
-        }
-    }
-    unsigned told = 0;
-    for (uint64_t page = 0; page < PAGES; page++) {
-        assert_true(passed[page] <= (page < last));
-        told += passed[page];
-    }
-    assert_int_equal(told + world.faults, last + 1); /* a page faulted, or was run through */
 }
 
 static void test_windows_double_up_to_the_largest(void **state) {
@@ -568,10 +436,7 @@ static void test_any_trace_keeps_the_contract(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sequential_is_read_ahead),
-        cmocka_unit_test(test_resident_pages_are_mapped_ahead),
         cmocka_unit_test(test_absent_pages_behind_resident_ones_are_read_ahead),
-        cmocka_unit_test(test_mapping_ahead_that_does_not_last_shrinks),
-        cmocka_unit_test(test_what_was_run_through_is_told),
         cmocka_unit_test(test_windows_double_up_to_the_largest),
         cmocka_unit_test(test_reads_stay_ahead),
         cmocka_unit_test(test_no_readahead_when_off),
