@@ -1,27 +1,31 @@
 /* SPDX-License-Identifier: MIT */
 /* zipf-quarter, uniform-quarter, graded-promoted: rates of reading, within and beyond the budget. */
+#include "by_hand.h"
 #include "fills.h"
-#include "handler.h"
 #include "measure.h"
 #include "offline.h"
 #include "reads.h"
 #include "registry.h"
 
 #include <errno.h>
-#include <linux/userfaultfd.h>
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #define PAGE         4096
-#define EXTENT       (64 << 10) /* the default of shmem */
 #define SIZE(bench)  (((bench)->smoke ? 32 : 256) * MIB)
 #define READS(bench) ((bench)->smoke ? 20000u : 200000u)
+
+/* What each miss needs: a signal, a read, memory, CONTINUE; and its share of an extent's punch. */
+#define LEAST "a loop of signal, pread, pwrite, CONTINUE, and a punch for each 64 KiB, that knows nothing"
+
+static json_t *last_result(const struct bench *bench) {
+    return json_array_get(bench->results, json_array_size(bench->results) - 1);
+}
+
+static double baseline_of(const json_t *result) {
+    return json_number_value(json_object_get(result, "baseline"));
+}
 
 /* ---- zipf-quarter ---- */
 
@@ -64,9 +68,9 @@ static uint64_t replay_misses(const struct bench *bench, const struct reads *lik
 
 static void add_misses(struct bench *bench, const struct quarter *small) {
     uint32_t room = (uint32_t)(small->reads.length / PAGE / 4);
-    double extents = (double)replay_misses(bench, &small->reads, room, EXTENT / PAGE);
+    double extents = (double)replay_misses(bench, &small->reads, room, BY_HAND_EXTENT / PAGE);
     double pages = (double)replay_misses(bench, &small->reads, room, 1);
-    json_t *last = json_array_get(bench->results, json_array_size(bench->results) - 1);
+    json_t *last = last_result(bench);
     double ratio = (double)small->misses / extents;
     json_object_set_new(last, "misses",
                         json_pack("{s:f, s:f, s:f, s:f, s:f, s:b}", "minnow", (double)small->misses, "s3fifo_extents",
@@ -80,6 +84,20 @@ static void add_misses(struct bench *bench, const struct quarter *small) {
     if (!bench->json)
         printf("    misses %.0f, %.3f x S3-FIFO offline by extents of 64 KiB (<= 1.03) %s; offline by pages: %.0f\n",
                (double)small->misses, ratio, ratio <= 1.03 ? "held" : "missed", pages);
+}
+
+/* What the ratio would be if each of minnow's misses cost as little as one of the least mechanism. */
+static void add_zipf_limit(struct bench *bench, const struct quarter *small, const struct by_hand *least) {
+    json_t *last = last_result(bench);
+    double reads = (double)small->reads.count * bench->repeat;
+    double resident_ns = 1e9 / baseline_of(last), least_ns = 1e9 / baseline_of(json_object_get(last, "also"));
+    double miss_ns = (least_ns - resident_ns) / ((double)least->misses / reads);
+    double limit = resident_ns / (resident_ns + (double)small->misses / reads * miss_ns);
+    json_object_set_new(last, "mechanism",
+                        json_pack("{s:f, s:f, s:f}", "ratio", limit, "miss_ns", miss_ns, "resident_ns", resident_ns));
+    if (!bench->json)
+        printf("    the mechanism allows %.3f, with %.1f us for a miss and these misses: " LEAST "\n", limit,
+               miss_ns / 1e3);
 }
 
 static bool open_quarter(struct bench *bench, struct quarter *quarter, const struct scratch *scratch, uint64_t budget,
@@ -111,6 +129,8 @@ static json_t *tell_mode(void *context, struct bench *bench) {
 
 static void measure_zipf(struct bench *bench, const struct scratch *scratch) {
     static struct quarter small, large;
+    static struct by_hand least;
+    least = (struct by_hand){.least = true};
     if (!open_quarter(bench, &small, scratch, scratch->size_bytes / 4, READS_ZIPF))
         return;
     if (open_quarter(bench, &large, scratch, fill_budget(scratch->size_bytes), READS_ZIPF)) {
@@ -128,15 +148,28 @@ static void measure_zipf(struct bench *bench, const struct scratch *scratch) {
              .turn = quarter_turn,
              .context = &small,
              .same_work = true,
-             .against = {"everything resident"},
+             .against = {"everything resident", "the least mechanism"},
              .target = {BENCH_AT_LEAST},
              .limit = {0.25},
              .detail = tell_mode},
+            {.name = "the least mechanism",
+             .unit = "reads/s",
+             .turn = by_hand_turn,
+             .context = &least,
+             .hidden = true,
+             .same_work = true},
         };
         unsigned broken = bench->broken;
-        bench_take_turns(bench, arms, 2);
-        if (broken == bench->broken)
+        int error = by_hand_open(&least, scratch, &small.reads, bench->seed);
+        if (error)
+            bench_break(bench, NULL, "the least mechanism: %s", strerror(-error));
+        else
+            bench_take_turns(bench, arms, 3);
+        if (broken == bench->broken) {
             add_misses(bench, &small);
+            add_zipf_limit(bench, &small, &least);
+        }
+        by_hand_close(&least);
         rig_close(&large.rig);
     }
     rig_close(&small.rig);
@@ -159,103 +192,64 @@ void target_zipf_quarter(struct bench *bench) {
 
 /* ---- uniform-quarter ---- */
 
-/* A cache in an afternoon: in the SIGBUS handler, the oldest page is punched, the new one read, and continued. */
-static struct by_hand {
-    struct area area;
-    const struct scratch *scratch;
-    int uffd;
-    uint32_t *ring; /* pages in the order they came */
-    uint32_t room, next;
-    struct sigaction before;
-    struct reads reads;
-} by_hand;
-
-static void evict_and_fill(int number, siginfo_t *info, void *context) {
-    size_t at = ((uintptr_t)info->si_addr - (uintptr_t)by_hand.area.view) & ~(size_t)(PAGE - 1);
-    if (at >= by_hand.area.length) { /* a view of minnow's, if it is anybody's */
-        if (by_hand.before.sa_flags & SA_SIGINFO)
-            by_hand.before.sa_sigaction(number, info, context);
-        else
-            sigaction(number, &by_hand.before, NULL);
-        return;
-    }
-    uint32_t *slot = &by_hand.ring[by_hand.next++ % by_hand.room];
-    if (*slot)
-        area_punch(&by_hand.area, (size_t)(*slot - 1) * PAGE, PAGE);
-    *slot = (uint32_t)(at / PAGE) + 1;
-    struct uffdio_continue page = {.range = {.start = (uintptr_t)by_hand.area.view + at, .len = PAGE}};
-    if (pread(by_hand.scratch->fd, by_hand.area.alias + at, PAGE, (off_t)at) != PAGE ||
-        ioctl(by_hand.uffd, UFFDIO_CONTINUE, &page))
-        abort();
+/* What of the target the mechanism allows. */
+static void add_uniform_limit(struct bench *bench) {
+    json_t *last = last_result(bench);
+    double by_hand = baseline_of(last), least = baseline_of(json_object_get(last, "also"));
+    json_object_set_new(last, "mechanism", json_pack("{s:f}", "ratio", least / by_hand));
+    if (!bench->json)
+        printf("    the mechanism allows %.2f: " LEAST "\n", least / by_hand);
 }
 
-static int open_by_hand(struct bench *bench, const struct scratch *scratch) {
-    by_hand = (struct by_hand){.scratch = scratch, .uffd = -1, .room = (uint32_t)(scratch->size_bytes / PAGE / 4)};
-    by_hand.ring = calloc(by_hand.room, sizeof(uint32_t));
-    int error = by_hand.ring ? area_open(&by_hand.area, AREA_4K, scratch->size_bytes, NULL) : -ENOMEM;
-    if (error)
-        return error;
-    by_hand.uffd = uffd_open(UFFD_FEATURE_SIGBUS | UFFD_FEATURE_MINOR_SHMEM, 0);
-    if (by_hand.uffd < 0)
-        return by_hand.uffd;
-    struct sigaction action = {.sa_sigaction = evict_and_fill, .sa_flags = SA_SIGINFO};
-    sigaction(SIGBUS, &action, &by_hand.before);
-    by_hand.reads = (struct reads){.data = by_hand.area.view,
-                                   .length = by_hand.area.length,
-                                   .page_bytes = PAGE,
-                                   .kind = READS_UNIFORM,
-                                   .threads = 1,
-                                   .whole = true,
-                                   .count = READS(bench) / 4};
-    reads_begin(&by_hand.reads, bench->seed);
-    return uffd_arm(by_hand.uffd, by_hand.area.view, by_hand.area.length,
-                    UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR);
-}
-
-static void close_by_hand(void) {
-    if (by_hand.area.alias)
-        area_close(&by_hand.area);
-    if (by_hand.uffd >= 0) {
-        sigaction(SIGBUS, &by_hand.before, NULL);
-        close(by_hand.uffd);
-    }
-    free(by_hand.ring);
+static void take_uniform_turns(struct bench *bench, struct quarter *minnow, struct by_hand *loop,
+                               struct by_hand *least) {
+    struct bench_arm arms[] = {
+        {.name = "punch + pread + CONTINUE by hand, inline",
+         .unit = "reads/s",
+         .turn = by_hand_turn,
+         .context = loop,
+         .hidden = true,
+         .same_work = true},
+        {.name = bench->benchmark,
+         .unit = "reads/s",
+         .turn = quarter_turn,
+         .context = minnow,
+         .same_work = true,
+         .against = {"punch + pread + CONTINUE by hand, inline", "the least mechanism"},
+         .target = {BENCH_AT_LEAST},
+         .limit = {2.0},
+         .detail = tell_mode},
+        {.name = "the least mechanism",
+         .unit = "reads/s",
+         .turn = by_hand_turn,
+         .context = least,
+         .hidden = true,
+         .same_work = true},
+    };
+    unsigned broken = bench->broken;
+    bench_take_turns(bench, arms, 3);
+    if (broken == bench->broken)
+        add_uniform_limit(bench);
 }
 
 static void measure_uniform(struct bench *bench, const struct scratch *scratch) {
     static struct quarter minnow;
-    int error = rig_open_inline(&minnow.rig, scratch, MNW_BACKING_SHMEM, scratch->size_bytes / 4);
-    minnow.in_line = !error;
-    if (error && rig_open(&minnow.rig, scratch, MNW_BACKING_SHMEM, scratch->size_bytes / 4)) {
-        bench_break(bench, NULL, "could not be opened: %s", mnw_error());
+    static struct by_hand loop, least;
+    if (!open_quarter(bench, &minnow, scratch, scratch->size_bytes / 4, READS_UNIFORM))
         return;
+    minnow.reads.count = READS(bench) / 4;
+    loop = (struct by_hand){0};
+    least = (struct by_hand){.least = true};
+    int error = by_hand_open(&loop, scratch, &minnow.reads, bench->seed);
+    if (!error) {
+        error = by_hand_open(&least, scratch, &minnow.reads, bench->seed);
+        if (!error)
+            take_uniform_turns(bench, &minnow, &loop, &least);
+        by_hand_close(&least);
     }
-    error = open_by_hand(bench, scratch);
-    if (error) {
+    if (error)
         bench_break(bench, NULL, "the loop by hand: %s", strerror(-error));
-    } else {
-        minnow.reads = by_hand.reads;
-        minnow.reads.data = minnow.rig.data;
-        struct bench_arm arms[] = {
-            {.name = "punch + pread + CONTINUE by hand, inline",
-             .unit = "reads/s",
-             .turn = reads_turn,
-             .context = &by_hand.reads,
-             .hidden = true,
-             .same_work = true},
-            {.name = bench->benchmark,
-             .unit = "reads/s",
-             .turn = quarter_turn,
-             .context = &minnow,
-             .same_work = true,
-             .against = {"punch + pread + CONTINUE by hand, inline"},
-             .target = {BENCH_AT_LEAST},
-             .limit = {2.0},
-             .detail = tell_mode},
-        };
-        bench_take_turns(bench, arms, 2);
-    }
-    close_by_hand();
+    by_hand_close(&loop);
     rig_close(&minnow.rig);
 }
 
