@@ -256,6 +256,68 @@ static void examine_nodes(struct examination *examination, uint64_t nodes) {
          list);
 }
 
+/* Gives a page of shmem memory on this node, as fills do: where it lies then, or a negative errno. */
+static int try_node(struct mnw__backing *backing, int node) {
+    struct mnw__numa_own own;
+    void *address = backing->alias;
+    int found;
+    if (!mnw__numa_lend(node, &own))
+        return -EPERM;
+    int error = mnw__backing_allocate(backing, 0, backing->page_bytes);
+    mnw__numa_take_back(&own);
+    if (!error)
+        error = mnw__numa_where(&address, &found, 1);
+    mnw__backing_punch(backing, 0, backing->page_bytes);
+    return error ? error : found;
+}
+
+/* Whether memory lies where it is asked for: policies may be refused, and a node may have none. */
+static void examine_placement(struct examination *examination, uint64_t nodes) {
+    struct mnw__backing backing;
+    int count = __builtin_popcountll(nodes), node = -1, found = -1;
+    if (count == 1) {
+        tell(examination, "numa-placement", true, false, NULL, "one node: memory cannot lie elsewhere");
+        return;
+    }
+    if (mnw__backing_create(&backing, MNW_BACKING_SHMEM, 1)) {
+        tell(examination, "numa-placement", false, false, NULL, "not tried: %s", mnw__fail_message());
+        return;
+    }
+    for (uint64_t left = nodes; left && found == node; left &= left - 1) {
+        node = first_node(left);
+        found = try_node(&backing, node);
+    }
+    mnw__backing_destroy(&backing);
+    if (found == node)
+        tell(examination, "numa-placement", true, false, NULL,
+             "memory lies on each of the %d nodes when it is asked of it", count);
+    else if (found >= 0)
+        tell(examination, "numa-placement", false, false, NULL,
+             "memory asked of node %d lies on node %d: node %d has none "
+             "left",
+             node, found, node);
+    else
+        tell(examination, "numa-placement", false, false, "give the container CAP_SYS_NICE",
+             "asking for memory of node %d "
+             "is refused (%s)%s: memory lies where the allocating thread runs",
+             node, strerror(-found), seccomp_note());
+}
+
+/*
+ * The kernel moves memory to the threads that use it, and threads to their memory. Of the former it leaves out mappings
+ * of shmem without a lazy policy, and hugetlb: a cache's pages stay, whatever the setting.
+ */
+static void examine_balancing(struct examination *examination, uint64_t nodes) {
+    uint64_t balancing = mnw__numa_balancing();
+    bool ok = !balancing || __builtin_popcountll(nodes) == 1;
+    tell(examination, "numa-balancing", ok, false, "sysctl -w kernel.numa_balancing=0",
+         ok ? "kernel.numa_balancing is %" PRIu64
+            : "kernel.numa_balancing is %" PRIu64
+              ": it leaves the pages of caches where they are, but moves threads to "
+              "other nodes, away from the pages that they had faulted in",
+         balancing);
+}
+
 static void examine_limits(struct examination *examination) {
     uint64_t overcommit = 0;
     mnw__sysfs_number("/proc/sys/vm/overcommit_memory", &overcommit);
@@ -293,6 +355,8 @@ int mnw_examine(void (*each)(void *context, const struct mnw_finding *finding), 
     examine_shmem_huge(&examination);
     examine_io_uring(&examination);
     examine_nodes(&examination, nodes);
+    examine_placement(&examination, nodes);
+    examine_balancing(&examination, nodes);
     examine_limits(&examination);
     return examination.missing;
 }

@@ -3,12 +3,15 @@
  * On which NUMA node pages lie, asked of the kernel page by page: every policy, on every backing, while consumers
  * meddle.
  */
+#include "machine.h"
 #include "placement_bed.h"
 
 #include <errno.h>
 #include <numa.h>
 #include <numaif.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <time.h>
 
 /* ---- local ---- */
 
@@ -226,6 +229,59 @@ static void test_consumer_cannot_loosen_bind(void **state) {
     close_bed(&bed, &source);
 }
 
+/* ---- the kernel's own balancing ---- */
+
+/* How many of 512 pages lie on a node. */
+static unsigned count_on(const char *at, int node) {
+    int nodes[512];
+    unsigned count = 0;
+    nodes_of(at, nodes);
+    for (size_t i = 0; i < 512; i++)
+        count += nodes[i] == node;
+    return count;
+}
+
+/*
+ * A thread goes to another node than its memory's, and the kernel moves to it what it may: anonymous memory. The
+ * cache's pages stay, mapped for reading and for writing.
+ */
+static void test_balancing_leaves_caches_alone(void **state) {
+    struct bed bed = {0};
+    struct bed_source source;
+    struct mnw_view *writer;
+    struct mnw_view_options options = {.size = sizeof(options), .flags = MNW_VIEW_WRITE};
+    const time_t end = time(NULL) + 40;
+    (void)state;
+    bed_hurry(100);
+    if (!machine_set("/proc/sys/kernel/numa_balancing", "1"))
+        skip();
+    run_on(1);
+    open_bed(&bed, &source, &backings[0], 512, MNW_NUMA_LOCAL, NULL, true);
+    assert_int_equal(mnw_view_open(&writer, bed.cache, &options), 0);
+    char *data = mnw_view_data(writer),
+         *own = mmap(NULL, HUGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_ptr_not_equal(own, MAP_FAILED);
+    assert_int_equal(madvise(own, HUGE, MADV_NOHUGEPAGE), 0);
+    memset(own, 1, HUGE);
+    read_some(&bed, 0, 512);
+    for (uint64_t at = 0; at < HUGE; at += BED_PAGE)
+        assert_int_equal(bed_compare(data + at, at, 64, 1, NULL), BED_RIGHT);
+    assert_int_equal(count_on(own, 1), 512);
+    run_on(0);
+    while (count_on(own, 0) < 256 && time(NULL) < end)
+        for (uint64_t at = 0; at < HUGE; at += BED_PAGE)
+            own[at] = (char)(data[at] + bed.data[at]);
+    print_message("%u of 512 anonymous pages were moved\n", count_on(own, 0));
+    assert_in_range(count_on(own, 0), 256, 512);
+    assert_int_equal(count_on(data, 1), 512);
+    assert_int_equal(count_on(bed.data, 1), 512);
+    assert_int_equal(bed_stats(bed.pool).numa_balancing, 1);
+    assert_true(machine_set("/proc/sys/kernel/numa_balancing", "0"));
+    assert_int_equal(munmap(own, HUGE), 0);
+    assert_int_equal(mnw_view_close(writer), 0);
+    close_bed(&bed, &source);
+}
+
 /* ---- statistics ---- */
 
 /* Pages lie on the nodes in turn, and every fourth one would be on one node alone. */
@@ -306,6 +362,7 @@ int main(int count, char **arguments) {
         cmocka_unit_test(test_bind_never_leaves),
         cmocka_unit_test(test_consumer_cannot_redirect),
         cmocka_unit_test(test_consumer_cannot_loosen_bind),
+        cmocka_unit_test(test_balancing_leaves_caches_alone),
         cmocka_unit_test(test_samples_are_fair),
         cmocka_unit_test(test_placement_is_read_again),
     };

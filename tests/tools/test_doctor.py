@@ -64,7 +64,8 @@ class Doctor(unittest.TestCase):
     def test_expected_names(self):
         for name in ("kernel", "userfaultfd", "uffd-syscall", "uffd-device", "uffd-user-only", "uffd-minor-shmem",
                      "uffd-minor-hugetlbfs", "uffd-poison", "uffd-sigbus", "backing-shmem", "backing-graded",
-                     "backing-hugetlb-2M", "backing-hugetlb-1G", "shmem-huge", "io-uring", "numa", "overcommit"):
+                     "backing-hugetlb-2M", "backing-hugetlb-1G", "shmem-huge", "io-uring", "numa",
+                     "numa-placement", "numa-balancing", "overcommit"):
             self.assertIn(name, self.findings)
         self.assertTrue(self.findings["backing-shmem"]["required"])
         self.assertFalse(self.findings["uffd-poison"]["required"])
@@ -92,6 +93,20 @@ class Doctor(unittest.TestCase):
             numbers += range(int(first), int(last or first) + 1)
         numbers = [n for n in numbers if os.path.exists(f"/sys/devices/system/node/node{n}")]
         self.assertRegex(self.findings["numa"]["found"], rf"^{len(numbers)} nodes? .*: {','.join(map(str, numbers))}$")
+
+        self.assertTrue(self.findings["numa-placement"]["ok"], self.findings["numa-placement"])
+        several = f"each of the {len(numbers)} nodes"
+        self.assertIn(several if len(numbers) > 1 else "one node", self.findings["numa-placement"]["found"])
+
+    def test_balancing_is_noticed(self):
+        path = "/proc/sys/kernel/numa_balancing"
+        value = read(path) if os.path.exists(path) else "0"
+        finding = self.findings["numa-balancing"]
+        self.assertTrue(finding["found"].startswith(f"kernel.numa_balancing is {value}"), finding)
+        several = " nodes " in self.findings["numa"]["found"]
+        self.assertEqual(finding["ok"], value == "0" or not several)
+        if not finding["ok"]:
+            self.assertEqual(finding["fix"], "sysctl -w kernel.numa_balancing=0")
 
     def test_hugepages_match_sysfs(self):
         self.eventually(self.hugepages_match_sysfs)
