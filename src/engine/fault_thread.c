@@ -10,12 +10,12 @@
 #include "engine/remote.h"
 #include "sys/io.h"
 #include "sys/memory.h"
+#include "sys/numa.h"
 #include "sys/poller.h"
 #include "sys/uffd.h"
 
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 
 #define TAGS_MAX 64
 /* Batches of all the views that have events, before the thread looks who else has; each gets one at least. */
@@ -264,6 +264,16 @@ static size_t pages_bytes(const struct mnw__fault_thread *thread) {
     return thread->fill_count * mnw__memory_page_bytes();
 }
 
+static size_t fills_bytes(const struct mnw__fault_thread *thread) {
+    return thread->fill_count * sizeof(*thread->fills);
+}
+
+static void release_memory(struct mnw__fault_thread *thread) {
+    mnw__memory_release(thread->pages, pages_bytes(thread));
+    mnw__memory_release(thread->latency, sizeof(*thread->latency));
+    mnw__memory_release(thread->fills, fills_bytes(thread));
+}
+
 static void init_fills(struct mnw__fault_thread *thread) {
     for (unsigned i = 0; i < thread->fill_count; i++) {
         thread->fills[i].thread = thread;
@@ -283,16 +293,14 @@ static int open_reads(struct mnw__fault_thread *thread, enum mnw_io_mode mode) {
     return error;
 }
 
-int mnw__fault_thread_start(struct mnw__fault_thread *thread, struct mnw_pool *pool, unsigned index, int node,
-                            const struct mnw_pool_options *options) {
+static int start(struct mnw__fault_thread *thread, unsigned index, const struct mnw_pool_options *options) {
     char name[16];
-    thread->pool = pool;
-    thread->node = node;
     thread->timer_ns = UINT64_MAX;
     thread->watch_ns = mnw__clock_ns() + WATCH_IDLE_NS;
     thread->fill_count = options->reads_in_flight ? options->reads_in_flight : 128;
-    thread->fills = calloc(thread->fill_count, sizeof(*thread->fills));
-    thread->latency = calloc(1, sizeof(*thread->latency));
+    /* Whole pages of their own: what malloc() gives may lie on any node. */
+    thread->fills = mnw__memory_reserve(fills_bytes(thread));
+    thread->latency = mnw__memory_reserve(sizeof(*thread->latency));
     thread->pages = mnw__memory_reserve(pages_bytes(thread));
     int error = -ENOMEM;
     if (!thread->fills || !thread->latency || !thread->pages) {
@@ -308,7 +316,7 @@ int mnw__fault_thread_start(struct mnw__fault_thread *thread, struct mnw_pool *p
         goto close_poller;
     mnw__mutex_init(&thread->lock);
     snprintf(name, sizeof(name), "mnw-fault-%u", index);
-    error = mnw__thread_start(&thread->thread, name, node, run, thread);
+    error = mnw__thread_start(&thread->thread, name, thread->node, run, thread);
     if (error)
         goto close_reads;
     thread->started = true;
@@ -320,9 +328,20 @@ close_reads:
 close_poller:
     mnw__poller_close(thread->poller);
 free_memory:
-    mnw__memory_release(thread->pages, pages_bytes(thread));
-    free(thread->latency);
-    free(thread->fills);
+    release_memory(thread);
+    return error;
+}
+
+/* What the thread works with, the kernel's part of it too, comes from its node, wherever the opener runs. */
+int mnw__fault_thread_start(struct mnw__fault_thread *thread, struct mnw_pool *pool, unsigned index, int node,
+                            const struct mnw_pool_options *options) {
+    struct mnw__numa_own own;
+    thread->pool = pool;
+    thread->node = node;
+    bool is_lent = pool->has_nodes && mnw__numa_lend(node, &own);
+    int error = start(thread, index, options);
+    if (is_lent)
+        mnw__numa_take_back(&own);
     return error;
 }
 
@@ -334,7 +353,5 @@ void mnw__fault_thread_stop(struct mnw__fault_thread *thread) {
     mnw__io_close(thread->io);
     mnw__poller_close(thread->poller);
     mnw__mutex_destroy(&thread->lock);
-    mnw__memory_release(thread->pages, pages_bytes(thread));
-    free(thread->latency);
-    free(thread->fills);
+    release_memory(thread);
 }

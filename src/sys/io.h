@@ -18,7 +18,10 @@ struct mnw__io;
 /* `result`: bytes read, 0 at the end of the file, or a negative errno. */
 typedef void mnw__io_done(void *context, uint64_t token, int64_t result);
 
-/* `depth` reads at most in flight. MNW_IO_AUTO falls back to threads. */
+/*
+ * `depth` reads at most in flight. MNW_IO_AUTO falls back to threads. Our threads that read run on the node (-1:
+ * anywhere), the kernel's where the submitting thread may; memory is the opening thread's affair.
+ */
 int mnw__io_open(struct mnw__io **io, enum mnw_io_mode mode, unsigned depth, int node, mnw__io_done *done,
                  void *context);
 /* The caller has seen every read answered. */

@@ -7,18 +7,18 @@
  */
 #include "base/error.h"
 #include "sys/io_internal.h"
+#include "sys/memory.h"
 #include "sys/thread.h"
 
 #include <errno.h>
 #include <stdbool.h>
-#include <stdlib.h>
 
 #define THREADS_MAX 8
 
 struct mnw__io_pool {
     mnw__io_done *done;
     void *context;
-    unsigned thread_count;
+    unsigned depth, thread_count;
     struct mnw__thread threads[THREADS_MAX];
 
     struct mnw__mutex mutex; /* guards all below; held for a few instructions, never over a read or `done` */
@@ -65,11 +65,17 @@ static void work(void *argument) {
     }
 }
 
+/* Whole pages of its own: what malloc() gives may lie on any node. */
+static size_t pool_bytes(unsigned depth) {
+    return sizeof(struct mnw__io_pool) + depth * sizeof(struct mnw__io_request);
+}
+
 int mnw__io_pool_open(struct mnw__io_pool **result, unsigned depth, int node, mnw__io_done *done, void *context) {
-    struct mnw__io_pool *pool = calloc(1, sizeof(*pool) + depth * sizeof(pool->requests[0]));
+    struct mnw__io_pool *pool = mnw__memory_reserve(pool_bytes(depth));
     if (!pool) {
         return mnw__fail(-ENOMEM, "no memory for %u reads in flight", depth);
     }
+    pool->depth = depth;
     pool->done = done;
     pool->context = context;
     mnw__mutex_init(&pool->mutex);
@@ -100,7 +106,7 @@ void mnw__io_pool_close(struct mnw__io_pool *pool) {
     }
     mnw__condition_destroy(&pool->work);
     mnw__mutex_destroy(&pool->mutex);
-    free(pool);
+    mnw__memory_release(pool, pool_bytes(pool->depth));
 }
 
 int mnw__io_pool_read(struct mnw__io_pool *pool, const struct mnw__io_request *wanted) {

@@ -7,13 +7,13 @@
  * reads that cannot be submitted are then done on the spot, slowly but rightly, because every fault ends.
  */
 #include "sys/io_internal.h"
+#include "sys/memory.h"
 #include "sys/thread.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <liburing.h>
 #include <stdbool.h>
-#include <stdlib.h>
 
 /*
  * Reads longer than this never run inside the submission. A read whose bytes are in the kernel's page cache
@@ -33,9 +33,10 @@ struct mnw__io_ring {
     struct mnw__io_request *free;
     struct mnw__io_request *queued_first, *queued_last; /* not submitted */
     struct mnw__io_request *ended_first, *ended_last;   /* done on the spot, not delivered */
-    int64_t *results;                                   /* of those, by request */
-    bool deferred;                                      /* completions wait for the owner to fetch them */
-    bool broken;                                        /* submission is refused for good */
+    int64_t *results;                                   /* of those, by request; behind the requests */
+    unsigned depth;
+    bool deferred; /* completions wait for the owner to fetch them */
+    bool broken;   /* submission is refused for good */
     struct mnw__io_request requests[];
 };
 
@@ -57,18 +58,23 @@ static int open_ring(struct mnw__io_ring *ring, unsigned depth) {
     return error;
 }
 
+/* Whole pages of its own: what malloc() gives may lie on any node. */
+static size_t ring_bytes(unsigned depth) {
+    return sizeof(struct mnw__io_ring) + depth * (sizeof(struct mnw__io_request) + sizeof(int64_t));
+}
+
 int mnw__io_ring_open(struct mnw__io_ring **result, unsigned depth, mnw__io_done *done, void *context) {
-    struct mnw__io_ring *ring = calloc(1, sizeof(*ring) + depth * sizeof(ring->requests[0]));
+    struct mnw__io_ring *ring = mnw__memory_reserve(ring_bytes(depth));
     if (!ring) {
         return -ENOMEM;
     }
-    ring->results = calloc(depth, sizeof(ring->results[0]));
-    int error = ring->results ? open_ring(ring, depth) : -ENOMEM;
+    int error = open_ring(ring, depth);
     if (error) {
-        free(ring->results);
-        free(ring);
+        mnw__memory_release(ring, ring_bytes(depth));
         return error;
     }
+    ring->depth = depth;
+    ring->results = (int64_t *)&ring->requests[depth];
     ring->done = done;
     ring->context = context;
     for (unsigned i = 0; i < depth; i++) {
@@ -81,8 +87,7 @@ int mnw__io_ring_open(struct mnw__io_ring **result, unsigned depth, mnw__io_done
 
 void mnw__io_ring_close(struct mnw__io_ring *ring) {
     io_uring_queue_exit(&ring->uring);
-    free(ring->results);
-    free(ring);
+    mnw__memory_release(ring, ring_bytes(ring->depth));
 }
 
 int mnw__io_ring_fd(const struct mnw__io_ring *ring) {

@@ -52,6 +52,8 @@ int mnw__numa_set_thread_policy(enum mnw_numa policy, uint64_t nodes) {
 
 bool mnw__numa_lend(int node, struct mnw__numa_own *own) {
     fake_call("set_mempolicy");
+    if (fiber_self() < 0)
+        return false;
     const struct fake_policy *policy = &policies[fiber_self()];
     *own = (struct mnw__numa_own){.mode = policy->is_set ? (int)policy->policy : -1, .mask = {policy->nodes}};
     policies[fiber_self()] = (struct fake_policy){true, MNW_NUMA_PREFERRED, 1ull << node};
