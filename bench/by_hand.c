@@ -5,6 +5,7 @@
 #include <linux/userfaultfd.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -68,7 +69,8 @@ static void on_sigbus(int number, siginfo_t *info, void *context) {
 int by_hand_open(struct by_hand *by_hand, const struct scratch *scratch, const struct reads *like, uint64_t seed) {
     by_hand->scratch = scratch;
     by_hand->uffd = -1;
-    by_hand->room = (uint32_t)(scratch->size_bytes / PAGE / 4);
+    if (!by_hand->room)
+        by_hand->room = (uint32_t)(scratch->size_bytes / PAGE / 4);
     by_hand->ring = calloc(by_hand->room, sizeof(*by_hand->ring));
     by_hand->held = calloc(scratch->size_bytes / BY_HAND_EXTENT + 1, sizeof(*by_hand->held));
     open_ones[open_count++] = by_hand;
@@ -99,6 +101,13 @@ void by_hand_close(struct by_hand *by_hand) {
     free(by_hand->ring);
     free(by_hand->held);
     *by_hand = (struct by_hand){.uffd = -1};
+}
+
+void by_hand_reset(void *context) {
+    struct by_hand *by_hand = context;
+    area_punch(&by_hand->area, 0, by_hand->area.length);
+    memset(by_hand->held, 0, (by_hand->area.length / BY_HAND_EXTENT + 1) * sizeof(*by_hand->held));
+    by_hand->resident = by_hand->first = by_hand->next = 0;
 }
 
 double by_hand_turn(void *context, struct bench_turn *turn) {

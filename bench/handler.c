@@ -25,7 +25,8 @@ static void answer(struct handler *handler, uint64_t address) {
         struct uffdio_copy copy = {.dst = page, .src = (uintptr_t)handler->source + offset, .len = handler->page_bytes};
         error = ioctl(handler->uffd, UFFDIO_COPY, &copy);
     } else {
-        struct uffdio_continue range = {.range = {.start = page, .len = handler->page_bytes}};
+        size_t length = handler->page_bytes * (handler->around ? handler->around : 1), rest = handler->length - offset;
+        struct uffdio_continue range = {.range = {.start = page, .len = length < rest ? length : rest}};
         if (handler->answer == ANSWER_FILL)
             memcpy(handler->area->alias + offset, handler->source + offset, handler->page_bytes);
         error = ioctl(handler->uffd, UFFDIO_CONTINUE, &range);

@@ -37,6 +37,7 @@ struct handler {
     size_t source_length;
     pthread_t thread;
     _Atomic(pid_t) thread_id; /* 0: there is none */
+    unsigned around; /* ANSWER_CONTINUE: so many pages from the fault on in one call; 0: one. Set before any faults */
     sem_t go;
     atomic_bool resting, stop;
     _Atomic uint64_t faults;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The rows of the targets that are about single faults: resident-*, scan-resident, cold-random-inline, threads-64. */
+#include "by_hand.h"
 #include "measure.h"
 #include "parallel.h"
 #include "reads.h"
@@ -10,6 +11,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#define RANGE     1024 /* pages: the most that minnow maps in one call */
 #define LENGTH    (64 * MIB)
 #define PAGE      4096
 #define TOUCHES   1000
@@ -172,27 +174,41 @@ static void scan_arm(struct bench_arm *arm, struct reads *reads, struct mapping 
     *arm = (struct bench_arm){.name = name, .unit = "ns", .turn = reads_turn, .context = reads, .same_work = true};
 }
 
-/* The very same pages: the cache's file mapped again, and left to the kernel. */
+#define SCAN_BY_HAND "textbook thread that continues 1,024 pages a fault"
+
+/* The very same pages: the cache's file mapped again, and left to the kernel. By hand, others with the same bytes. */
+static void measure_scan_turns(struct bench *bench, const struct rig *rig, void *plain, struct textbook *by_hand) {
+    static struct reads reads[3];
+    struct bench_arm arms[3];
+    void *hand = (void *)(uintptr_t)by_hand->area.view;
+    struct mapping mappings[] = {{plain, LENGTH}, {(void *)(uintptr_t)rig->data, LENGTH}, {hand, LENGTH}};
+    scan_arm(&arms[0], &reads[0], &mappings[0], "kernel scan of the same tmpfs pages");
+    scan_arm(&arms[1], &reads[1], &mappings[1], bench->benchmark);
+    scan_arm(&arms[2], &reads[2], &mappings[2], SCAN_BY_HAND);
+    by_hand->handler.around = RANGE;
+    arms[0].hidden = arms[2].hidden = true;
+    arms[1].against[0] = arms[0].name;
+    arms[1].target[0] = BENCH_AT_MOST;
+    arms[1].limit[0] = 1.3;
+    arms[1].against[1] = SCAN_BY_HAND;
+    bench_take_turns(bench, arms, 3);
+}
+
 static void measure_scan(struct bench *bench, const struct scratch *scratch) {
+    static struct textbook by_hand;
     struct rig rig;
-    static struct reads reads[2];
-    struct bench_arm arms[2];
     if (!open_resident(bench, &rig, scratch, false))
         return;
-    void *plain = mmap(NULL, rig.length, PROT_READ, MAP_PRIVATE | MAP_NORESERVE, mnw_cache_fd(rig.cache), 0);
-    if (plain == MAP_FAILED) {
-        bench_break(bench, NULL, "the cache's file could not be mapped: %s", strerror(errno));
+    void *plain = mmap(NULL, LENGTH, PROT_READ, MAP_PRIVATE | MAP_NORESERVE, mnw_cache_fd(rig.cache), 0);
+    int error = plain == MAP_FAILED ? -errno : open_textbook(bench, &by_hand, HANDLER_BLOCKING, scratch);
+    if (error) {
+        bench_break(bench, NULL, "the file mapped twice more: %s", strerror(-error));
     } else {
-        struct mapping mappings[2] = {{plain, rig.length}, {(void *)(uintptr_t)rig.data, rig.length}};
-        scan_arm(&arms[0], &reads[0], &mappings[0], "kernel scan of the same tmpfs pages");
-        scan_arm(&arms[1], &reads[1], &mappings[1], bench->benchmark);
-        arms[0].hidden = true;
-        arms[1].against[0] = arms[0].name;
-        arms[1].target[0] = BENCH_AT_MOST;
-        arms[1].limit[0] = 1.3;
-        bench_take_turns(bench, arms, 2);
-        munmap(plain, rig.length);
+        measure_scan_turns(bench, &rig, plain, &by_hand);
+        close_textbook(&by_hand);
     }
+    if (plain != MAP_FAILED)
+        munmap(plain, LENGTH);
     rig_close(&rig);
 }
 
@@ -208,7 +224,9 @@ static void forget_all(void *context) {
         rig->data = NULL;
 }
 
-static void measure_cold_turns(struct bench *bench, struct rig *rig, void *plain) {
+#define COLD_BY_HAND "signal, pread, pwrite, CONTINUE by hand"
+
+static void measure_cold_turns(struct bench *bench, struct rig *rig, void *plain, struct by_hand *by_hand) {
     struct touches by_kernel = {.data = plain, .length = LENGTH, .page_bytes = PAGE, .count = TOUCHES};
     struct touches by_minnow = {.data = rig->data,
                                 .length = LENGTH,
@@ -218,6 +236,13 @@ static void measure_cold_turns(struct bench *bench, struct rig *rig, void *plain
                                 .reset = forget_all,
                                 .reset_data = rig,
                                 .any_faults = true};
+    struct touches hand = {.data = by_hand->area.view,
+                           .length = LENGTH,
+                           .page_bytes = PAGE,
+                           .count = TOUCHES,
+                           .reset = by_hand_reset,
+                           .reset_data = by_hand,
+                           .any_faults = true};
     struct bench_arm arms[] = {
         {.name = "plain mmap of the file, no fault-around",
          .unit = "ns",
@@ -230,12 +255,30 @@ static void measure_cold_turns(struct bench *bench, struct rig *rig, void *plain
          .turn = touches_turn,
          .context = &by_minnow,
          .same_work = true,
-         .against = {"plain mmap of the file, no fault-around"},
+         .against = {"plain mmap of the file, no fault-around", COLD_BY_HAND},
          .target = {BENCH_AT_MOST},
          .limit = {2.0},
          .detail = touches_detail},
+        {.name = COLD_BY_HAND, .unit = "ns", .turn = touches_turn, .context = &hand, .hidden = true, .same_work = true},
     };
-    bench_take_turns(bench, arms, 2);
+    bench_take_turns(bench, arms, 3);
+}
+
+static void measure_cold_mapped(struct bench *bench, struct rig *rig, const struct scratch *scratch, void *plain) {
+    int quiet = fault_around_off(plain, LENGTH);
+    if (quiet < 0) {
+        bench_skip(bench, NULL, "fault-around cannot be turned off here: %s", strerror(-quiet));
+        return;
+    }
+    struct by_hand by_hand = {.least = true, .room = LENGTH / PAGE};
+    struct reads nothing = {.length = LENGTH, .page_bytes = PAGE};
+    int error = by_hand_open(&by_hand, scratch, &nothing, bench->seed);
+    if (error)
+        bench_break(bench, NULL, "the loop by hand: %s", strerror(-error));
+    else
+        measure_cold_turns(bench, rig, plain, &by_hand);
+    by_hand_close(&by_hand);
+    close(quiet);
 }
 
 static void measure_cold(struct bench *bench, const struct scratch *scratch) {
@@ -249,15 +292,12 @@ static void measure_cold(struct bench *bench, const struct scratch *scratch) {
         return;
     }
     void *plain = mmap(NULL, LENGTH, PROT_READ, MAP_SHARED, scratch->fd, 0);
-    int quiet = plain == MAP_FAILED ? -errno : fault_around_off(plain, LENGTH);
-    if (quiet < 0)
-        bench_skip(bench, NULL, "fault-around cannot be turned off here: %s", strerror(-quiet));
-    else
-        measure_cold_turns(bench, &rig, plain);
-    if (plain != MAP_FAILED)
+    if (plain == MAP_FAILED) {
+        bench_break(bench, NULL, "the file could not be mapped: %s", strerror(errno));
+    } else {
+        measure_cold_mapped(bench, &rig, scratch, plain);
         munmap(plain, LENGTH);
-    if (quiet >= 0)
-        close(quiet);
+    }
     rig_close(&rig);
 }
 
