@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""On which NUMA node a cache's pages lie, and nodes that run out, in guests with several nodes: tests/live/placement,
-tests/live/scarcity and tests/live/node_threads on both kernels.
+"""On which NUMA node a cache's pages lie, copies on each, and nodes that run out, in guests with several nodes:
+placement, replicas, scarcity and node_threads of tests/live on both kernels.
 
 usage: test_placement.py PROGRAM... [TEST]...
 """
