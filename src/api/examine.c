@@ -22,8 +22,10 @@
 #include <stdio.h>
 #include <string.h>
 
-#define THP_DIRECTORY   "/sys/kernel/mm/transparent_hugepage"
-#define FIX_UFFD        "sysctl -w vm.unprivileged_userfaultfd=1"
+#define THP_DIRECTORY "/sys/kernel/mm/transparent_hugepage"
+#define FIX_UFFD      "sysctl -w vm.unprivileged_userfaultfd=1"
+/* A container's; a service's filter is its SystemCallFilter=. */
+#define FIX_FILTER      "docker run --security-opt seccomp=PROFILE, one that permits userfaultfd"
 #define FIX_UFFD_DEVICE "sudo setfacl -m u:$(id -un):rw /dev/userfaultfd"
 #define FIX_SHMEM_HUGE  "echo advise > " THP_DIRECTORY "/shmem_enabled"
 
@@ -65,13 +67,22 @@ static void examine_kernel(struct examination *examination) {
          ok ? "Linux %s" : "Linux %s; 5.14 is the first with minor faults on shmem", release);
 }
 
-/* A filter that forbids a call shows as EPERM or ENOSYS: then no setting helps, and the reader should know. */
-static const char *seccomp_note(void) {
+static bool has_filter(void) {
     char status[4096];
     if (mnw__sysfs_text("/proc/self/status", status, sizeof(status)) < 0)
-        return "";
+        return false;
     const char *line = strstr(status, "\nSeccomp:\t");
-    return line && line[sizeof("\nSeccomp:\t") - 1] == '2' ? "; a seccomp filter is active and may be the reason" : "";
+    return line && line[sizeof("\nSeccomp:\t") - 1] == '2';
+}
+
+/* A filter that forbids a call shows as EPERM or ENOSYS: then no setting helps, and the reader should know. */
+static const char *seccomp_note(void) {
+    return has_filter() ? "; a seccomp filter is active and may be the reason" : "";
+}
+
+/* What lets userfaultfd(2) through. The form without kernel faults needs no privilege: refused, it is by a filter. */
+static const char *fix_uffd(const struct mnw__uffd_probe *probe) {
+    return has_filter() && probe->user_only_error == -EPERM ? FIX_FILTER : FIX_UFFD;
 }
 
 static void examine_door(struct examination *examination, const char *name, int error, const char *fix,
@@ -95,19 +106,21 @@ static void examine_doors(struct examination *examination, const struct mnw__uff
     char value[32];
     bool open = probe->door != MNW__UFFD_DOOR_NONE;
     bool built = probe->syscall_error != -ENOSYS;
-    tell(examination, "userfaultfd", open, true, built ? FIX_UFFD : "boot a kernel built with CONFIG_USERFAULTFD=y",
-         "%s%s", doors[probe->door], open ? "" : seccomp_note());
+    const char *fix = fix_uffd(probe);
+    tell(examination, "userfaultfd", open, true, built ? fix : "boot a kernel built with CONFIG_USERFAULTFD=y", "%s%s",
+         doors[probe->door], open ? "" : seccomp_note());
 
     setting("/proc/sys/vm/unprivileged_userfaultfd", value, sizeof(value));
     char when[128];
     snprintf(when, sizeof(when), "needs CAP_SYS_PTRACE or vm.unprivileged_userfaultfd=1 (now %s)", value);
-    examine_door(examination, "uffd-syscall", probe->syscall_error, FIX_UFFD, when);
+    examine_door(examination, "uffd-syscall", probe->syscall_error, fix, when);
     examine_door(examination, "uffd-device", probe->device_error, FIX_UFFD_DEVICE,
                  "needs read and write permission on the device");
-    examine_door(examination, "uffd-user-only", probe->user_only_error, FIX_UFFD, "needs a kernel from 5.11 on");
+    examine_door(examination, "uffd-user-only", probe->user_only_error, fix,
+                 probe->user_only_error == -EINVAL ? "needs a kernel from 5.11 on" : "it needs no privilege");
 
     bool kernel_faults = probe->door == MNW__UFFD_DOOR_SYSCALL || probe->door == MNW__UFFD_DOOR_DEVICE;
-    tell(examination, "uffd-kernel-faults", kernel_faults, false, FIX_UFFD, "%s",
+    tell(examination, "uffd-kernel-faults", kernel_faults, false, fix, "%s",
          kernel_faults
              ? "system calls given an untouched pointer wait like a reader"
              : "system calls given an untouched pointer fail with EFAULT; pools want the option user_faults_only");
@@ -163,7 +176,7 @@ static int first_node(uint64_t nodes) {
     return __builtin_ctzll(nodes);
 }
 
-static void examine_backings(struct examination *examination, uint64_t nodes) {
+static void examine_backings(struct examination *examination, const struct mnw__uffd_probe *probe, uint64_t nodes) {
     static const struct {
         const char *name;
         enum mnw_backing kind;
@@ -181,9 +194,11 @@ static void examine_backings(struct examination *examination, uint64_t nodes) {
         if (backings[i].fix_pages)
             fix_hugepages(page_bytes, first_node(nodes), backings[i].fix_pages, fix, sizeof(fix));
         int error = mnw__backing_check(kind, mnw__max(page_bytes, mnw__backing_extent_bytes(kind)));
-        bool required = kind == MNW_BACKING_SHMEM;
-        tell(examination, backings[i].name, !error, required, required ? NULL : fix, "%s",
-             error ? mnw__fail_message() : "can be used now");
+        bool required = kind == MNW_BACKING_SHMEM, open = probe->door != MNW__UFFD_DOOR_NONE;
+        tell(examination, backings[i].name, !error && open, required, required || !error ? NULL : fix, "%s",
+             error  ? mnw__fail_message()
+             : open ? "can be used now"
+                    : "its memory can be had, and userfaultfd is refused");
     }
 }
 
@@ -350,7 +365,7 @@ int mnw_examine(void (*each)(void *context, const struct mnw_finding *finding), 
     examine_kernel(&examination);
     examine_doors(&examination, &probe);
     examine_features(&examination, &probe);
-    examine_backings(&examination, nodes);
+    examine_backings(&examination, &probe, nodes);
     examine_hugepages(&examination, nodes);
     examine_shmem_huge(&examination);
     examine_io_uring(&examination);

@@ -4,6 +4,7 @@
 import ctypes
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,6 +71,28 @@ class Stop(unittest.TestCase):
         self.assertTrue(result["interrupted"])
         self.assertGreater(result["readers_waiting"], 0)
         self.assertGreater(result["pages_checked"], 0)
+
+    def test_container_without_userfaultfd(self):
+        """Docker's default filter: doctor says that no pool could be opened, and names no setting that would not help."""
+        def confine():
+            if not os.geteuid():
+                os.setgroups([])
+                os.setuid(65534)  # nobody, who may not open /dev/userfaultfd
+            refuse({"x86_64": 323, "aarch64": 282}[os.uname().machine])
+
+        with tempfile.TemporaryDirectory(prefix="minnow-doctor-") as folder:
+            os.chmod(folder, 0o755)
+            command = shutil.copy(COMMAND, folder)
+            done = subprocess.run([command, "doctor", "--json"], preexec_fn=confine, capture_output=True, text=True, timeout=30,
+                                  check=False)
+        findings = {finding["name"]: finding for finding in json.loads(done.stdout)["findings"]}
+        if findings["uffd-device"]["ok"]:
+            self.skipTest("everybody may open /dev/userfaultfd here")
+        self.assertEqual(done.returncode, 1)
+        self.assertEqual([name for name, finding in findings.items() if name.startswith("backing-") and finding["ok"]], [])
+        for name in ("userfaultfd", "uffd-syscall", "uffd-user-only", "uffd-kernel-faults"):
+            self.assertIn("seccomp", findings[name]["fix"], name)
+        self.assertNotIn("5.11", findings["uffd-user-only"]["found"])
 
     def test_container_without_numa_calls(self):
         """Their filters refuse get_mempolicy(2); that is no reason to write to the standard error."""
