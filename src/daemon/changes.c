@@ -78,13 +78,6 @@ static void bar_now(const struct mnw__daemon_view *view) {
         mnw__uffd_bar(mnw_view_fd(view->view), ranges[i].address, ranges[i].length_bytes, view->image->page_bytes);
 }
 
-static struct mnw__daemon_image *image_of(struct mnw__daemon *daemon, const struct mnw_cache *cache) {
-    for (unsigned i = 0; i < daemon->image_count; i++)
-        if (daemon->images[i].state == MNW__IMAGE_OPEN && daemon->images[i].cache == cache)
-            return &daemon->images[i];
-    return NULL;
-}
-
 /* Each child that is not served takes a descriptor for as long as it lives. Whoever goes on making them loses the view.
  */
 static void count_refused(struct mnw__daemon *daemon, struct mnw__daemon_view *parent) {
@@ -98,7 +91,7 @@ static void count_refused(struct mnw__daemon *daemon, struct mnw__daemon_view *p
 /* A parent that is gone already (NULL) leaves an orphan. */
 static struct mnw__daemon_view *add_child(struct mnw__daemon *daemon, struct mnw__daemon_view *parent,
                                           const struct mnw_event *event) {
-    struct mnw__daemon_image *image = parent ? parent->image : image_of(daemon, event->cache);
+    struct mnw__daemon_image *image = parent ? parent->image : mnw__image_of(daemon, event->cache);
     struct mnw__daemon_view *view = image ? calloc(1, sizeof(*view)) : NULL;
     if (!view) {
         mnw__daemon_log("out of memory: a child of a consumer is not served");

@@ -62,6 +62,8 @@ void mnw__daemon_take_events(struct mnw__daemon_pool *pool, struct mnw__daemon *
             mnw__prefetch_ended(daemon, &event);
         else if (event.kind == MNW_EVENT_VIEW_CHANGED)
             mnw__changes_take(daemon, pool, &event);
+        else if (event.kind == MNW_EVENT_PAGE_FAILED)
+            mnw__image_note_failure(daemon, &event);
     }
 }
 

@@ -51,6 +51,7 @@ struct mnw__daemon_image {
     uint32_t page_bytes, extent_bytes;
     uint64_t device, inode;
     unsigned views;
+    uint64_t failures, told_ns; /* pages not read since the log said so; when it did */
 };
 
 enum mnw__view_phase { MNW__VIEW_ATTACHING, MNW__VIEW_ATTACHED, MNW__VIEW_SAVING, MNW__VIEW_DETACHING };
@@ -264,6 +265,10 @@ int mnw__image_open(struct mnw__daemon_image *image, const struct mnw_kept *kept
 /* Gives what must outlive us to the holder. Any thread, while it is OPENING. */
 int mnw__image_keep(struct mnw__daemon *daemon, struct mnw__daemon_image *image);
 void mnw__image_close(struct mnw__daemon *daemon, struct mnw__daemon_image *image);
+/* The one of this cache; NULL: it is not open. */
+struct mnw__daemon_image *mnw__image_of(struct mnw__daemon *daemon, const struct mnw_cache *cache);
+/* A page could not be read: the log says so, now and then. */
+void mnw__image_note_failure(struct mnw__daemon *daemon, const struct mnw_event *event);
 bool mnw__image_allows(const struct mnw__session *session, const struct mnw__daemon_image *image);
 
 /* ---- views.c ---- */

@@ -8,6 +8,7 @@
 
 #include "base/bits.h"
 #include "base/error.h"
+#include "sys/thread.h"
 
 #include <errno.h>
 #include <string.h>
@@ -231,4 +232,32 @@ void mnw__image_handle_open(struct mnw__session *session, const struct mnw__wire
     }
     answer_open(work);
     mnw__work_free(work);
+}
+
+/* ---- pages that cannot be read ---- */
+
+/* Seconds between two lines of the log about one image. */
+enum { QUIET_S = 10 };
+
+struct mnw__daemon_image *mnw__image_of(struct mnw__daemon *daemon, const struct mnw_cache *cache) {
+    for (unsigned i = 0; i < daemon->image_count; i++)
+        if (daemon->images[i].state == MNW__IMAGE_OPEN && daemon->images[i].cache == cache)
+            return &daemon->images[i];
+    return NULL;
+}
+
+void mnw__image_note_failure(struct mnw__daemon *daemon, const struct mnw_event *event) {
+    struct mnw__daemon_image *image = mnw__image_of(daemon, event->cache);
+    uint64_t now = mnw__clock_ns();
+    if (!image)
+        return;
+    image->failures++;
+    if (image->told_ns && now - image->told_ns < QUIET_S * UINT64_C(1000000000))
+        return;
+    mnw__daemon_log("image '%s': the page at %llu could not be read: %s; it is SIGBUS until it is invalidated "
+                    "(%llu pages since the last such line)",
+                    image->config->name, (unsigned long long)event->offset, strerror(-event->result),
+                    (unsigned long long)image->failures);
+    image->failures = 0;
+    image->told_ns = now;
 }

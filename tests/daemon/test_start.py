@@ -147,6 +147,31 @@ class Running(unittest.TestCase):
             peer.unmap(view.uffd, view.address, view.length)
             session.close()
 
+    def test_failures_are_logged(self):
+        """An image that was cut short under its consumers: the log says which, where and why, and not once for each page."""
+        daemon = self.start()
+        reader = os.fork()
+        if not reader:
+            peer.die_with_parent()
+            for page in (300, 301):
+                if not os.fork():
+                    with Peer(daemon.path) as session:
+                        view = View(session, "a")
+                        os.truncate(self.image, 100 * PAGE)
+                        view.read(page * PAGE, PAGE)
+                    os._exit(0)
+                if os.waitstatus_to_exitcode(os.wait()[1]) != -signal.SIGBUS:
+                    os._exit(1)
+            os._exit(0)
+        self.assertEqual(os.waitpid(reader, 0)[1], 0)
+        until = time.monotonic() + 10
+        while "could not be read" not in daemon.read_log() and time.monotonic() < until:
+            time.sleep(0.01)
+        lines = [line for line in daemon.read_log().splitlines() if "could not be read" in line]
+        self.assertEqual(len(lines), 1, daemon.read_log())
+        self.assertIn("image 'a': the page at 12", lines[0])
+        self.assertIn("No data available", lines[0])
+
     def test_image_with_an_odd_name(self):
         odd = os.path.join(self.folder.name, "we%20ird?=# image")
         os.rename(self.image, odd)
