@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #define HUGE_SPARE    2
@@ -34,7 +35,13 @@ bool rig_provide(const struct backing_name *backing, uint64_t bytes) {
 
 /* ---- scratch files ---- */
 
-static int give_up(struct scratch *scratch, int error) {
+static int tell(const char *directory, int error) {
+    fprintf(stderr, "minnow-bench: a scratch file in %s: %s\n", directory, strerror(-error));
+    return error;
+}
+
+static int give_up(struct scratch *scratch, const char *directory, int error) {
+    tell(directory, error);
     close(scratch->fd);
     scratch->fd = -1;
     return error;
@@ -44,7 +51,7 @@ static int open_scratch(struct scratch *scratch, const char *directory, uint64_t
     scratch->size_bytes = size_bytes;
     scratch->fd = open(directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
     if (scratch->fd < 0)
-        return -errno;
+        return tell(directory, -errno);
     snprintf(scratch->uri, sizeof(scratch->uri), "file:///proc/self/fd/%d", scratch->fd);
     return 0;
 }
@@ -52,7 +59,7 @@ static int open_scratch(struct scratch *scratch, const char *directory, uint64_t
 int scratch_sparse(struct scratch *scratch, const char *directory, uint64_t size_bytes) {
     int error = open_scratch(scratch, directory, size_bytes);
     if (!error && ftruncate(scratch->fd, (off_t)size_bytes))
-        error = give_up(scratch, -errno);
+        error = give_up(scratch, directory, -errno);
     return error;
 }
 
@@ -81,13 +88,13 @@ int scratch_warm(struct scratch *scratch, const char *directory, uint64_t size_b
     /* Or the disk would be written to while something else is measured. */
     if (!error && fdatasync(scratch->fd))
         error = -errno;
-    return error ? give_up(scratch, error) : 0;
+    return error ? give_up(scratch, directory, error) : 0;
 }
 
 int scratch_cold(struct scratch *scratch, const char *directory, uint64_t size_bytes) {
     int error = scratch_warm(scratch, directory, size_bytes);
     if (!error && posix_fadvise(scratch->fd, 0, 0, POSIX_FADV_DONTNEED))
-        error = give_up(scratch, -EIO);
+        error = give_up(scratch, directory, -EIO);
     return error;
 }
 

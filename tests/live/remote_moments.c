@@ -26,6 +26,8 @@ int __wrap_mnw__uffd_describe(int fd, struct mnw__uffd_description *description)
     return __real_mnw__uffd_describe(fd, description);
 }
 
+/* As long as it is set, whoever maps a page finds that somebody has done so just before, and woken nobody. */
+static _Atomic bool is_late;
 /* As long as it is set, consumers have no memory for page tables. */
 static _Atomic bool is_scarce;
 static _Atomic unsigned refusals;
@@ -33,6 +35,11 @@ static _Atomic unsigned refusals;
 int __real_mnw__uffd_continue(int fd, uintptr_t start, size_t length, unsigned flags, int64_t *done);
 int __wrap_mnw__uffd_continue(int fd, uintptr_t start, size_t length, unsigned flags, int64_t *done);
 int __wrap_mnw__uffd_continue(int fd, uintptr_t start, size_t length, unsigned flags, int64_t *done) {
+    if (atomic_load(&is_late)) {
+        __real_mnw__uffd_continue(fd, start, length, flags | MNW__UFFD_DONTWAKE, done);
+        *done = -EEXIST;
+        return -EEXIST;
+    }
     if (!atomic_load(&is_scarce))
         return __real_mnw__uffd_continue(fd, start, length, flags, done);
     atomic_fetch_add(&refusals, 1);
@@ -102,11 +109,29 @@ static void test_scarce(void **state) {
     assert_in_range(refusals_in_a_second(4), 1, 8);
 }
 
+/* It waits since before the page was mapped, and nobody but who finds that out can wake it, and the watchdog. */
+static void test_mapped_just_before(void **state) {
+    (void)state;
+    struct pair pair;
+    pair_open(&pair, MNW_BACKING_SHMEM, PAGES * BED_PAGE, 1 << 20);
+    struct mnw_view *view =
+        peer_attach(&pair.peers[0], pair.bed.cache, &(struct peer_mapping){.length = PAGES * BED_PAGE});
+    assert_int_equal(bed_compare(pair.bed.data, 0, PAGES * BED_PAGE, 1, NULL), BED_RIGHT);
+    uint64_t before = bed_stats(pair.bed.pool).redeliveries;
+    atomic_store(&is_late, true);
+    peer_assert_right(&pair.peers[0], 0, 0, PAGES * BED_PAGE, 1);
+    atomic_store(&is_late, false);
+    assert_int_equal(bed_stats(pair.bed.pool).redeliveries, before);
+    assert_int_equal(mnw_view_close(view), 0);
+    pair_close(&pair);
+}
+
 int main(int argc, char **argv) {
     (void)argc;
     int status = machine_guard(argv);
     if (status >= 0)
         return status;
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_invalidate_during_attach), cmocka_unit_test(test_scarce)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_invalidate_during_attach), cmocka_unit_test(test_scarce),
+                                       cmocka_unit_test(test_mapped_just_before)};
     return cmocka_run_group_tests_name("remote_moments", tests, NULL, NULL);
 }
