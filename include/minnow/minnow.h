@@ -343,12 +343,24 @@ struct mnw_attach_options {
     unsigned flags;        /* MNW_VIEW_WRITE: mapped PROT_WRITE; a write makes a copy that only the consumer sees.
                             * MNW_VIEW_FORKED: see below */
     pid_t pid;             /* the consumer; 0: unknown. With it, and the right to look, /proc/PID/maps is checked */
-    uint32_t faults_per_second; /* the most that are served, on average; 0: no limit */
+    uint32_t faults_per_second; /* of the view and its children: the most that are served, on average; 0: no limit */
     uint64_t cookie;            /* comes back in the view's events */
     /* A view that was moved or torn, and is attached again: what mnw_view_ranges() said; the fields above are 0. */
     const struct mnw_view_range *ranges;
-    size_t range_count; /* at most 256; 0: the fields above say where it is */
+    size_t range_count;      /* at most 256; 0: the fields above say where it is */
+    struct mnw_limit *limit; /* shared with other views, in place of faults_per_second; NULL: none */
 };
+
+/*
+ * A limit on faults a second that views have in common: all those, of any cache and pool, that are attached with it,
+ * and those of children that their consumers fork. A consumer has then what it may have, however many views it makes.
+ * Errors: -EINVAL (0 a second), -ENOMEM. Thread-safe; no system calls.
+ */
+struct mnw_limit;
+MNW_PUBLIC int mnw_limit_open(struct mnw_limit **limit, uint32_t faults_per_second);
+/* No more views will be attached with it; those that were have it until they are closed. Returns 0; -EINVAL for NULL.
+ */
+MNW_PUBLIC int mnw_limit_close(struct mnw_limit *limit);
 
 /*
  * Serves the faults of a mapping that another process made of mnw_cache_fd(). The userfaultfd must have the features

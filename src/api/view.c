@@ -5,6 +5,7 @@
 #include "base/options.h"
 #include "engine/cache.h"
 #include "engine/inline.h"
+#include "engine/limit.h"
 #include "engine/remote.h"
 #include "minnow/minnow.h"
 #include "sys/backing.h"
@@ -29,6 +30,22 @@ int mnw_view_attach(struct mnw_view **view, struct mnw_cache *cache, const struc
         error = mnw__fail(-EINVAL, "mnw_view_attach: a cache with `replicas` is for reading: MNW_VIEW_WRITE needs one "
                                    "without");
     return error ? error : mnw__view_attach(view, cache, &known);
+}
+
+int mnw_limit_open(struct mnw_limit **limit, uint32_t faults_per_second) {
+    MNW__WHOLE_CALL;
+    if (!limit || !faults_per_second)
+        return mnw__fail(-EINVAL, "mnw_limit_open: `limit` must not be NULL, and faults_per_second not 0");
+    *limit = mnw__limit_new(faults_per_second);
+    return *limit ? 0 : mnw__fail(-ENOMEM, "mnw_limit_open: out of memory");
+}
+
+int mnw_limit_close(struct mnw_limit *limit) {
+    MNW__WHOLE_CALL;
+    if (!limit)
+        return mnw__fail(-EINVAL, "mnw_limit_close: `limit` must not be NULL");
+    mnw__limit_unref(limit);
+    return 0;
 }
 
 int mnw_view_fd(const struct mnw_view *view) {

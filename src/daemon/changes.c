@@ -125,6 +125,28 @@ static struct mnw__daemon_view *add_child(struct mnw__daemon *daemon, struct mnw
     return NULL;
 }
 
+/* What the children of a session that is over have in common; they are all attached still. NULL: it is the first. */
+static struct mnw_limit *find_limit(const struct mnw__daemon *daemon, const struct mnw__record_view *record) {
+    for (const struct mnw__daemon_view *view = daemon->orphans; view; view = view->next) {
+        const struct mnw__record_view *other = &daemon->state.views[view->record];
+        if (other->session == record->session && other->session_serial == record->session_serial)
+            return view->limit;
+    }
+    return NULL;
+}
+
+/* `made`: closed when it is attached. */
+static int limit_orphan(const struct mnw__daemon *daemon, const struct mnw__record_view *record,
+                        struct mnw_limit **limit, struct mnw_limit **made) {
+    uint32_t per_second = (uint32_t)daemon->config->limits.faults_per_second;
+    *limit = find_limit(daemon, record);
+    if (*limit || !per_second)
+        return 0;
+    int error = mnw_limit_open(made, per_second);
+    *limit = *made;
+    return error;
+}
+
 int mnw__changes_adopt_child(struct mnw__daemon *daemon, struct mnw__session *session, unsigned index,
                              struct mnw__daemon_image *image, int uffd) {
     const struct mnw__record_view *record = &daemon->state.views[index];
@@ -134,11 +156,12 @@ int mnw__changes_adopt_child(struct mnw__daemon *daemon, struct mnw__session *se
         .size = sizeof(options),
         .uffd = uffd,
         .flags = record->flags | MNW_VIEW_FORKED,
-        .faults_per_second = (uint32_t)daemon->config->limits.faults_per_second,
         .cookie = ++daemon->last_key,
         .ranges = ranges,
         .range_count = count,
+        .limit = session ? session->limit : NULL,
     };
+    struct mnw_limit *made = NULL;
     if (!count)
         return mnw__fail(-ESRCH, "it has unmapped all of it");
     struct mnw__daemon_view *view = calloc(1, sizeof(*view));
@@ -155,7 +178,12 @@ int mnw__changes_adopt_child(struct mnw__daemon *daemon, struct mnw__session *se
                                       .address = record->address,
                                       .length = record->length,
                                       .offset = record->offset};
-    int error = mnw_view_attach(&view->view, image->cache, &options);
+    int error = session ? 0 : limit_orphan(daemon, record, &options.limit, &made);
+    if (!error)
+        error = mnw_view_attach(&view->view, image->cache, &options);
+    if (made)
+        mnw_limit_close(made); /* the view has it */
+    view->limit = session ? NULL : options.limit;
     if (error) {
         free(view);
         return error;

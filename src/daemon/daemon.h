@@ -73,6 +73,7 @@ struct mnw__daemon_view {
     uint64_t closing; /* in daemon->ticks: since when it is DETACHING */
     uint32_t id, flags;
     uint64_t address, length, offset;
+    struct mnw_limit *limit; /* of an orphan that was taken over, as long as it is attached; NULL: none */
 };
 
 struct mnw__daemon_pin {
@@ -128,6 +129,7 @@ struct mnw__session {
     unsigned unsent_count;
     struct mnw__daemon_view *views;
     struct mnw__daemon_pin *pins;
+    struct mnw_limit *limit; /* on the faults of all views; NULL: none */
     unsigned view_count, prefetch_count;
     uint64_t view_bytes, pinned_bytes;
 };

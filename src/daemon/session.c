@@ -229,6 +229,18 @@ static void hang_up(int fd) {
     close(fd);
 }
 
+static int limit_faults(struct mnw__session *session) {
+    uint32_t per_second = (uint32_t)session->daemon->config->limits.faults_per_second;
+    int error = per_second ? mnw_limit_open(&session->limit, per_second) : 0;
+    return error ? mnw__fail(error, "%s", strdupa(mnw_error())) : 0;
+}
+
+static void free_session(struct mnw__session *session) {
+    if (session->limit)
+        mnw_limit_close(session->limit); /* its children may have it still */
+    free(session);
+}
+
 static void refuse(struct mnw__session *session, int status) {
     struct mnw__wire_packet packet;
     size_t bytes = mnw__wire_seal_failure(&packet, MNW__WIRE_EVENT_ENDED, 0, status, mnw__fail_message());
@@ -236,7 +248,7 @@ static void refuse(struct mnw__session *session, int status) {
     session->daemon->counts.dropped++;
     free_record(session);
     hang_up(session->fd);
-    free(session);
+    free_session(session);
 }
 
 struct mnw__session *mnw__session_add(struct mnw__daemon *daemon, int fd, int record) {
@@ -259,6 +271,8 @@ struct mnw__session *mnw__session_add(struct mnw__daemon *daemon, int fd, int re
         error = admit(session);
     if (!error)
         error = mnw__socket_limit_unread(fd, SEND_BUFFER);
+    if (!error)
+        error = limit_faults(session);
     if (!error && record < 0)
         error = take_record(session);
     if (!error)
@@ -324,7 +338,7 @@ void mnw__session_sweep(struct mnw__daemon *daemon) {
         }
         *link = session->next;
         free_record(session);
-        free(session);
+        free_session(session);
     }
 }
 

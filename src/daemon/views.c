@@ -204,10 +204,10 @@ static int attach_now(struct mnw__daemon_view *view, int uffd, const struct mnw_
         .uffd = uffd,
         .flags = (view->flags & MNW_VIEW_WRITE) | (view->flags & MNW__WIRE_ATTACH_CHILD ? MNW_VIEW_FORKED : 0),
         .pid = session->peer.pid,
-        .faults_per_second = (uint32_t)session->daemon->config->limits.faults_per_second,
         .cookie = view->cookie,
         .ranges = ranges,
         .range_count = count,
+        .limit = session->limit,
     };
     return mnw_view_attach(&view->view, view->image->cache, &options);
 }

@@ -88,6 +88,17 @@ static int take_ranges(struct mnw_view *view, const struct mnw_attach_options *o
     return error;
 }
 
+/* One of its own is its children's too. */
+static int take_limit(struct mnw__remote *remote, const struct mnw_attach_options *options) {
+    if (options->limit && options->faults_per_second)
+        return mnw__fail(-EINVAL, "attach: `faults_per_second` and `limit` exclude each other");
+    if (options->limit)
+        remote->limit = mnw__limit_ref(options->limit);
+    else if (options->faults_per_second && !(remote->limit = mnw__limit_new(options->faults_per_second)))
+        return mnw__fail(-ENOMEM, "attach: out of memory");
+    return 0;
+}
+
 static int take_options(struct mnw_view *view, const struct mnw_attach_options *options) {
     struct mnw__remote *remote = view->remote;
     const unsigned known = MNW_VIEW_WRITE | MNW_VIEW_FORKED;
@@ -99,8 +110,8 @@ static int take_options(struct mnw_view *view, const struct mnw_attach_options *
     remote->forked = options->flags & MNW_VIEW_FORKED;
     remote->pid = options->pid;
     remote->cookie = options->cookie;
-    remote->faults_per_second = options->faults_per_second;
-    return take_ranges(view, options);
+    int error = take_limit(remote, options);
+    return error ? error : take_ranges(view, options);
 }
 
 static int check_features(const struct mnw_cache *cache, const struct mnw__uffd_description *description) {
@@ -488,6 +499,7 @@ void mnw__remote_free(struct mnw_view *view) {
     if (view->uffd >= 0)
         mnw__uffd_close(view->uffd);
     mnw__mutex_destroy(&view->remote->hold);
+    mnw__limit_unref(view->remote->limit);
     free(view->remote);
     mnw__view_free(view);
 }

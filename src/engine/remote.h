@@ -13,6 +13,7 @@
 #ifndef MNW_ENGINE_REMOTE_H
 #define MNW_ENGINE_REMOTE_H
 
+#include "engine/limit.h"
 #include "engine/view.h"
 #include "minnow/minnow.h"
 #include "sys/thread.h"
@@ -37,7 +38,7 @@ struct mnw__remote {
     uint64_t identity; /* of the userfaultfd: no other has this number */
     pid_t pid;         /* 0: unknown */
     uint64_t cookie;
-    uint32_t faults_per_second; /* 0: no limit */
+    struct mnw_limit *limit; /* on faults a second; a reference; NULL: none */
 
     bool is_listed;        /* remotes.lock */
     struct mnw_view *next; /* remotes.lock */
@@ -53,12 +54,10 @@ struct mnw__remote {
     /* thread->lock */
     bool parked; /* not among those that the thread waits for, until resume_ns */
     uint64_t resume_ns;
-    int64_t credit_ns;       /* what may be spent on faults, each of which costs its share of a second; or owed */
-    uint64_t credit_last_ns; /* when it was last counted */
-    bool in_motion;          /* the events read last said that the mapping changed */
-    bool refused;            /* a fault could not be ended: mnw__remote_refused() */
-    unsigned vain;           /* visits without an event, in a row */
-    uint64_t retry_ns;       /* a kernel without poison: when failed pages may be read again */
+    bool in_motion;    /* the events read last said that the mapping changed */
+    bool refused;      /* a fault could not be ended: mnw__remote_refused() */
+    unsigned vain;     /* visits without an event, in a row */
+    uint64_t retry_ns; /* a kernel without poison: when failed pages may be read again */
 
     /* notices->lock */
     struct mnw_view *next_changed;

@@ -18,8 +18,6 @@
 
 /* A view beyond its limit, or that cannot be read just now, is left alone for so long at least. */
 #define PARK_NS 1000000ull
-/* What a view may save up of its limit. */
-#define BURST_NS 100000000ull
 /* So many visits without an event, and it is a consumer that plays with its descriptor. */
 #define VAIN_MAX     16
 #define VAIN_PARK_NS 20000000ull
@@ -29,7 +27,6 @@
 /* Below every view. */
 #define LOW_ADDRESS 0x10000
 #define LOW_BYTES   4096
-#define NS_PER_S    1000000000ull
 
 /* ---- pieces ---- */
 
@@ -134,7 +131,7 @@ static void inherit(struct mnw_view *child, struct mnw_view *parent) {
     to->piece_count = from->piece_count;
     to->features = from->features;
     to->cookie = from->cookie;
-    to->faults_per_second = from->faults_per_second;
+    to->limit = mnw__limit_ref(from->limit);
     to->forked = true;
     if (mnw__remote_is_sealed(parent)) {
         atomic_fetch_add(&parent->cache->pool->sealed, 1);
@@ -268,30 +265,22 @@ void mnw__remote_in_vain(struct mnw_view *view) {
     park(view, mnw__clock_ns(), VAIN_PARK_NS);
 }
 
-/* What one fault costs; 0: there is no limit. */
-static int64_t cost_ns(const struct mnw__remote *remote) {
-    return remote->faults_per_second ? (int64_t)mnw__max(NS_PER_S / remote->faults_per_second, 1) : 0;
-}
-
 /* How many events the view may have now; 0: it is parked until it may have some. */
 static int allowed(struct mnw_view *view, int count) {
     struct mnw__remote *remote = view->remote;
-    if (!remote->faults_per_second || remote->refused)
+    uint64_t wait_ns, now_ns;
+    if (!remote->limit || remote->refused)
         return count;
-    uint64_t now_ns = mnw__clock_ns();
-    int64_t cost = cost_ns(remote);
-    remote->credit_ns += (int64_t)(now_ns - remote->credit_last_ns);
-    remote->credit_ns = mnw__min(remote->credit_ns, mnw__max((int64_t)BURST_NS, cost));
-    remote->credit_last_ns = now_ns;
-    if (remote->credit_ns < cost) {
-        park(view, now_ns, mnw__max((uint64_t)(cost - remote->credit_ns), PARK_NS));
-        return 0;
-    }
-    return (int)mnw__min((int64_t)count, remote->credit_ns / cost);
+    now_ns = mnw__clock_ns();
+    count = mnw__limit_ask(remote->limit, now_ns, count, &wait_ns);
+    if (!count)
+        park(view, now_ns, mnw__max(wait_ns, PARK_NS));
+    return count;
 }
 
 static void pay(struct mnw__remote *remote, int count) {
-    remote->credit_ns -= count * cost_ns(remote);
+    if (remote->limit)
+        mnw__limit_pay(remote->limit, count);
 }
 
 /* It was not served, so it costs nothing. */

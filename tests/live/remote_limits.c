@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -71,6 +72,86 @@ static void test_limit(void **state) {
         fail_msg("%llu ms of CPU time", (unsigned long long)cpu / 1000000);
     for (unsigned i = 0; i < 2; i++)
         assert_int_equal(mnw_view_close(views[i]), 0);
+    pair_close(&world);
+}
+
+/* The child touches what its parent has not: half of the pages each. */
+static int64_t touch_with_child(struct peer_side *side, const void *argument) {
+    size_t pages = *(const size_t *)argument;
+    uint64_t began = now_ns();
+    pid_t child = fork();
+    size_t first = child ? 0 : pages / 2;
+    for (size_t i = 0; i < pages / 2; i++) {
+        size_t page = first + i * 37 % (pages / 2);
+        if (bed_compare(side->maps[0].data + page * BED_PAGE, page * BED_PAGE, BED_PAGE, 1, NULL))
+            return child ? -1 : (_exit(1), 0);
+    }
+    if (!child)
+        _exit(0);
+    int status;
+    return waitpid(child, &status, 0) == child && !status ? (int64_t)(now_ns() - began) : -2;
+}
+
+static void assert_at_limit(int64_t ns) {
+    if (ns < 450000000 || ns > 3000000000)
+        fail_msg("600 faults at 1000 a second took %lld ms", (long long)ns / 1000000);
+}
+
+/* Two views of two processes have one limit together. */
+static void test_shared_limit(void **state) {
+    (void)state;
+    struct pair world;
+    struct mnw_view *views[2];
+    struct mnw_limit *limit;
+    pair_open(&world, MNW_BACKING_SHMEM, 8 * MIB, 16 * MIB);
+    assert_int_equal(bed_compare(world.bed.data, 0, world.length, 1, NULL), BED_RIGHT);
+    bed_refused(mnw_limit_open(&limit, 0), -EINVAL, "faults_per_second", "0");
+    assert_int_equal(mnw_limit_open(&limit, 1000), 0);
+    for (unsigned i = 0; i < 2; i++) {
+        struct mnw_attach_options options = {
+            .size = sizeof(options), .pid = world.peers[i].pid, .limit = limit, .faults_per_second = 1};
+        options.uffd = peer_map(&world.peers[i], world.bed.cache, &(struct peer_mapping){.slot = 0}, &options.address);
+        bed_refused(mnw_view_attach(&views[i], world.bed.cache, &options), -EINVAL, "faults_per_second", "limit");
+        options.faults_per_second = 0;
+        assert_int_equal(mnw_view_attach(&views[i], world.bed.cache, &options), 0);
+        close(options.uffd);
+    }
+    assert_int_equal(mnw_limit_close(limit), 0); /* the views have it */
+    const size_t pages = 300;
+    int64_t longest = 0;
+    for (unsigned i = 0; i < 2; i++)
+        peer_ask(&world.peers[i], touch_backwards, &pages, sizeof(pages));
+    for (unsigned i = 0; i < 2; i++) {
+        int64_t ns = peer_answer(&world.peers[i]);
+        assert_true(ns > 0);
+        longest = ns > longest ? ns : longest;
+    }
+    assert_at_limit(longest);
+    for (unsigned i = 0; i < 2; i++)
+        assert_int_equal(mnw_view_close(views[i]), 0);
+    pair_close(&world);
+}
+
+/* Whoever forks has no more than before. */
+static void test_limit_of_child(void **state) {
+    (void)state;
+    struct pair world;
+    struct mnw_view *view;
+    struct mnw_event event;
+    peer_need_poison();
+    pair_open(&world, MNW_BACKING_SHMEM, 8 * MIB, 16 * MIB);
+    assert_int_equal(bed_compare(world.bed.data, 0, world.length, 1, NULL), BED_RIGHT);
+    struct mnw_attach_options options = {.size = sizeof(options), .pid = world.peers[0].pid, .faults_per_second = 1000};
+    options.uffd = peer_map(&world.peers[0], world.bed.cache, &(struct peer_mapping){.features = MNW__UFFD_EVENT_FORK},
+                            &options.address);
+    assert_int_equal(mnw_view_attach(&view, world.bed.cache, &options), 0);
+    close(options.uffd);
+    const size_t pages = 600;
+    assert_at_limit(peer_do(&world.peers[0], touch_with_child, &pages, sizeof(pages)));
+    while (mnw_pool_next_event(world.bed.pool, &event) > 0)
+        if (event.kind == MNW_EVENT_VIEW_CHANGED && event.changes & MNW_VIEW_CHANGED_FORKED)
+            assert_int_equal(mnw_view_close(event.view), 0);
+    assert_int_equal(mnw_view_close(view), 0);
     pair_close(&world);
 }
 
@@ -261,9 +342,10 @@ int main(int argc, char **argv) {
     if (status >= 0)
         return status;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_limit),       cmocka_unit_test(test_hugetlb_copies),
-        cmocka_unit_test(test_sweep_shmem), cmocka_unit_test(test_sweep_hugetlb),
-        cmocka_unit_test(test_no_poison),   cmocka_unit_test(test_no_poison_no_children),
+        cmocka_unit_test(test_limit),          cmocka_unit_test(test_shared_limit),
+        cmocka_unit_test(test_limit_of_child), cmocka_unit_test(test_hugetlb_copies),
+        cmocka_unit_test(test_sweep_shmem),    cmocka_unit_test(test_sweep_hugetlb),
+        cmocka_unit_test(test_no_poison),      cmocka_unit_test(test_no_poison_no_children),
     };
     return cmocka_run_group_tests_name("remote_limits", tests, NULL, NULL);
 }
