@@ -51,6 +51,14 @@ class Verify(unittest.TestCase):
         self.assertEqual(result["file_bytes"], self.size)
         self.assertEqual(result["backing"], "shmem")
 
+    def test_replicas(self):
+        """On one node they change nothing but what is refused; tests/tools/verify_nodes asks of several."""
+        result = self.fine("--budget", "8M", "--readers", "3", "--replicas")
+        self.assertEqual(result["pages_checked"], -(-self.size // PAGE))
+        done = command.run("verify", self.path, "--replicas", "--numa", "interleave")
+        self.assertEqual(done.returncode, 2, done)
+        self.assertIn("MNW_NUMA_LOCAL", done.stderr)
+
     def test_once_through(self):
         result = self.fine("--budget", "8M", "--readers", "3")
         self.assertEqual(result["pages_checked"], -(-self.size // PAGE))

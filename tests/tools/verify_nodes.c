@@ -97,11 +97,29 @@ static void test_weights_show(void **state) {
     json_decref(said);
 }
 
+/* Readers of each node, all over the file: each in its own node's copy. */
+static void test_replicas_are_read_where_the_readers_are(void **state) {
+    static const char *const options[] = {"--replicas", "--readers", "2",     "--pattern",
+                                          "uniform",    "--ops",     "12000", NULL};
+    int status;
+    (void)state;
+    json_t *said = verify(options, false, &status);
+    uint64_t copied = (uint64_t)json_integer_value(json_object_get(said, "pages_copied"));
+    uint64_t asked = (uint64_t)json_integer_value(json_object_get(said, "faults_placed"));
+    print_message("%llu pages copied, %llu faults asked\n", (unsigned long long)copied, (unsigned long long)asked);
+    assert_int_equal(status, 0);
+    assert_true(copied > 0);
+    assert_int_equal(json_integer_value(json_object_get(said, "faults_remote")), 0);
+    assert_true(share_of_node_0(said) > 0.3 && share_of_node_0(said) < 0.7);
+    json_decref(said);
+}
+
 int main(int count, char **arguments) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bound_memory_is_where_it_is_bound),
         cmocka_unit_test(test_bound_memory_elsewhere_is_a_failure),
         cmocka_unit_test(test_weights_show),
+        cmocka_unit_test(test_replicas_are_read_where_the_readers_are),
     };
     if (count != 2)
         return 2;

@@ -23,7 +23,7 @@ const char *const io_names[] = {"auto", "uring", "threads", NULL};
 /* The options as text, before they are understood. */
 struct words {
     char *backing, *budget, *readers, *pattern, *operations, *numa, *nodes, *policy, *seed, *threads, *io, *extent;
-    int direct, is_inline, json;
+    int direct, is_inline, has_replicas, json;
 };
 
 static int take_name(const char *option, const char *text, const char *const *names, int *value) {
@@ -64,6 +64,7 @@ static int understand(const struct words *words, struct verify_options *options)
     *options = (struct verify_options){.readers = 4, .seed = 1};
     options->direct = words->direct;
     options->is_inline = words->is_inline;
+    options->has_replicas = words->has_replicas;
     options->json = words->json;
 
     int code = take_name("--backing", words->backing, backing_names, &backing);
@@ -159,6 +160,7 @@ int command_verify(int argc, const char **argv) {
         {"extent", 0, POPT_ARG_STRING, &words.extent, 0, "unit of eviction on shmem (64K)", "SIZE"},
         {"direct", 0, POPT_ARG_NONE, &words.direct, 0, "read the file past the kernel's page cache", NULL},
         {"inline", 0, POPT_ARG_NONE, &words.is_inline, 0, "resolve faults in the thread that faults", NULL},
+        {"replicas", 0, POPT_ARG_NONE, &words.has_replicas, 0, "a copy on each node, read by readers there", NULL},
         {"json", 0, POPT_ARG_NONE, &words.json, 0, "print one JSON object", NULL},
         POPT_AUTOHELP POPT_TABLEEND};
     poptContext context = poptGetContext("minnow verify", argc, argv, table, 0);

@@ -20,7 +20,7 @@ struct verify_options {
     int direct;
     enum pattern_kind pattern;
     uint64_t readers, operations, seed;
-    bool is_inline, json;
+    bool is_inline, has_replicas, json;
 };
 
 /* The first few of what went wrong. */

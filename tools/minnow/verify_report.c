@@ -72,6 +72,10 @@ void verify_print_words(const struct verify_options *options, const struct verif
     printf("fills: %" PRIu64 ", %s; evictions: %" PRIu64 "; most resident: %s\n", stats->fills,
            format_size(stats->fill_bytes, filled), stats->evictions, format_size(stats->resident_bytes_max, resident));
     print_placement(options, result);
+    if (options->has_replicas)
+        printf("replicas: %" PRIu64 " page%s copied from another node, not read again; of %" PRIu64
+               " resident faults asked %" PRIu64 " were remote\n",
+               stats->pages_copied, plural(stats->pages_copied), stats->faults_placed, stats->faults_remote);
     if (result->signal)
         puts("stopped early: this is the result so far");
     if (result->waiting)
@@ -138,6 +142,9 @@ void verify_print_json(const struct verify_options *options, const struct verify
         {"evictions_direct", stats->evictions_direct},
         {"zaps", stats->zaps},
         {"pages_elsewhere", stats->pages_elsewhere},
+        {"pages_copied", stats->pages_copied},
+        {"faults_placed", stats->faults_placed},
+        {"faults_remote", stats->faults_remote},
         {"fault_ns_p50", mnw_histogram_quantile(&result->faults, 0.50)},
         {"fault_ns_p99", mnw_histogram_quantile(&result->faults, 0.99)},
     };

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * verify: the run. Readers take pages out of one view by pointer, and the same bytes out of the file with
+ * verify: the run. Readers take pages out of a view by pointer, and the same bytes out of the file with
  * pread(2), and compare every one.
  *
  * A reader owns its struct reader; the main thread reads `checked` of all of them for the progress bar. The
@@ -15,6 +15,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <numa.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <setjmp.h>
@@ -38,8 +39,7 @@ struct run {
     struct verify_result *result;
     int fd; /* of the file, for the ordinary reads */
     struct stat before;
-    const unsigned char *data; /* of the view */
-    size_t length;
+    size_t length; /* of each view */
     uint64_t operations;
     pthread_mutex_t examples_lock;
     bool examples_closed; /* the result is being printed */
@@ -47,12 +47,16 @@ struct run {
     struct mnw_store *store;
     struct mnw_pool *pool;
     struct mnw_cache *cache;
-    struct mnw_view *view;
+    /* One; with replicas one for each node, and which. */
+    struct mnw_view *views[MNW_NODES_MAX];
+    unsigned nodes[MNW_NODES_MAX], view_count;
 };
 
 struct reader {
     struct run *run;
     pthread_t thread;
+    const unsigned char *data; /* of its view */
+    unsigned view;
     struct pattern pattern;
     uint64_t operations;
     _Atomic uint64_t checked;
@@ -114,17 +118,17 @@ static void stop_signals(int how) {
 }
 
 /* Takes a piece out of the view. -1 when that was SIGBUS; `*offset` then says where. */
-static int read_by_pointer(const struct run *run, uint64_t offset, unsigned char *bytes, size_t length,
+static int read_by_pointer(const struct reader *reader, uint64_t offset, unsigned char *bytes, size_t length,
                            uint64_t *failed) {
-    guard.data = run->data;
-    guard.length = run->length;
+    guard.data = reader->data;
+    guard.length = reader->run->length;
     if (sigsetjmp(guard.jump, 0)) {
         *failed = guard.offset;
         return -1;
     }
     guard.armed = 1;
     atomic_signal_fence(memory_order_seq_cst);
-    memcpy(bytes, run->data + offset, length);
+    memcpy(bytes, reader->data + offset, length);
     atomic_signal_fence(memory_order_seq_cst);
     guard.armed = 0;
     return 0;
@@ -160,7 +164,7 @@ static void check_piece(struct reader *reader, uint64_t piece) {
     memset(reader->expected + in_file, 0, length - in_file);
 
     if (read_by_pread(run, offset, reader->expected, in_file) ||
-        read_by_pointer(run, offset, reader->found, length, &failed)) {
+        read_by_pointer(reader, offset, reader->found, length, &failed)) {
         reader->io_errors++;
         note_example(run, &(struct verify_example){.offset = failed, .unreadable = true});
         return;
@@ -177,6 +181,8 @@ static void check_piece(struct reader *reader, uint64_t piece) {
 
 static void *read_all(void *argument) {
     struct reader *reader = argument;
+    if (reader->run->view_count > 1)
+        numa_run_on_node((int)reader->run->nodes[reader->view]);
     for (uint64_t done = 0; done < reader->operations && !stop_signal;) {
         check_piece(reader, pattern_next(&reader->pattern));
         atomic_store_explicit(&reader->checked, ++done, memory_order_relaxed);
@@ -247,6 +253,8 @@ static int prepare_reader(struct run *run, struct reader *reader, uint64_t index
     const struct verify_result *result = run->result;
     uint64_t pieces = (result->file_bytes + result->piece_bytes - 1) / result->piece_bytes;
     reader->run = run;
+    reader->view = (unsigned)(index % run->view_count);
+    reader->data = mnw_view_data(run->views[reader->view]);
     reader->operations = run->operations / options->readers + (index < run->operations % options->readers);
     reader->expected = malloc(2 * result->piece_bytes);
     if (!reader->expected)
@@ -319,6 +327,26 @@ static int refused(const char *what) {
     return usage_error("verify: %s: %s", what, mnw_error());
 }
 
+static int open_view(struct run *run, unsigned node) {
+    const struct verify_options *options = run->options;
+    struct mnw_view_options view_options = {.size = sizeof(view_options), .node = node};
+    view_options.flags = (options->is_inline ? MNW_VIEW_INLINE : 0u) | (options->has_replicas ? MNW_VIEW_ON_NODE : 0u);
+    if (mnw_view_open(&run->views[run->view_count], run->cache, &view_options))
+        return refused("opening a view");
+    run->nodes[run->view_count++] = node;
+    return EXIT_FINE;
+}
+
+/* The pool has fault threads on each of its nodes, and latencies of them. */
+static int open_views(struct run *run) {
+    struct mnw_node_latency latency;
+    int code = run->options->has_replicas ? EXIT_FINE : open_view(run, 0);
+    for (unsigned node = 0; !code && run->options->has_replicas && node < MNW_NODES_MAX; node++)
+        if (!mnw_pool_latency(run->pool, node, &latency, sizeof(latency)))
+            code = open_view(run, node);
+    return code;
+}
+
 static int open_all(struct run *run) {
     const struct verify_options *options = run->options;
     struct mnw_store_options store_options = {.size = sizeof(store_options), .direct = options->direct};
@@ -334,13 +362,10 @@ static int open_all(struct run *run) {
         return usage_error("verify: opening '%s': %s", options->file, strerror(errno));
     if (mnw_pool_open(&run->pool, &options->pool))
         return refused("opening the pool");
-    if (mnw_cache_open(&run->cache, run->pool, run->store, NULL))
+    struct mnw_cache_options cache_options = {.size = sizeof(cache_options), .replicas = options->has_replicas};
+    if (mnw_cache_open(&run->cache, run->pool, run->store, &cache_options))
         return refused("opening the cache");
-    struct mnw_view_options view_options = {.size = sizeof(view_options),
-                                            .flags = options->is_inline ? MNW_VIEW_INLINE : 0};
-    if (mnw_view_open(&run->view, run->cache, &view_options))
-        return refused("opening the view");
-    return EXIT_FINE;
+    return open_views(run);
 }
 
 static void measure(struct run *run) {
@@ -348,8 +373,7 @@ static void measure(struct run *run) {
     result->file_bytes = mnw_store_size(run->store);
     result->page_bytes = mnw_cache_page_size(run->cache);
     result->piece_bytes = result->page_bytes <= WHOLE_PAGE_MAX ? result->page_bytes : PIECE_BYTES;
-    run->data = mnw_view_data(run->view);
-    run->length = mnw_view_length(run->view);
+    run->length = mnw_view_length(run->views[0]);
     run->operations = run->options->operations;
     if (!run->operations)
         run->operations = (result->file_bytes + result->piece_bytes - 1) / result->piece_bytes;
@@ -382,10 +406,17 @@ static int collect(struct run *run) {
     return run->options->pool.numa == MNW_NUMA_BIND && result->placement.outside_bytes ? EXIT_WRONG : EXIT_FINE;
 }
 
+static int close_views(struct run *run) {
+    int error = 0;
+    while (run->view_count && !error)
+        error = mnw_view_close(run->views[--run->view_count]);
+    return error;
+}
+
 /* Closes what is open. That closing is refused here would be a fault of the library: it counts. */
 static int close_all(struct run *run) {
     int code = EXIT_FINE;
-    if (run->view && mnw_view_close(run->view))
+    if (close_views(run))
         code = EXIT_WRONG;
     else if (run->cache && mnw_cache_close(run->cache))
         code = EXIT_WRONG;
