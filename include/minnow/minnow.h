@@ -168,6 +168,14 @@ struct mnw_pool_options {
      * much less has to be free when the pool opens.
      */
     uint64_t kept_bytes;
+    /*
+     * MNW_NUMA_LOCAL on a machine with several nodes: memory that is used from another node than it lies on is moved
+     * there, at most so many bytes a second (an extent at least). To learn who uses it, a few extents at a time are
+     * unmapped from read-only views of this process, which costs extra faults, at most as many a second as recency may;
+     * what only other processes or writers map is not moved. Takes CAP_SYS_NICE to move what is mapped while it moves.
+     * 0: memory stays on the node it came to. -EINVAL with another policy.
+     */
+    uint64_t rebalance_bytes_per_second;
 };
 
 /*
@@ -558,6 +566,12 @@ struct mnw_stats {
      */
     uint64_t faults_placed;
     uint64_t faults_remote;
+    uint64_t extents_sampled; /* unmapped to learn from which node they are used */
+    uint64_t pages_moved;     /* to the node they are used from */
+    uint64_t pages_unmoved;   /* that were to be moved, and stayed; of these: */
+    uint64_t unmoved_scarce;  /* the node had no memory for them; hugetlb: it needs free huge pages of its own */
+    uint64_t unmoved_shared;  /* mapped more than once; CAP_SYS_NICE would help */
+    uint64_t nodes_changed;   /* times that the nodes which the pool may use were others than before */
 };
 
 struct mnw_node_latency {

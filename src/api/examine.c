@@ -333,6 +333,13 @@ static void examine_balancing(struct examination *examination, uint64_t nodes) {
          balancing);
 }
 
+static void examine_moves(struct examination *examination) {
+    bool may = mnw__numa_may_move_all();
+    tell(examination, "numa-move", may, false, may ? NULL : "setcap cap_sys_nice+ep PROGRAM", "%s",
+         may ? "memory can be moved to the node it is used from while it is mapped"
+             : "no CAP_SYS_NICE: rebalancing moves only memory that is mapped nowhere else at that moment");
+}
+
 static void examine_limits(struct examination *examination) {
     uint64_t overcommit = 0;
     mnw__sysfs_number("/proc/sys/vm/overcommit_memory", &overcommit);
@@ -372,6 +379,7 @@ int mnw_examine(void (*each)(void *context, const struct mnw_finding *finding), 
     examine_nodes(&examination, nodes);
     examine_placement(&examination, nodes);
     examine_balancing(&examination, nodes);
+    examine_moves(&examination);
     examine_limits(&examination);
     return examination.missing;
 }

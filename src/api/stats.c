@@ -45,7 +45,12 @@
     X(POLICIES_FOREIGN, policies_foreign)                                                                              \
     X(PAGES_COPIED, pages_copied)                                                                                      \
     X(FAULTS_PLACED, faults_placed)                                                                                    \
-    X(FAULTS_REMOTE, faults_remote)
+    X(FAULTS_REMOTE, faults_remote)                                                                                    \
+    X(EXTENTS_SAMPLED, extents_sampled)                                                                                \
+    X(PAGES_MOVED, pages_moved)                                                                                        \
+    X(PAGES_UNMOVED, pages_unmoved)                                                                                    \
+    X(UNMOVED_SCARCE, unmoved_scarce)                                                                                  \
+    X(UNMOVED_SHARED, unmoved_shared)
 
 static void add_counters(struct mnw_stats *stats, const struct mnw__counters *counters) {
 #define ADD(counter, field)                                                                                            \
@@ -59,6 +64,7 @@ static void add_pool(struct mnw_stats *stats, struct mnw_pool *pool) {
     stats->node_count = (uint32_t)__builtin_popcountll(pool->nodes);
     stats->budget_bytes = atomic_load(&pool->budget);
     stats->resident_bytes_max = atomic_load(&pool->charged_max);
+    stats->nodes_changed = atomic_load(&pool->nodes_now.changes);
     stats->events_dropped = mnw__notices_dropped(&pool->notices);
 }
 
@@ -150,7 +156,7 @@ int mnw_pool_latency(struct mnw_pool *pool, unsigned node, struct mnw_node_laten
 static bool collect_node(const struct mnw_pool *pool, unsigned node, const struct mnw__survey *survey,
                          struct mnw_node_stats *stats) {
     struct mnw__hugepages pages;
-    bool is_outside = !(pool->nodes >> node & 1);
+    bool is_outside = !(mnw__nodes_now(pool) >> node & 1);
     *stats = (struct mnw_node_stats){.resident_bytes = survey->resident_bytes[node],
                                      .pages_elsewhere = atomic_load(&pool->elsewhere[node]),
                                      .is_outside = is_outside};
@@ -290,6 +296,7 @@ char *mnw_pool_stats_json(struct mnw_pool *pool) {
     SET(pinned_bytes)
     SET(metadata_bytes)
     FIELDS(SET_COUNTER)
+    SET(nodes_changed)
     SET(events_dropped)
     SET(numa_balancing)
 #undef SET

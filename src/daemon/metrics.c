@@ -47,6 +47,7 @@ const struct mnw__metrics_field mnw__metrics_fields[] = {
     COUNTER(pages_copied, "Pages brought from another NUMA node's copy of a cache."),
     COUNTER(faults_placed, "Faults on resident pages that were asked on which NUMA node they happen; one in 16."),
     COUNTER(faults_remote, "Of these, the ones whose page lies on another node."),
+    POOL_COUNTER(nodes_changed, "Times that the NUMA nodes which a pool may use were others than before."),
     POOL_COUNTER(events_dropped, "Notices of failed pages that nobody took."),
     POOL_GAUGE(numa_balancing, "What kernel.numa_balancing says; not 0: the kernel moves threads between nodes."),
 };

@@ -7,6 +7,7 @@
 #include "engine/member.h"
 #include "engine/place.h"
 #include "engine/pool.h"
+#include "engine/rebalance.h"
 #include "engine/remote.h"
 #include "store/store.h"
 #include "sys/memory.h"
@@ -177,6 +178,7 @@ static int open_backing(struct mnw_cache *cache, const struct mnw_kept *kept) {
                      : mnw__backing_create(&cache->backing, pool->backing, size_bytes);
     if (error)
         return error;
+    atomic_store(&cache->policy_changes, atomic_load(&pool->nodes_now.changes));
     /* A shmem file's own policy counts more than the allocating thread's; one that was kept may have another. */
     if (pool->numa != MNW_NUMA_LOCAL || kept)
         error = mnw__place_set_policy(cache);
@@ -241,8 +243,13 @@ static int open_parts(struct mnw_cache *cache, const struct mnw_cache_options *o
     if (error)
         goto release;
     error = mnw__words_open(cache, options);
+    if (error)
+        goto destroy;
+    error = mnw__samples_open(cache);
     if (!error)
         return 0;
+    mnw__words_close(cache);
+destroy:
     mnw__backing_destroy(&cache->backing);
 release:
     mnw__memory_release(cache->nodes, nodes_bytes(cache));
@@ -253,6 +260,7 @@ static void close_parts(struct mnw_cache *cache) {
     mnw__backing_destroy(&cache->backing);
     /* The words last: their lock tells others that we are done with both. */
     mnw__words_close(cache);
+    mnw__samples_close(cache);
     mnw__memory_release(cache->nodes, nodes_bytes(cache));
     mnw__mutex_destroy(&cache->policy_lock);
     mnw__mutex_destroy(&cache->views_lock);

@@ -53,15 +53,17 @@ struct mnw_cache {
     struct mnw__mutex views_lock;
     struct mnw_view *views; /* views_lock */
 
-    _Atomic uint64_t charged;       /* bytes of the pool's budget that are ours */
-    _Atomic uint32_t fills_active;  /* fill slots that name this cache */
-    _Atomic uint32_t fills_overdue; /* of those, the ones whose store has not answered by their deadline */
-    _Atomic uint32_t jobs_active;   /* jobs that name this cache */
+    _Atomic uint64_t charged;        /* bytes of the pool's budget that are ours */
+    _Atomic uint32_t fills_active;   /* fill slots that name this cache */
+    _Atomic uint32_t fills_overdue;  /* of those, the ones whose store has not answered by their deadline */
+    _Atomic uint32_t jobs_active;    /* jobs that name this cache */
+    _Atomic uint32_t policy_changes; /* of the pool's nodes, that the backing's policy takes into account */
     _Atomic uint64_t pinned_extents;
     _Atomic uint64_t evicting;                /* evictions and drains under way: close waits */
     _Atomic uint32_t copied;                  /* views whose writers' copies eviction would destroy: none is made */
     _Atomic uint64_t spared[MNW__SPARED_MAX]; /* reclaim.h: extents just filled for a fault, and when */
     int64_t turn;                             /* pool->lock: weighs this cache against others in reclaim */
+    struct mnw__samples *samples;             /* rebalance.h; NULL: extents stay on the node they came to */
     struct mnw__counters counters;
 };
 

@@ -5,6 +5,7 @@
 #include "base/bits.h"
 #include "engine/cache.h"
 #include "engine/pool.h"
+#include "engine/rebalance.h"
 #include "engine/reclaim.h"
 #include "engine/remote.h"
 #include "sys/io.h"
@@ -291,8 +292,14 @@ static bool look_at_unbarred(struct mnw__fault_thread *thread, struct mnw_view *
 void mnw__fault_note_resolved(const struct mnw__place *place, struct mnw_cache *cache, uint64_t page) {
     _Atomic uint64_t *resolved = &cache->counters.values[MNW__FAULTS_RESOLVED];
     uint64_t before = atomic_fetch_add_explicit(resolved, 1, memory_order_relaxed);
-    if (cache->pool->has_nodes && before % PLACED_SHARE == 0)
+    if (mnw__nodes_are_several(cache->pool) && before % PLACED_SHARE == 0)
         mnw__place_note_access(place, cache, page);
+}
+
+/* When its faulter runs on: where he was is looked up in /proc. */
+static void vote(const struct mnw__fault_thread *thread, struct mnw_cache *cache, uint64_t page, uint64_t around) {
+    if (mnw__rebalance_asks(cache, page, around))
+        mnw__rebalance_vote(cache, page, around, mnw__place_faulter_node(&thread->place, cache->pool));
 }
 
 /* One look at an extent that is entered. True: `*outcome` is how it ended. */
@@ -324,6 +331,7 @@ static bool look(struct mnw__fault_thread *thread, struct mnw_view *view, uint64
         case MNW__MAP_DONE:
             break;
         }
+        vote(thread, cache, page, plan->around);
         mnw__fault_note_resolved(&thread->place, cache, page);
         return true;
     case MNW__PAGE_FILLING:

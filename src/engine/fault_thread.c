@@ -338,7 +338,7 @@ int mnw__fault_thread_start(struct mnw__fault_thread *thread, struct mnw_pool *p
     struct mnw__numa_own own;
     thread->pool = pool;
     thread->node = node;
-    bool is_lent = pool->has_nodes && mnw__numa_lend(node, &own);
+    bool is_lent = mnw__nodes_are_several(pool) && mnw__numa_lend(node, &own);
     int error = start(thread, index, options);
     if (is_lent)
         mnw__numa_take_back(&own);

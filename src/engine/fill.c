@@ -292,7 +292,7 @@ void mnw__fill_call_off(struct mnw__fill *fill) {
  */
 static bool may_come_whole(const struct mnw_cache *cache, uint32_t count) {
     return count == 1 && atomic_load_explicit(&cache->backing.takes_pages, memory_order_relaxed) &&
-           !cache->pool->has_nodes && !cache->store->ops->check;
+           !mnw__nodes_are_several(cache->pool) && !cache->store->ops->check;
 }
 
 /* A fill with its run claimed, and memory for it; NULL, and why not. */

@@ -73,7 +73,7 @@ static int fail_without_memory(const struct mnw_cache *cache, uint64_t count) {
     uint64_t bytes = count * cache->backing.page_bytes;
     int error = 0;
     if (pool->numa == MNW_NUMA_BIND)
-        error = mnw__backing_check_nodes(pool->backing, bytes, pool->nodes);
+        error = mnw__backing_check_nodes(pool->backing, bytes, mnw__nodes_now(pool));
     else if (mnw__backing_is_hugetlb(pool->backing))
         error = mnw__backing_check(pool->backing, bytes);
     return error ? error : mnw__fail(-ENOMEM, "pin: no memory for %llu bytes could be had", (unsigned long long)bytes);

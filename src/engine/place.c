@@ -27,7 +27,7 @@ static enum mnw_numa kernels_policy(const struct mnw_pool *pool) {
 
 void mnw__place_begin(struct mnw__fault_thread *thread) {
     thread->place = (struct mnw__place){.home = thread->node, .node = thread->node, .preferred = -1};
-    mnw__numa_set_thread_policy(kernels_policy(thread->pool), thread->pool->nodes);
+    mnw__numa_set_thread_policy(kernels_policy(thread->pool), mnw__nodes_now(thread->pool));
 }
 
 void mnw__place_for_thread(struct mnw__place *place, uint32_t faulter) {
@@ -47,7 +47,8 @@ static uint64_t policy_bytes(const struct mnw_cache *cache) {
 
 int mnw__place_set_policy(struct mnw_cache *cache) {
     const struct mnw_pool *pool = cache->pool;
-    return mnw__numa_set_range_policy(cache->backing.alias, policy_bytes(cache), kernels_policy(pool), pool->nodes);
+    return mnw__numa_set_range_policy(cache->backing.alias, policy_bytes(cache), kernels_policy(pool),
+                                      mnw__nodes_now(pool));
 }
 
 /* -1: nothing is known of it. */
@@ -56,13 +57,28 @@ static int node_of_thread(uint32_t thread, const struct mnw_pool *pool) {
     return cpu >= 0 && cpu < MNW__PLACE_CPUS ? pool->node_of_cpu[cpu] : -1;
 }
 
+int mnw__place_faulter_node(const struct mnw__place *place, const struct mnw_pool *pool) {
+    int node = node_of_thread(place->faulter, pool);
+    return node >= 0 && mnw__nodes_now(pool) >> node & 1 ? node : -1;
+}
+
 /* A faulter that nothing is known of, or whose node is not the pool's, is taken to be where its fault thread is. */
-static int node_of_faulter(struct mnw__place *place, const struct mnw_pool *pool) {
+static int node_of_faulter(struct mnw__place *place, const struct mnw_pool *pool, uint64_t nodes) {
     if (place->node < 0)
         place->node = node_of_thread(place->faulter, pool);
-    if (place->node < 0 || !(pool->nodes >> place->node & 1))
-        place->node = place->home;
+    if (place->node < 0 || !(nodes >> place->node & 1))
+        place->node = nodes >> place->home & 1 ? place->home : __builtin_ctzll(nodes);
     return place->node;
+}
+
+/* When nodes come or go the kernel changes the policies of threads by itself. */
+static void keep_up(struct mnw__place *place, const struct mnw_pool *pool, uint64_t nodes) {
+    uint32_t changes = atomic_load(&pool->nodes_now.changes);
+    if (place->changes == changes)
+        return;
+    place->changes = changes;
+    place->preferred = -1;
+    mnw__numa_set_thread_policy(kernels_policy(pool), nodes);
 }
 
 static void prefer(struct mnw__place *place, int node) {
@@ -72,12 +88,14 @@ static void prefer(struct mnw__place *place, int node) {
 
 /* The nodes that the memory should come from. */
 static uint64_t wanted_nodes(struct mnw__place *place, const struct mnw_pool *pool) {
-    uint64_t nodes = pool->nodes;
+    uint64_t nodes = mnw__nodes_now(pool), here;
     switch (pool->numa) {
     case MNW_NUMA_LOCAL:
-        if (!place)
-            return 1ull << mnw__numa_here();
-        prefer(place, node_of_faulter(place, pool));
+        if (!place) {
+            here = 1ull << mnw__numa_here();
+            return nodes & here ? here : nodes;
+        }
+        prefer(place, node_of_faulter(place, pool, nodes));
         return 1ull << place->node;
     case MNW_NUMA_PREFERRED:
         return nodes & -nodes;
@@ -91,10 +109,14 @@ static uint64_t wanted_nodes(struct mnw__place *place, const struct mnw_pool *po
 /* The policy of the file at an offset is made the pool's again; true when it was another. */
 static bool put_policy_right(struct mnw_cache *cache, uint64_t offset) {
     const struct mnw_pool *pool = cache->pool;
-    if (!mnw__numa_is_redirected((char *)cache->backing.alias + offset, kernels_policy(pool), pool->nodes))
+    uint32_t changes = atomic_load(&pool->nodes_now.changes);
+    uint64_t nodes = mnw__nodes_now(pool);
+    if (!mnw__numa_is_redirected((char *)cache->backing.alias + offset, kernels_policy(pool), nodes))
         return false;
-    mnw__count(&cache->counters, MNW__POLICIES_FOREIGN, 1);
-    return !mnw__numa_put_range_policy(cache->backing.alias, policy_bytes(cache), kernels_policy(pool), pool->nodes);
+    /* Since nodes came or went it is our own that is out of date. */
+    if (atomic_exchange(&cache->policy_changes, changes) == changes || kernels_policy(pool) == MNW_NUMA_LOCAL)
+        mnw__count(&cache->counters, MNW__POLICIES_FOREIGN, 1);
+    return !mnw__numa_put_range_policy(cache->backing.alias, policy_bytes(cache), kernels_policy(pool), nodes);
 }
 
 /* How many pages of the range lie on none of the nodes, and where the first one is. Pages nobody can see do not. */
@@ -165,7 +187,13 @@ static int allocate_on(struct mnw__place *place, struct mnw_cache *cache, uint64
 
 static int node_of_turn(const struct mnw_cache *cache, uint64_t offset) {
     const struct mnw_pool *pool = cache->pool;
-    return (int)mnw__turns_node(&pool->turns, cache->first_turn + offset / pool->extent_bytes);
+    uint64_t turn = cache->first_turn + offset / pool->extent_bytes, nodes = mnw__nodes_now(pool);
+    int node = (int)mnw__turns_node(&pool->turns, turn);
+    if (nodes >> node & 1)
+        return node;
+    for (turn %= (uint64_t)__builtin_popcountll(nodes); turn; turn--) /* it has left: the others take its turns */
+        nodes &= nodes - 1;
+    return __builtin_ctzll(nodes);
 }
 
 /* The end of what comes from one node. */
@@ -189,8 +217,10 @@ static int allocate_in_turn(struct mnw__place *place, struct mnw_cache *cache, u
 
 int mnw__place_allocate(struct mnw__place *place, struct mnw_cache *cache, uint64_t offset, size_t length, bool fresh) {
     const struct mnw_pool *pool = cache->pool;
-    if (!pool->has_nodes)
+    if (!mnw__nodes_are_several(pool))
         return mnw__backing_allocate(&cache->backing, offset, length);
+    if (place)
+        keep_up(place, pool, mnw__nodes_now(pool));
     if (cache->node >= 0)
         return allocate_on(place, cache, offset, length, fresh, cache->node);
     if (pool->turns.count)
@@ -230,16 +260,17 @@ static void count_node(struct survey *survey, int node) {
         return;
     }
     placement->node_bytes[node] += page_bytes;
-    if (!(pool->nodes >> node & 1))
+    if (!(mnw__nodes_now(pool) >> node & 1))
         placement->outside_bytes += page_bytes;
 }
 
 static void ask(struct survey *survey) {
     const struct mnw_pool *pool = survey->cache->pool;
     int found[BATCH];
-    bool is_told = pool->has_nodes && !mnw__numa_where(survey->addresses, found, survey->count);
+    bool are_several = mnw__nodes_are_several(pool);
+    bool is_told = are_several && !mnw__numa_where(survey->addresses, found, survey->count);
     for (size_t i = 0; i < survey->count; i++)
-        count_node(survey, is_told ? found[i] : pool->has_nodes ? -1 : __builtin_ctzll(pool->nodes));
+        count_node(survey, is_told ? found[i] : are_several ? -1 : __builtin_ctzll(pool->nodes));
     survey->count = 0;
 }
 

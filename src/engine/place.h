@@ -33,6 +33,7 @@ struct mnw__place {
     int home;         /* the fault thread's node */
     int node;         /* where its memory belongs; -1: not looked up yet */
     int preferred;    /* by the thread's memory policy; -1: the pool's policy */
+    uint32_t changes; /* of the pool's nodes, that the policy takes into account */
 };
 
 /* The calling thread becomes the fault thread: it allocates by the pool's policy from now on. */
@@ -40,6 +41,8 @@ void mnw__place_begin(struct mnw__fault_thread *thread);
 /* What is allocated from now on is for a fault of this thread (0: unknown); or for somebody on this node. */
 void mnw__place_for_thread(struct mnw__place *place, uint32_t faulter);
 void mnw__place_for_node(struct mnw__place *place, int node);
+/* The node of the thread whose fault is served, if it is known and the pool's; -1: not. Asks /proc. */
+int mnw__place_faulter_node(const struct mnw__place *place, const struct mnw_pool *pool);
 
 /*
  * mnw__backing_allocate() where the policy wants it. Not `fresh`: the range is in an extent that may have its memory,

@@ -6,6 +6,7 @@
 #include "engine/cache.h"
 #include "engine/fault.h"
 #include "engine/inline.h"
+#include "engine/rebalance.h"
 #include "engine/reclaim.h"
 #include "sys/backing.h"
 #include "sys/memory.h"
@@ -170,7 +171,7 @@ static int check_growth(const struct mnw_pool *pool, uint64_t budget_bytes) {
     if (pool->numa != MNW_NUMA_BIND || budget_bytes <= atomic_load(&pool->budget))
         return 0;
     uint64_t have = mnw__backing_is_hugetlb(pool->backing) ? mnw__min(atomic_load(&pool->charged), budget_bytes) : 0;
-    return mnw__backing_check_nodes(pool->backing, budget_bytes - have, pool->nodes);
+    return mnw__backing_check_nodes(pool->backing, budget_bytes - have, mnw__nodes_now(pool));
 }
 
 int mnw__pool_set_budget(struct mnw_pool *pool, uint64_t budget_bytes) {
@@ -259,7 +260,7 @@ static int choose_nodes(struct mnw_pool *pool, const struct mnw_pool_options *op
         is_weighted |= weights[__builtin_ctzll(left)] != weights[__builtin_ctzll(pool->nodes)];
     if (is_weighted && pool->numa != MNW_NUMA_INTERLEAVE)
         return mnw__fail(-EINVAL, "pool: NUMA nodes \"%s\": only the policy interleave has weights", options->nodes);
-    pool->has_nodes = __builtin_popcountll(mnw__numa_allowed()) > 1;
+    mnw__nodes_open(pool, options->nodes != NULL);
     mnw__numa_of_cpus(pool->node_of_cpu, MNW__PLACE_CPUS);
     if (pool->numa == MNW_NUMA_INTERLEAVE && (is_weighted || pool->whole_extents))
         error = mnw__turns_init(&pool->turns, pool->nodes, weights);
@@ -280,6 +281,9 @@ static int check_options(struct mnw_pool *pool, const struct mnw_pool_options *o
                          MNW__FILL_SLOTS_MAX);
     if (options->fault_threads_per_node > 64)
         return mnw__fail(-EINVAL, "pool: %u fault threads per node are more than 64", options->fault_threads_per_node);
+    if (options->rebalance_bytes_per_second && options->numa != MNW_NUMA_LOCAL)
+        return mnw__fail(-EINVAL, "pool: rebalancing moves memory to those who use it, and the NUMA policy puts it "
+                                  "elsewhere; use MNW_NUMA_LOCAL, or rebalance_bytes_per_second 0");
     pool->backing = options->backing;
     pool->numa = options->numa;
     pool->policy = options->policy == MNW_POLICY_CLOCK ? &mnw__policy_clock : &mnw__policy_s3fifo;
@@ -335,10 +339,13 @@ static int start(struct mnw_pool *pool, const struct mnw_pool_options *options) 
     error = start_fault_threads(pool, options);
     if (error)
         goto close_poller;
-    error = mnw__thread_start(&pool->reclaimer, "mnw-reclaim", -1, mnw__reclaim_run, pool);
+    error = mnw__rebalance_start(pool, options->rebalance_bytes_per_second);
+    if (!error)
+        error = mnw__thread_start(&pool->reclaimer, "mnw-reclaim", -1, mnw__reclaim_run, pool);
     if (!error)
         return 0;
     stop_threads(pool);
+    mnw__rebalance_stop(pool);
 close_poller:
     mnw__poller_close(pool->reclaimer_poller);
 close_notices:
@@ -383,6 +390,7 @@ int mnw__pool_close(struct mnw_pool *pool) {
     if (busy)
         return mnw__fail(-EBUSY, "pool: a cache is still open in it; close it first");
     stop_threads(pool);
+    mnw__rebalance_stop(pool);
     mnw__poller_kick(pool->reclaimer_poller);
     mnw__thread_join(&pool->reclaimer);
     mnw__inline_pool_closed(pool);

@@ -10,6 +10,7 @@
 
 #include "engine/counters.h"
 #include "engine/job.h"
+#include "engine/nodes.h"
 #include "engine/notice.h"
 #include "engine/place.h"
 #include "engine/survey.h"
@@ -24,14 +25,14 @@
 
 struct mnw__fault_thread;
 struct mnw__poller;
+struct mnw__rebalance;
 
 struct mnw_pool {
     /* fixed at open */
     uint32_t generation; /* the process it belongs to: mnw__memory_generation() */
     enum mnw_backing backing;
     enum mnw_numa numa;
-    uint64_t nodes;
-    bool has_nodes;                      /* the machine has more than one that we may use */
+    uint64_t nodes;                      /* those it has threads for; memory comes from nodes_now */
     struct mnw__turns turns;             /* interleave by our own choice; not built: the kernel's */
     int8_t node_of_cpu[MNW__PLACE_CPUS]; /* -1: none that we know */
     size_t page_bytes;
@@ -54,6 +55,7 @@ struct mnw_pool {
     _Atomic uint64_t turns_given; /* extents of caches so far: the next one goes on from there */
     _Atomic uint32_t sealed;      /* children whose views are closed, and that live: remote_sealed.c */
     _Atomic uint32_t view_turn;   /* spreads views over fault threads */
+    struct mnw__nodes nodes_now;
 
     struct mnw__thread reclaimer;
     struct mnw__poller *reclaimer_poller;
@@ -73,7 +75,17 @@ struct mnw_pool {
     struct mnw__notices notices;
     struct mnw__surveyor surveyor;
     _Atomic uint64_t elsewhere[MNW_NODES_MAX]; /* pages that belonged to a node, and lie on another: it had no memory */
+    struct mnw__rebalance *rebalance;          /* fixed at open; NULL: none */
 };
+
+/* The nodes that memory may come from now. */
+static inline uint64_t mnw__nodes_now(const struct mnw_pool *pool) {
+    return atomic_load_explicit(&pool->nodes_now.now, memory_order_relaxed);
+}
+/* False: memory lies where it must. */
+static inline bool mnw__nodes_are_several(const struct mnw_pool *pool) {
+    return atomic_load_explicit(&pool->nodes_now.are_several, memory_order_relaxed);
+}
 
 int mnw__pool_open(struct mnw_pool **pool, const struct mnw_pool_options *options);
 int mnw__pool_close(struct mnw_pool *pool);

@@ -291,8 +291,10 @@ void mnw__reclaim_run(void *argument) {
         mnw__poller_wait(pool->reclaimer_poller, &tag, 1, more ? 0 : INT64_MAX);
         mnw__remote_make_spares(pool);
         mnw__remote_bury(pool);
-        if (atomic_exchange(&pool->sweep_wanted, false))
+        if (atomic_exchange(&pool->sweep_wanted, false)) {
+            mnw__nodes_look(pool);
             mnw__sweep(pool);
+        }
         more = keep_watermark(pool);
     }
 }

@@ -330,15 +330,17 @@ void mnw__views_wake(struct mnw_cache *cache, uint64_t page, uint64_t count) {
     mnw__mutex_unlock(&cache->views_lock);
 }
 
-void mnw__views_zap(struct mnw_cache *cache, uint64_t page, uint64_t count) {
+bool mnw__views_zap(struct mnw_cache *cache, uint64_t page, uint64_t count) {
+    bool any = false;
     mnw__mutex_lock(&cache->views_lock);
     for (struct mnw_view *view = cache->views; view; view = view->next) {
         uint64_t first = page, some = count;
         /* A writable view may hold private copies, which zapping would lose. Another process cannot be zapped. */
         if (!view->writable && !view->remote && clip(view, &first, &some))
-            mnw__view_zap(mnw__view_address_of(view, first), some * cache->backing.page_bytes);
+            any |= !mnw__view_zap(mnw__view_address_of(view, first), some * cache->backing.page_bytes);
     }
     mnw__mutex_unlock(&cache->views_lock);
+    return any;
 }
 
 /* The kernel without poison: see mnw__views_heal. */

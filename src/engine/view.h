@@ -136,8 +136,8 @@ int mnw__view_poison_page(struct mnw_view *view, uint64_t page);
 
 /* Waiters on these pages fault again. */
 void mnw__views_wake(struct mnw_cache *cache, uint64_t page, uint64_t count);
-/* Unmaps pages from read-only views, so that the next touch faults. */
-void mnw__views_zap(struct mnw_cache *cache, uint64_t page, uint64_t count);
+/* Unmaps pages from read-only views, so that the next touch faults. False: no view of that kind has them. */
+bool mnw__views_zap(struct mnw_cache *cache, uint64_t page, uint64_t count);
 /* Is touching one of these pages SIGBUS in some view? */
 bool mnw__views_have_poison(struct mnw_cache *cache, uint64_t page, uint64_t count);
 /*

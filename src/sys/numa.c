@@ -197,6 +197,26 @@ void mnw__numa_node_memory(int node, uint64_t *bytes, uint64_t *free_bytes) {
     *free_bytes = all > 0 && left > 0 ? (uint64_t)left : 0;
 }
 
+int mnw__numa_move(void *const *addresses, int *status, size_t count, int node, bool everywhere) {
+    int nodes[64];
+    for (size_t done = 0; done < count;) {
+        size_t some = count - done < 64 ? count - done : 64;
+        for (size_t i = 0; i < some; i++) {
+            nodes[i] = node;
+        }
+        if (move_pages(0, some, (void **)(uintptr_t)addresses + done, nodes, status + done,
+                       everywhere ? MPOL_MF_MOVE_ALL : MPOL_MF_MOVE) < 0) {
+            return -errno;
+        }
+        done += some;
+    }
+    return 0;
+}
+
+bool mnw__numa_may_move_all(void) {
+    return !move_pages(0, 0, NULL, NULL, NULL, MPOL_MF_MOVE_ALL);
+}
+
 uint64_t mnw__numa_memory(uint64_t nodes) {
     uint64_t bytes = 0;
     if (!has_numa()) {

@@ -58,6 +58,16 @@ int mnw__numa_where(void *const *addresses, int *nodes, size_t count);
 uint64_t mnw__numa_balancing(void);
 /* Bytes that a node has, and has free; 0: there is no telling. */
 void mnw__numa_node_memory(int node, uint64_t *bytes, uint64_t *free_bytes);
+/*
+ * Moves the page at each address to a node (move_pages). Its bytes stay, and who touches it meanwhile waits in the
+ * kernel. `everywhere`: also pages that are mapped more than once, which takes CAP_SYS_NICE (-EPERM). `status`: of each
+ * page its node now, or why not: -EACCES (mapped more than once), -ENOMEM (the node has none left), -EBUSY. That is a
+ * hint: a huge page may move with the first of its addresses and refuse the others; ask where it is.
+ */
+int mnw__numa_move(void *const *addresses, int *status, size_t count, int node, bool everywhere);
+/* May this process move what is mapped more than once? */
+bool mnw__numa_may_move_all(void);
+
 /* Bytes of memory that these nodes have, used or not. UINT64_MAX: there is no telling. */
 uint64_t mnw__numa_memory(uint64_t nodes);
 

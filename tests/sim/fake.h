@@ -34,12 +34,14 @@ enum fake_trouble {
     FAKE_OPEN,         /* a call that makes something fails: map, create, register, open, start a thread */
     FAKE_BREAK,        /* CONTINUE: the page's memory has failed, and is mapped nowhere any more; -EIO */
     FAKE_PUNCH,        /* punch: no memory to split a folio; nothing is punched */
+    FAKE_MOVE,         /* a page does not move to another node */
     FAKE_WRITE,        /* a page's write fails, with nothing done or with a part of it; or is not to be tried */
     FAKE_TROUBLES,
 };
 
 struct fake_config {
     unsigned nodes;        /* NUMA nodes */
+    bool may_move_all;     /* pages move that are mapped more than once */
     bool has_poison;       /* the kernel has UFFDIO_POISON */
     bool reuses_addresses; /* a view may get the address of one that was unmapped */
     bool kernel_sizes;     /* huge pages of real sizes; otherwise scaled down, for speed */
@@ -96,6 +98,8 @@ bool fake_fork(uintptr_t address, int child);
 /* Whose memory a userfaultfd watches. */
 int fake_uffd_process(int fd);
 void fake_mremap(uintptr_t from, size_t length, uintptr_t to);
+/* From now on a process may use these nodes alone (a cpuset), or those of them that there are. */
+void fake_allow_nodes(uint64_t nodes);
 /* mbind(MPOL_BIND) of whole pages of a view. */
 void fake_mbind(uintptr_t address, size_t length, int node);
 /* mprotect(PROT_NONE) of a whole view: touching it is SIGSEGV. */

@@ -165,8 +165,12 @@ void fake_free(void *memory) {
 
 void fake_begin(void) {
     memset(&machine, 0, sizeof(machine));
-    fake_config = (struct fake_config){
-        .nodes = 1, .has_poison = true, .hugepages = 1 << 20, .exhausted_ns = 5000000, .fault_ns_max = 600000000000};
+    fake_config = (struct fake_config){.nodes = 1,
+                                       .may_move_all = true,
+                                       .has_poison = true,
+                                       .hugepages = 1 << 20,
+                                       .exhausted_ns = 5000000,
+                                       .fault_ns_max = 600000000000};
     fake_files_begin();
     fake_views_begin();
     fake_fds_begin();

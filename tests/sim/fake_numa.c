@@ -12,9 +12,25 @@
 #include <string.h>
 
 static struct fake_policy policies[FIBERS_MAX]; /* of threads */
+static uint64_t lost;                           /* nodes that a cpuset has taken away */
+
+static uint64_t all_nodes(void) {
+    return ((uint64_t)1 << fake_config.nodes) - 1;
+}
 
 uint64_t mnw__numa_allowed(void) {
-    return ((uint64_t)1 << fake_config.nodes) - 1;
+    return all_nodes() & ~lost;
+}
+
+/* As the kernel does it: policies of threads lose the nodes, and do not get them back. */
+void fake_allow_nodes(uint64_t nodes) {
+    if (!(nodes & all_nodes()))
+        sim_fail("a cpuset without a node");
+    lost = all_nodes() & ~nodes;
+    for (int fiber = 0; fiber < FIBERS_MAX; fiber++)
+        if (policies[fiber].nodes & lost)
+            policies[fiber].nodes = policies[fiber].nodes & ~lost ? policies[fiber].nodes & ~lost : all_nodes() & ~lost;
+    sim_trace("nodes %#llx may be used", (unsigned long long)mnw__numa_allowed());
 }
 
 int mnw__numa_parse(const char *text, uint64_t *nodes, uint8_t weights[MNW__NODE_LIST_MAX]) {
@@ -35,19 +51,21 @@ int mnw__numa_here(void) {
     return fiber_node(fiber_self());
 }
 
-static int check_nodes(uint64_t nodes) {
-    if (nodes & ~mnw__numa_allowed())
+/* Of nodes that may be used at least one must be named. */
+static int check_nodes(enum mnw_numa policy, uint64_t nodes) {
+    if (nodes & ~all_nodes())
         sim_fail("a memory policy names nodes %#llx of a machine of %u", (unsigned long long)nodes, fake_config.nodes);
-    return 0;
+    return policy == MNW_NUMA_LOCAL || nodes & ~lost ? 0 : -EINVAL;
 }
 
 /* ---- policies ------------------------------------------------------------------------------------------ */
 
 int mnw__numa_set_thread_policy(enum mnw_numa policy, uint64_t nodes) {
     fake_call("set_mempolicy");
-    if (fiber_self() >= 0)
-        policies[fiber_self()] = (struct fake_policy){policy != MNW_NUMA_LOCAL, policy, nodes};
-    return check_nodes(nodes);
+    int error = check_nodes(policy, nodes);
+    if (!error && fiber_self() >= 0)
+        policies[fiber_self()] = (struct fake_policy){policy != MNW_NUMA_LOCAL, policy, nodes & ~lost};
+    return error;
 }
 
 bool mnw__numa_lend(int node, struct mnw__numa_own *own) {
@@ -72,9 +90,10 @@ int mnw__numa_put_range_policy(void *address, size_t length, enum mnw_numa polic
     struct fake_file *file = fake_file_at(address, &first);
     if (!file)
         sim_fail("a memory policy is set where there is no alias");
-    for (uint64_t page = first; page < first + length / file->page_bytes; page++)
-        file->policies[page] = (struct fake_policy){policy != MNW_NUMA_LOCAL, policy, nodes};
-    return check_nodes(nodes);
+    int error = check_nodes(policy, nodes);
+    for (uint64_t page = first; !error && page < first + length / file->page_bytes; page++)
+        file->policies[page] = (struct fake_policy){policy != MNW_NUMA_LOCAL, policy, nodes & ~lost};
+    return error;
 }
 
 int mnw__numa_set_range_policy(void *address, size_t length, enum mnw_numa policy, uint64_t nodes) {
@@ -111,9 +130,10 @@ int fake_numa_choose(const struct fake_file *file, uint64_t page) {
     const struct fake_policy *policy = &file->policies[page];
     if (!policy->is_set && fiber_self() >= 0)
         policy = &policies[fiber_self()];
-    if (!policy->is_set)
-        return fiber_node(fiber_self());
-    return nth_node(policy->nodes, policy->policy == MNW_NUMA_INTERLEAVE ? page : 0);
+    uint64_t nodes = policy->is_set ? policy->nodes : (uint64_t)1 << fiber_node(fiber_self());
+    if (!(nodes & ~lost))
+        nodes = all_nodes();
+    return nth_node(nodes & ~lost, policy->policy == MNW_NUMA_INTERLEAVE ? page : 0);
 }
 
 int mnw__numa_where(void *const *addresses, int *nodes, size_t count) {
@@ -140,8 +160,40 @@ void mnw__numa_node_memory(int node, uint64_t *bytes, uint64_t *free_bytes) {
     *bytes = *free_bytes = 0;
 }
 
+bool mnw__numa_may_move_all(void) {
+    return fake_config.may_move_all;
+}
+
+/* What is mapped by more than the alias moves only for those who may. Its bytes stay. */
+static int move_page(struct fake_file *file, uint64_t page, int node, bool everywhere) {
+    if (!file || !file->cached[page])
+        return -ENOENT;
+    if (!everywhere && fake_views_map(file, page))
+        return -EACCES;
+    if (fake_strikes(FAKE_MOVE))
+        return page % 2 ? -ENOMEM : -EBUSY;
+    file->nodes[page] = (int8_t)node;
+    return node;
+}
+
+int mnw__numa_move(void *const *addresses, int *status, size_t count, int node, bool everywhere) {
+    fake_call("move_pages to a node");
+    if (everywhere && !fake_config.may_move_all)
+        return -EPERM;
+    if (check_nodes(MNW_NUMA_BIND, (uint64_t)1 << node))
+        return -EACCES; /* of the whole call, as the kernel does */
+    for (size_t i = 0; i < count; i++) {
+        uint64_t page;
+        struct fake_file *file = fake_file_at(addresses[i], &page);
+        status[i] = move_page(file, page, node, everywhere);
+    }
+    fake_call("move_pages to a node done");
+    return 0;
+}
+
 void fake_numa_begin(void) {
     memset(policies, 0, sizeof(policies));
+    lost = 0;
 }
 
 /* ---- huge pages ---------------------------------------------------------------------------------------- */

@@ -214,6 +214,7 @@ static void open_pool(struct high *high, const struct high_options *options, siz
         .numa = options->numa,
         .nodes = options->nodes,
         .reads_in_flight = options->slots,
+        .rebalance_bytes_per_second = options->rebalance_extents * high->extent,
     };
     must(mnw_pool_open(&high->pool, &pool), "opening the pool");
 }

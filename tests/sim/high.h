@@ -52,11 +52,12 @@ struct high_options {
     uint32_t deadline_ms;  /* 0: HIGH_DEADLINE_MS */
     size_t around_pages;   /* read around a fault at random; 0: none */
     enum mnw_numa numa;
-    const char *nodes;       /* NULL: all */
-    uint32_t slots;          /* reads in flight; 0: the default */
-    bool replicas;           /* a copy on each node */
-    bool readahead, checked; /* checked: the store has a checksum */
-    bool reads_now;          /* whoever faults inline may read the store himself */
+    const char *nodes;          /* NULL: all */
+    uint32_t slots;             /* reads in flight; 0: the default */
+    uint64_t rebalance_extents; /* a second, to where they are used; 0: none */
+    bool replicas;              /* a copy on each node */
+    bool readahead, checked;    /* checked: the store has a checksum */
+    bool reads_now;             /* whoever faults inline may read the store himself */
 };
 
 void high_open(struct high *high, enum mnw_backing kind, const struct high_options *options);

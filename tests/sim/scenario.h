@@ -106,20 +106,21 @@ struct scenario {
     void (*run)(enum mnw_backing kind);
 };
 
-extern const struct scenario scenarios_kernel[];   /* descriptors and registration */
-extern const struct scenario scenarios_resolve[];  /* CONTINUE, POISON, COPY, WP */
-extern const struct scenario scenarios_memory[];   /* punch, zap, collapse, bar */
-extern const struct scenario scenarios_cache[];    /* the public API: memory */
-extern const struct scenario scenarios_thrash[];   /* the public API: many readers, little memory */
-extern const struct scenario scenarios_jobs[];     /* the public API: ranges with bad pages */
-extern const struct scenario scenarios_store[];    /* the public API: the store */
-extern const struct scenario scenarios_replay[];   /* working sets */
-extern const struct scenario scenarios_around[];   /* what is read around a fault at random */
-extern const struct scenario scenarios_ahead[];    /* what is mapped ahead of a sequential reader */
-extern const struct scenario scenarios_place[];    /* NUMA nodes */
-extern const struct scenario scenarios_replicas[]; /* a copy on each NUMA node */
-extern const struct scenario scenarios_remote[];   /* views of other processes */
-extern const struct scenario scenarios_inline[];   /* views whose faults are resolved in the thread that faulted */
-extern const struct scenario scenarios_broken[];   /* memory that fails */
+extern const struct scenario scenarios_kernel[];    /* descriptors and registration */
+extern const struct scenario scenarios_resolve[];   /* CONTINUE, POISON, COPY, WP */
+extern const struct scenario scenarios_memory[];    /* punch, zap, collapse, bar */
+extern const struct scenario scenarios_cache[];     /* the public API: memory */
+extern const struct scenario scenarios_thrash[];    /* the public API: many readers, little memory */
+extern const struct scenario scenarios_jobs[];      /* the public API: ranges with bad pages */
+extern const struct scenario scenarios_store[];     /* the public API: the store */
+extern const struct scenario scenarios_replay[];    /* working sets */
+extern const struct scenario scenarios_around[];    /* what is read around a fault at random */
+extern const struct scenario scenarios_ahead[];     /* what is mapped ahead of a sequential reader */
+extern const struct scenario scenarios_place[];     /* NUMA nodes */
+extern const struct scenario scenarios_rebalance[]; /* memory follows who uses it */
+extern const struct scenario scenarios_replicas[];  /* a copy on each NUMA node */
+extern const struct scenario scenarios_remote[];    /* views of other processes */
+extern const struct scenario scenarios_inline[];    /* views whose faults are resolved in the thread that faulted */
+extern const struct scenario scenarios_broken[];    /* memory that fails */
 
 #endif

@@ -14,9 +14,9 @@
 #include <string.h>
 
 static const struct scenario *const tables[] = {
-    scenarios_kernel, scenarios_resolve,  scenarios_memory, scenarios_cache,  scenarios_thrash,
-    scenarios_jobs,   scenarios_store,    scenarios_replay, scenarios_remote, scenarios_around,
-    scenarios_place,  scenarios_replicas, scenarios_inline, scenarios_broken, scenarios_ahead};
+    scenarios_kernel, scenarios_resolve, scenarios_memory, scenarios_cache,    scenarios_thrash, scenarios_jobs,
+    scenarios_store,  scenarios_replay,  scenarios_remote, scenarios_around,   scenarios_place,  scenarios_replicas,
+    scenarios_inline, scenarios_broken,  scenarios_ahead,  scenarios_rebalance};
 static const char *const kind_names[] = {"shmem", "graded", "hugetlb-2M", "hugetlb-1G"};
 
 static char story[64 << 10];

@@ -63,6 +63,8 @@ static void draw_kernel(void) {
     fake_config.chance[FAKE_PUNCH] = maybe(4, 500);
     fake_config.chance[FAKE_BREAK] = maybe(8, 40);
     fake_config.chance[FAKE_WRITE] = maybe(3, 300);
+    fake_config.chance[FAKE_MOVE] = maybe(3, 500);
+    fake_config.may_move_all = !one_in(3);
 }
 
 static void draw_store(struct sim_store *store) {
@@ -176,6 +178,10 @@ static void draw_pool(struct mnw_pool_options *options) {
     };
     if (world.has_replicas)
         options->numa = MNW_NUMA_LOCAL;
+    if (fake_config.nodes > 1 && one_in(2)) {
+        options->numa = MNW_NUMA_LOCAL;
+        options->rebalance_bytes_per_second = draw(1, 2000) * world.extent_bytes;
+    }
     options->nodes = draw_weights(options->numa);
     unsigned threads = per_node * fake_config.nodes;
     world.budget_min = threads * world.extent_bytes;

@@ -491,6 +491,16 @@ void check_stats(void) {
     world.last_stats = now;
 }
 
+/*
+ * A cpuset takes nodes away and gives them back. A pool that is bound may then lack memory until it has noticed; one
+ * that is opened meanwhile has fewer threads.
+ */
+static void change_nodes(void) {
+    if (fake_config.nodes > 1 && !world.is_mortal &&
+        (world.may_lack_memory || world.pool_options.numa != MNW_NUMA_BIND))
+        fake_allow_nodes(1 + draw((1u << fake_config.nodes) - 1));
+}
+
 static void ask(void) {
     struct sim_cache *cache = choose_cache();
     uint64_t first, count;
@@ -528,6 +538,7 @@ void operate(void *argument) {
             turn_view();
             break;
         case 8:
+            change_nodes();
             take_events();
             close_children(false);
             break;

@@ -65,7 +65,7 @@ class Doctor(unittest.TestCase):
         for name in ("kernel", "userfaultfd", "uffd-syscall", "uffd-device", "uffd-user-only", "uffd-minor-shmem",
                      "uffd-minor-hugetlbfs", "uffd-poison", "uffd-sigbus", "backing-shmem", "backing-graded",
                      "backing-hugetlb-2M", "backing-hugetlb-1G", "shmem-huge", "io-uring", "numa",
-                     "numa-placement", "numa-balancing", "overcommit"):
+                     "numa-placement", "numa-balancing", "numa-move", "overcommit"):
             self.assertIn(name, self.findings)
         self.assertTrue(self.findings["backing-shmem"]["required"])
         self.assertFalse(self.findings["uffd-poison"]["required"])
