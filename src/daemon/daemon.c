@@ -200,6 +200,8 @@ static int start(struct mnw__daemon *daemon, const struct mnw__config *config, c
     raise_limits();
     int error = mnw__holding_open(&daemon->holding);
     bool stands_by = daemon->holding.standby >= 0;
+    if (!error && daemon->holding.records >= 0)
+        error = mnw__state_check(daemon->holding.records);
     if (!error && !stands_by)
         error = find_listener(daemon);
     if (!error && config->sandbox)
@@ -251,7 +253,7 @@ int mnw__worker_run(const struct mnw__config *config, const struct mnw__config *
         mnw__daemon_log("%s", mnw__fail_message());
         if (!daemon.holding.holder && daemon.owns_socket) /* else it is kept, with its file, for the next worker */
             mnw__socket_file_remove(&daemon.socket_file, config->socket);
-        return MNW__SERVE_REFUSED;
+        return error == -ESTALE ? MNW__SERVE_OTHER : MNW__SERVE_REFUSED;
     }
     keep_config(&daemon);
     tell_ready(&daemon);

@@ -73,6 +73,7 @@ struct holder {
     uint64_t started_ns, start_at_ns, kill_at_ns; /* 0: no */
     unsigned quick_deaths;
     bool refusal_told; /* of workers that refused to start, one after the other */
+    bool prefers_own;  /* the program on disk cannot read the worker's records; the one that we are could */
     int status;
 };
 
@@ -192,14 +193,17 @@ static void set_environment(const struct holder *holder) {
     setenv("LISTEN_FDS", number, 1);
     snprintf(number, sizeof(number), "%d", getpid());
     setenv("LISTEN_PID", number, 1);
+    if (!holder->prefers_own)
+        setenv(MNW__HOLDING_CHOICE, "1", 1);
 }
 
-/* The binary that is on disk now; the one that runs, when there is none. */
-static void execute(const struct holder *holder, char *const *argv) {
+/* The binary that is on disk now, unless it is to be ours; the one that runs, when there is none. */
+static void execute(const struct holder *holder, char *const *argv, bool ours) {
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
-    execv(holder->binary, argv);
+    if (!ours)
+        execv(holder->binary, argv);
     execv("/proc/self/exe", argv);
     mnw__daemon_log("holder: starting %s: %s", holder->binary, strerror(errno));
     _exit(MNW__SERVE_FAILED);
@@ -217,7 +221,7 @@ static void start_worker(struct holder *holder) {
     if (!pid) {
         place_descriptors(holder);
         set_environment(holder);
-        execute(holder, holder->argv);
+        execute(holder, holder->argv, holder->prefers_own);
     }
     if (pid < 0) {
         mnw__daemon_log("holder: starting a worker: %s; trying again in %d ms", strerror(errno), PAUSE_MS);
@@ -227,9 +231,21 @@ static void start_worker(struct holder *holder) {
     begin_worker(holder, pid);
 }
 
+/* Consumers are worth more than the newest program: the next worker is of our own. */
+static bool is_other(int status) {
+    return WIFEXITED(status) && WEXITSTATUS(status) == MNW__SERVE_OTHER;
+}
+
 /* A worker that was killed is no sign that the next one would die too; one that cannot even get ready is. */
 static void note_death(struct holder *holder, int status) {
-    if (WIFEXITED(status) && WEXITSTATUS(status) == MNW__SERVE_REFUSED) {
+    if (is_other(status) && !holder->prefers_own) {
+        mnw__daemon_log("holder: the next worker is of the program that the daemon was started with, not of %s",
+                        holder->binary);
+        holder->prefers_own = true;
+        holder->start_at_ns = mnw__clock_ns();
+        return;
+    }
+    if (WIFEXITED(status) && (WEXITSTATUS(status) == MNW__SERVE_REFUSED || is_other(status))) {
         if (!holder->refusal_told)
             mnw__daemon_log("holder: THE NEXT WORKER REFUSES TO START, for the reason above, and consumers wait for "
                             "it. Mend that: it is tried again every second");
@@ -286,6 +302,7 @@ static void promote_standby(struct holder *holder) {
         return;
     }
     begin_worker(holder, holder->standby);
+    holder->prefers_own = false;
     forget_standby(holder);
     holder->handover_until_ns = until_ns;
 }
@@ -298,6 +315,16 @@ static int open_pair(int ends[2]) {
     return 0;
 }
 
+/* In the child: what it will have to take over, that it may say beforehand that it cannot. */
+static void show_records(const struct holder *holder) {
+    char number[24];
+    for (unsigned i = 0; i < holder->count; i++)
+        if (!strcmp(holder->fds[i].name, "state")) {
+            snprintf(number, sizeof(number), "%d", fcntl(holder->fds[i].fd, F_DUPFD, FIRST_FD + 1));
+            setenv(MNW__HOLDING_RECORDS, number, 1);
+        }
+}
+
 /* A new binary or configuration that would not start is found out while the old worker still serves. */
 static void start_standby(struct holder *holder) {
     int ends[2];
@@ -307,11 +334,12 @@ static void start_standby(struct holder *holder) {
     }
     pid_t pid = fork();
     if (!pid) {
+        show_records(holder);
         if (dup2(ends[1], FIRST_FD) < 0) /* without close-on-exec */
             _exit(MNW__SERVE_FAILED);
         setenv("NOTIFY_SOCKET", holder->path, 1);
         setenv(MNW__HOLDING_STANDBY, "3", 1);
-        execute(holder, holder->argv);
+        execute(holder, holder->argv, false);
     }
     close(ends[1]);
     if (pid < 0) {
@@ -361,8 +389,9 @@ static void hurry(struct holder *holder) {
         replace_standby(holder);
 }
 
-static void standby_ended(struct holder *holder) {
+static void standby_ended(struct holder *holder, int status) {
     forget_standby(holder);
+    holder->prefers_own |= is_other(status);
     mnw__daemon_log("holder: no handover: `%s serve` did not get ready; the old worker goes on", holder->binary);
 }
 
@@ -394,7 +423,7 @@ static void reap(struct holder *holder) {
         if (pid == holder->worker)
             worker_ended(holder, status);
         else if (pid == holder->standby)
-            standby_ended(holder);
+            standby_ended(holder, status);
     }
 }
 

@@ -52,21 +52,25 @@ static int take_passed(struct mnw__holding *holding, unsigned count, const char 
 }
 
 int mnw__holding_open(struct mnw__holding *holding) {
-    *holding = (struct mnw__holding){.standby = -1};
+    *holding = (struct mnw__holding){.standby = -1, .records = -1};
     const char *holder = getenv("NOTIFY_SOCKET"), *names = getenv("LISTEN_FDNAMES");
-    const char *standby = getenv(MNW__HOLDING_STANDBY);
+    const char *standby = getenv(MNW__HOLDING_STANDBY), *records = getenv(MNW__HOLDING_RECORDS);
+    holding->has_choice = getenv(MNW__HOLDING_CHOICE);
     if (holder && !(holding->holder = strdup(holder)))
         return mnw__fail(-ENOMEM, "starting: out of memory");
     int error = standby ? 0 : take_passed(holding, count_passed(), names ? names : "");
     if (standby) {
         holding->standby = (int)strtol(standby, NULL, 10);
         fcntl(holding->standby, F_SETFD, FD_CLOEXEC);
+        holding->records = records ? (int)strtol(records, NULL, 10) : -1;
     }
     unsetenv("NOTIFY_SOCKET");
     unsetenv("LISTEN_FDS");
     unsetenv("LISTEN_PID");
     unsetenv("LISTEN_FDNAMES");
     unsetenv(MNW__HOLDING_STANDBY);
+    unsetenv(MNW__HOLDING_RECORDS);
+    unsetenv(MNW__HOLDING_CHOICE);
     return error;
 }
 
@@ -97,7 +101,9 @@ int mnw__holding_await(struct mnw__holding *holding) {
                                        : mnw__fail(-ECONNRESET, "the holder wants no other worker");
     }
     close(holding->standby);
-    holding->standby = -1;
+    if (holding->records >= 0)
+        close(holding->records);
+    holding->standby = holding->records = -1;
     return error;
 }
 
@@ -109,7 +115,7 @@ void mnw__holding_close(struct mnw__holding *holding) {
     }
     free(holding->fds);
     free(holding->holder);
-    *holding = (struct mnw__holding){.standby = -1};
+    *holding = (struct mnw__holding){.standby = -1, .records = -1};
 }
 
 int mnw__holding_take(struct mnw__holding *holding, const char *name) {

@@ -13,6 +13,10 @@
 
 /* In the environment: the descriptor over which a standby is sent what other workers are started with. */
 #define MNW__HOLDING_STANDBY "MINNOW_STANDBY"
+/* There too, of a standby: the records of the worker that serves, to see whether they can be read at all. */
+#define MNW__HOLDING_RECORDS "MINNOW_STANDBY_RECORDS"
+/* There, of any other worker: it need not do what it cannot, the holder has another program. */
+#define MNW__HOLDING_CHOICE "MINNOW_HAS_CHOICE"
 
 /* Under this name the text of the configuration is kept, for a worker that finds a wrong one in its place. */
 #define MNW__HOLDING_CONFIG "config"
@@ -26,13 +30,15 @@ struct mnw__holding {
     char *holder;         /* path of its socket; NULL: none */
     _Atomic bool is_lost; /* it was there, and is not any more */
     int standby;          /* where the descriptors are still to come from; -1: they are here */
+    int records;          /* of a standby: MNW__HOLDING_RECORDS; -1: none */
+    bool has_choice;      /* MNW__HOLDING_CHOICE */
     unsigned count;
     struct mnw__held_fd *fds;
 };
 
 /* Before mnw__holding_open(): the descriptor that the environment names so, which stays where it is; -1. */
 int mnw__holding_passed(const char *name);
-/* Reads and removes $NOTIFY_SOCKET, $LISTEN_FDS, $LISTEN_FDNAMES, $LISTEN_PID, $MINNOW_STANDBY. */
+/* Reads and removes $NOTIFY_SOCKET, $LISTEN_FDS, $LISTEN_FDNAMES, $LISTEN_PID, and those named above. */
 int mnw__holding_open(struct mnw__holding *holding);
 /*
  * Of a standby: tells the holder that nothing is wanting but the descriptors, and waits for them, however long the old

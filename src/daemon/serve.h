@@ -15,6 +15,7 @@ enum mnw__serve_status {
     MNW__SERVE_FINE = 0,
     MNW__SERVE_FAILED = 1,
     MNW__SERVE_REFUSED = 2, /* the configuration, or the machine: starting again would not help */
+    MNW__SERVE_OTHER = 3,   /* the records that were kept are of another version, which the holder has, too */
 };
 
 struct mnw__serve_options {

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -54,27 +55,34 @@ int mnw__state_create(struct mnw__state *state) {
         close(fd);
         return error;
     }
-    state->memory->version = MNW__WIRE_VERSION;
+    state->memory->version = MNW__STATE_VERSION;
     state->memory->bytes = sizeof(*state->memory);
     state->memory->magic = MAGIC;
     return 0;
 }
 
-int mnw__state_adopt(struct mnw__state *state, int fd) {
+int mnw__state_check(int fd) {
     struct stat status;
+    const struct mnw__state_memory *memory = NULL; /* for its size */
+    struct {
+        uint64_t magic;
+        uint32_t version, bytes;
+    } found;
+    _Static_assert(offsetof(struct mnw__state_memory, bytes) == 12, "every version begins so");
     int seals = fcntl(fd, F_GET_SEALS);
-    if (fstat(fd, &status) || status.st_size != sizeof(struct mnw__state_memory) || seals < 0 ||
-        !(seals & F_SEAL_SHRINK))
-        return mnw__fail(-ESTALE, "the records that were kept are not of this version");
-    int error = map(state, fd);
-    if (error)
-        return error;
-    const struct mnw__state_memory *memory = state->memory;
-    if (memory->magic == MAGIC && memory->version == MNW__WIRE_VERSION && memory->bytes == sizeof(*memory))
+    if (fstat(fd, &status) || seals < 0 || !(seals & F_SEAL_SHRINK) ||
+        pread(fd, &found, sizeof(found), 0) != sizeof(found) || found.magic != MAGIC)
+        return mnw__fail(-ESTALE, "what was kept as the daemon's records is none");
+    if (found.version == MNW__STATE_VERSION && found.bytes == sizeof(*memory) && status.st_size == sizeof(*memory))
         return 0;
-    munmap(state->memory, sizeof(*memory));
-    state->memory = NULL;
-    return mnw__fail(-ESTALE, "the records that were kept are not of this version");
+    return mnw__fail(-ESTALE,
+                     "the daemon's records are of version %u, with %u bytes; this minnow reads version %d, with %zu",
+                     found.version, found.bytes, MNW__STATE_VERSION, sizeof(*memory));
+}
+
+int mnw__state_adopt(struct mnw__state *state, int fd) {
+    int error = mnw__state_check(fd);
+    return error ? error : map(state, fd);
 }
 
 void mnw__state_close(struct mnw__state *state) {

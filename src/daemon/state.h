@@ -74,6 +74,11 @@ struct mnw__record_pin {
     uint64_t offset, length, cookie;
 };
 
+/* Goes up with any change of what records mean or where they lie. */
+#ifndef MNW__STATE_VERSION
+#define MNW__STATE_VERSION 1
+#endif
+
 struct mnw__state {
     int fd;
     struct mnw__state_memory *memory;
@@ -85,6 +90,8 @@ struct mnw__state {
 };
 
 int mnw__state_create(struct mnw__state *state);
+/* Could they be taken over? -ESTALE, with a message: they are of another version, or no records. */
+int mnw__state_check(int fd);
 /* Takes over what a worker before left; the descriptor belongs to the state from now on, on success. -ESTALE: not ours.
  */
 int mnw__state_adopt(struct mnw__state *state, int fd);

@@ -227,7 +227,10 @@ static void take_over_pins(struct mnw__daemon *daemon) {
 
 int mnw__takeover(struct mnw__daemon *daemon) {
     int fd = mnw__holding_take(&daemon->holding, "state");
-    if (fd < 0 || mnw__state_adopt(&daemon->state, fd)) {
+    int error = fd < 0 ? -ENOENT : mnw__state_adopt(&daemon->state, fd);
+    if (error == -ESTALE && daemon->holding.has_choice)
+        return error; /* nothing was taken from the holder yet */
+    if (error) {
         if (fd >= 0) {
             mnw__daemon_log("%s: starting afresh", mnw__fail_message());
             mnw__holding_remove(&daemon->holding, "state");

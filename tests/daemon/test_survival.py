@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ PARSER.add_argument("--kills", type=int, default=10)
 PARSER.add_argument("--handovers", type=int, default=3)
 PARSER.add_argument("--readers", type=int, default=3)
 PARSER.add_argument("--backing", default="shmem")
+PARSER.add_argument("--next", help="a program of another version, whose records are others")
 OPTIONS, REST = PARSER.parse_known_args()
 MEGABYTES = 32
 SLOW = 10 if peer.sanitized() else 1
@@ -164,6 +166,56 @@ class Survival(unittest.TestCase):
                 self.assertIn(before, daemon.workers())
                 self.assertEqual(view.read(5 * peer.PAGE, peer.PAGE), peer.page_bytes(5, 2))
                 view.close()
+        finally:
+            daemon.close()
+
+    def test_no_handover_to_other_records(self):
+        """A program that cannot read what the worker leaves gets nothing, by a handover or when the worker dies."""
+        if not OPTIONS.next:
+            self.skipTest("--next was not given")
+        program = os.path.join(self.folder.name, "minnow")
+        shutil.copy(OPTIONS.command, program)
+        daemon = peer.Daemon(program, {"a": peer.make_image(self.folder.name, 2, seed=2)})
+
+        def install(other):
+            shutil.copy(other, program + ".new")
+            os.rename(program + ".new", program)
+
+        def read_all(pages):
+            for page in pages:
+                self.assertEqual(view.read(page * peer.PAGE, peer.PAGE), peer.page_bytes(page, 2))
+
+        def wait_log(text, times):
+            until = time.monotonic() + 20
+            while daemon.read_log().count(text) < times and time.monotonic() < until:
+                time.sleep(0.02)
+            self.assertEqual(daemon.read_log().count(text), times, daemon.read_log())
+
+        try:
+            with peer.Peer(daemon.path) as session:
+                view = peer.View(session, "a")
+                before = daemon.worker()
+                install(OPTIONS.next)
+                daemon.process.send_signal(signal.SIGHUP)
+                wait_log("no handover", 1)
+                self.assertIn("records are of version 1", daemon.read_log())
+                self.assertIn("this minnow reads version 2", daemon.read_log())
+                self.assertEqual(daemon.workers(), [before])
+                read_all(range(0, 128))
+                daemon.kill_worker()  # after a refused handover, nothing is tried twice
+                after = wait_worker(daemon, before)
+                read_all(range(64, 192))
+                install(OPTIONS.command)
+                daemon.process.send_signal(signal.SIGHUP)
+                wait_worker(daemon, after)
+                read_all(range(128, 256))
+                install(OPTIONS.next)
+                after = daemon.kill_worker()  # nobody has tried it
+                wait_worker(daemon, after)
+                wait_log("of the program that the daemon was started with", 1)
+                read_all(range(192, 512))
+                self.assertNotIn("afresh", daemon.read_log())
+                self.assertEqual(view.close().status, 0)
         finally:
             daemon.close()
 
