@@ -1,15 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Views of other processes at moments that a test must choose: in the middle of an attach, and while the kernel lacks
- * memory for a consumer's page tables.
+ * Moments that a test must choose, mostly in views of other processes: in the middle of an attach, while the kernel
+ * lacks memory for a consumer's page tables, between a page's mapping and its waiter, between a look at a page and
+ * entering its extent.
  */
 #include "bed.h"
+#include "engine/cache.h"
 #include "machine.h"
 #include "peer.h"
 #include "sys/uffd.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdatomic.h>
+#include <string.h>
 #include <unistd.h>
 
 enum { PAGES = 16, BAD = 3 };
@@ -45,6 +49,29 @@ int __wrap_mnw__uffd_continue(int fd, uintptr_t start, size_t length, unsigned f
     atomic_fetch_add(&refusals, 1);
     *done = -ENOMEM;
     return -ENOMEM;
+}
+
+/* When it is armed, a fault thread that is about to enter an extent ahead of a reader waits until it is let on. */
+static struct {
+    _Atomic bool is_armed;
+    _Atomic uint64_t waits_for; /* the extent; 0: nobody waits */
+} gate;
+
+/* Then nobody enters it to read it. */
+static bool is_resident(const struct mnw_cache *cache, uint64_t extent) {
+    return mnw__extent_load(&cache->pages, extent).present ==
+           mnw__extent_end(&cache->pages, extent) - mnw__extent_first(&cache->pages, extent);
+}
+
+bool __real_mnw__cache_enter(struct mnw_cache *cache, uint64_t extent, bool fault);
+bool __wrap_mnw__cache_enter(struct mnw_cache *cache, uint64_t extent, bool fault);
+bool __wrap_mnw__cache_enter(struct mnw_cache *cache, uint64_t extent, bool fault) {
+    if (!fault && extent && is_resident(cache, extent) && atomic_exchange(&gate.is_armed, false)) {
+        atomic_store(&gate.waits_for, extent);
+        while (atomic_load(&gate.waits_for))
+            usleep(100);
+    }
+    return __real_mnw__cache_enter(cache, extent, fault);
 }
 
 static int64_t fail_bad_page(struct bed_source *source, const struct mnw_read *read) {
@@ -126,12 +153,88 @@ static void test_mapped_just_before(void **state) {
     pair_close(&pair);
 }
 
+enum { EXTENT_PAGES = 16, EXTENTS = 24 };
+
+/* Whoever maps such a page sees at once that it is not the store's. */
+static int64_t scribble_and_hold(struct bed_source *source, const struct mnw_read *read) {
+    (void)source;
+    memset(read->buffer, 0, read->length);
+    return BED_HOLD;
+}
+
+static void *read_all(void *data) {
+    return (void *)(intptr_t)bed_compare(data, 0, EXTENTS * EXTENT_PAGES * BED_PAGE, 1, NULL);
+}
+
+static void *touch(void *at) {
+    return (void *)(intptr_t)bed_touch(at, NULL);
+}
+
+/* Somebody waits at the gate for an extent that he saw resident: it is taken away, and is being read again. */
+static void read_anew(struct bed *bed, struct bed_source *source, const char *other) {
+    uint64_t at = atomic_load(&gate.waits_for) * EXTENT_PAGES * BED_PAGE;
+    pthread_t thread;
+    void *how;
+    assert_int_equal(mnw_invalidate(bed->cache, at, EXTENT_PAGES * BED_PAGE), 0);
+    source->answer = scribble_and_hold;
+    assert_int_equal(pthread_create(&thread, NULL, touch, (void *)((uintptr_t)other + at)), 0);
+    assert_true(bed_eventually(bed_is_held, source));
+    atomic_store(&gate.waits_for, 0);
+    usleep(20000); /* for who was let on, and his reader */
+    source->answer = NULL;
+    assert_true(bed_release(source) > 0);
+    assert_int_equal(pthread_join(thread, &how), 0);
+    assert_null(how);
+}
+
+/* What was resident when it was looked at need not be when its extent is entered, to be mapped ahead of a reader. */
+static void test_read_anew_before_it_is_entered(void **state) {
+    (void)state;
+    struct bed_source source;
+    struct bed bed;
+    struct mnw_view *other, *ahead;
+    unsigned times = 0;
+    bed_hurry(60);
+    bed_source_open(&source, EXTENTS * EXTENT_PAGES * BED_PAGE);
+    struct mnw_cache_options cache_options = {.size = sizeof(cache_options), .readahead_bytes = 1 << 20};
+    bed_open(&bed, source.store,
+             (struct mnw_pool_options){.backing = MNW_BACKING_SHMEM,
+                                       .budget_bytes = 8 << 20,
+                                       .extent_bytes = EXTENT_PAGES * BED_PAGE,
+                                       .fault_threads_per_node = 2},
+             &cache_options);
+    assert_null(read_all(bed.data));
+    /* They take turns over the threads: who waits in one is not served by that which waits at the gate. */
+    assert_int_equal(mnw_view_open(&other, bed.cache, NULL), 0);
+    assert_int_equal(mnw_view_open(&ahead, bed.cache, NULL), 0);
+    pthread_t reader;
+    void *how;
+    atomic_store(&gate.is_armed, true);
+    assert_int_equal(pthread_create(&reader, NULL, read_all, (void *)(uintptr_t)mnw_view_data(ahead)), 0);
+    while (pthread_tryjoin_np(reader, &how)) {
+        if (atomic_load(&gate.waits_for)) {
+            read_anew(&bed, &source, mnw_view_data(other));
+            times++;
+            atomic_store(&gate.is_armed, true);
+        }
+        usleep(100);
+    }
+    atomic_store(&gate.is_armed, false);
+    assert_null(how);
+    assert_true(times >= 2);
+    assert_int_equal(mnw_view_close(ahead), 0);
+    assert_int_equal(mnw_view_close(other), 0);
+    bed_close(&bed);
+    bed_source_close(&source);
+}
+
 int main(int argc, char **argv) {
     (void)argc;
     int status = machine_guard(argv);
     if (status >= 0)
         return status;
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_invalidate_during_attach), cmocka_unit_test(test_scarce),
-                                       cmocka_unit_test(test_mapped_just_before)};
+                                       cmocka_unit_test(test_mapped_just_before),
+                                       cmocka_unit_test(test_read_anew_before_it_is_entered)};
     return cmocka_run_group_tests_name("remote_moments", tests, NULL, NULL);
 }
