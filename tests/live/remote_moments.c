@@ -2,16 +2,19 @@
 /*
  * Moments that a test must choose, mostly in views of other processes: in the middle of an attach, while the kernel
  * lacks memory for a consumer's page tables, between a page's mapping and its waiter, between a look at a page and
- * entering its extent.
+ * entering its extent, and at the end of a read.
  */
 #include "bed.h"
 #include "engine/cache.h"
+#include "engine/fault.h"
+#include "engine/pool.h"
 #include "machine.h"
 #include "peer.h"
 #include "sys/uffd.h"
 
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <unistd.h>
@@ -49,6 +52,34 @@ int __wrap_mnw__uffd_continue(int fd, uintptr_t start, size_t length, unsigned f
     atomic_fetch_add(&refusals, 1);
     *done = -ENOMEM;
     return -ENOMEM;
+}
+
+/* Who answers a read lingers once in its last steps. */
+enum step { NOWHERE, AT_KICK, AT_PROGRESS };
+static _Thread_local enum step lingers;
+static _Atomic bool is_lingering;
+
+static void linger(enum step step) {
+    if (lingers != step)
+        return;
+    lingers = NOWHERE;
+    atomic_store(&is_lingering, true);
+    usleep(300000);
+    atomic_store(&is_lingering, false);
+}
+
+void __real_mnw__fault_thread_kick(struct mnw__fault_thread *thread);
+void __wrap_mnw__fault_thread_kick(struct mnw__fault_thread *thread);
+void __wrap_mnw__fault_thread_kick(struct mnw__fault_thread *thread) {
+    __real_mnw__fault_thread_kick(thread);
+    linger(AT_KICK);
+}
+
+void __real_mnw__pool_progress(struct mnw_pool *pool);
+void __wrap_mnw__pool_progress(struct mnw_pool *pool);
+void __wrap_mnw__pool_progress(struct mnw_pool *pool) {
+    linger(AT_PROGRESS);
+    __real_mnw__pool_progress(pool);
 }
 
 /* When it is armed, a fault thread that is about to enter an extent ahead of a reader waits until it is let on. */
@@ -228,6 +259,61 @@ static void test_read_anew_before_it_is_entered(void **state) {
     bed_source_close(&source);
 }
 
+struct answer {
+    struct bed_source *source;
+    enum step step;
+};
+
+static void *answer_slowly(void *argument) {
+    const struct answer *answer = argument;
+    const struct mnw_read *read = &answer->source->held[0];
+    lingers = answer->step;
+    mnw_read_done(answer->source->store, read->token, answer->step == AT_KICK ? -EIO : (int64_t)read->length);
+    return NULL;
+}
+
+static bool is_lingering_now(void *argument) {
+    (void)argument;
+    return atomic_load(&is_lingering);
+}
+
+/* Whoever ends a read has not done with its cache before the last step. */
+static void close_at(enum step step, int wanted) {
+    struct bed_source source;
+    struct bed bed;
+    pthread_t toucher, answerer;
+    void *how;
+    bed_hurry(60);
+    bed_source_open(&source, PAGES * BED_PAGE);
+    struct mnw_cache_options cache_options = {.size = sizeof(cache_options), .read_retries = UINT32_MAX};
+    bed_open(&bed, source.store, (struct mnw_pool_options){.backing = MNW_BACKING_SHMEM, .budget_bytes = 1 << 20},
+             &cache_options);
+    source.answer = bed_hold_all;
+    assert_int_equal(pthread_create(&toucher, NULL, touch, bed.data), 0);
+    assert_true(bed_eventually(bed_is_held, &source));
+    struct answer answer = {&source, step};
+    assert_int_equal(pthread_create(&answerer, NULL, answer_slowly, &answer), 0);
+    assert_true(bed_eventually(is_lingering_now, NULL));
+    pthread_join(toucher, &how); /* he has his page, or SIGBUS */
+    assert_int_equal((intptr_t)how, wanted);
+    assert_int_equal(mnw_view_close(bed.view), 0);
+    int error;
+    while ((error = mnw_cache_close(bed.cache)) == -EBUSY)
+        usleep(1000);
+    assert_int_equal(error, 0);
+    assert_false(atomic_load(&is_lingering));
+    pthread_join(answerer, NULL);
+    source.held_count = 0;
+    assert_int_equal(mnw_pool_close(bed.pool), 0);
+    bed_source_close(&source);
+}
+
+static void test_closed_while_a_read_ends(void **state) {
+    (void)state;
+    close_at(AT_KICK, SIGBUS);
+    close_at(AT_PROGRESS, 0);
+}
+
 int main(int argc, char **argv) {
     (void)argc;
     int status = machine_guard(argv);
@@ -235,6 +321,7 @@ int main(int argc, char **argv) {
         return status;
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_invalidate_during_attach), cmocka_unit_test(test_scarce),
                                        cmocka_unit_test(test_mapped_just_before),
-                                       cmocka_unit_test(test_read_anew_before_it_is_entered)};
+                                       cmocka_unit_test(test_read_anew_before_it_is_entered),
+                                       cmocka_unit_test(test_closed_while_a_read_ends)};
     return cmocka_run_group_tests_name("remote_moments", tests, NULL, NULL);
 }
