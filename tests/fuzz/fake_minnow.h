@@ -21,7 +21,7 @@ struct fake {
     size_t left;
     struct mnw_view *views[FAKE_VIEWS]; /* open */
     unsigned view_count;
-    unsigned pins, caches, stores;
+    unsigned pins, caches, stores, limits;
     uint64_t prefetches[FAKE_PREFETCHES]; /* cookies of those that run */
     unsigned prefetch_count;
     struct mnw__wire_packet packet; /* what is received next, when packet_bytes is not SIZE_MAX */

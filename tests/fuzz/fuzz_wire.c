@@ -326,7 +326,8 @@ static void check_nothing_left(int first_fd) {
     demand(fd == first_fd, "a descriptor was left open, or closed twice");
     demand(!daemon_.dead && !daemon_.prefetches && !daemon_.session_count && !daemon_.child_count && !daemon_.works,
            "a session was left");
-    demand(!fake.view_count && !fake.pins && !fake.caches && !fake.stores, "a view, pin or image was left");
+    demand(!fake.view_count && !fake.pins && !fake.caches && !fake.stores && !fake.limits,
+           "a view, pin, image or limit was left");
     for (unsigned i = 0; i < daemon_.image_count; i++)
         demand(!daemon_.images[i].views && daemon_.images[i].state == MNW__IMAGE_CLOSED, "an image counts wrongly");
     demand(all_free(state->sessions, sizeof(*state->sessions), 64) &&
