@@ -65,17 +65,31 @@ static int check_pin(struct mnw__session *session, const struct mnw__wire_range 
     return 0;
 }
 
+/* One whose record there is; NULL: no memory. */
+static struct mnw__daemon_pin *add_pin(struct mnw__session *session, struct mnw__daemon_image *image, int record) {
+    const struct mnw__record_pin *said = &session->daemon->state.pins[record];
+    struct mnw__daemon_pin *pin = malloc(sizeof(*pin));
+    if (!pin)
+        return NULL;
+    *pin = (struct mnw__daemon_pin){.next = session->pins,
+                                    .image = image,
+                                    .record = record,
+                                    .busy = true,
+                                    .offset = said->offset,
+                                    .length = said->length,
+                                    .cookie = said->cookie};
+    session->pins = pin;
+    session->pinned_bytes += pin->length;
+    return pin;
+}
+
 /* With a tentative record. NULL with a message and `*error`. */
 static struct mnw__daemon_pin *new_pin(struct mnw__session *session, struct mnw__daemon_image *image,
                                        const struct mnw__wire_range *range, int *error) {
     struct mnw__state *state = &session->daemon->state;
-    struct mnw__daemon_pin *pin = malloc(sizeof(*pin));
     int index = mnw__state_take(state, state->pins, sizeof(*state->pins), MNW__STATE_PINS);
-    if (!pin || index < 0) {
-        *error = index < 0 ? index : mnw__fail(-ENOMEM, "the daemon is out of memory");
-        if (index >= 0)
-            mnw__state_free(&state->pins[index].record);
-        free(pin);
+    if (index < 0) {
+        *error = index;
         return NULL;
     }
     struct mnw__record_pin *record = &state->pins[index];
@@ -85,15 +99,11 @@ static struct mnw__daemon_pin *new_pin(struct mnw__session *session, struct mnw_
     record->offset = range->offset;
     record->length = range->length;
     record->cookie = range->cookie;
-    *pin = (struct mnw__daemon_pin){.next = session->pins,
-                                    .image = image,
-                                    .record = index,
-                                    .busy = true,
-                                    .offset = range->offset,
-                                    .length = range->length,
-                                    .cookie = range->cookie};
-    session->pins = pin;
-    session->pinned_bytes += pin->length;
+    struct mnw__daemon_pin *pin = add_pin(session, image, index);
+    if (!pin) {
+        *error = mnw__fail(-ENOMEM, "the daemon is out of memory");
+        mnw__state_free(&record->record);
+    }
     return pin;
 }
 
@@ -131,18 +141,16 @@ static void pin_again_done(struct mnw__work *work) {
     pin_done(work);
 }
 
+/* Its record stays valid meanwhile: a worker that is killed before all is read again leaves it to the next one. */
 void mnw__ranges_adopt_pin(struct mnw__session *session, int record, struct mnw__daemon_image *image) {
-    struct mnw__state *state = &session->daemon->state;
-    struct mnw__wire_range range = {.offset = state->pins[record].offset,
-                                    .length = state->pins[record].length,
-                                    .cookie = state->pins[record].cookie};
-    int error = 0;
-    mnw__state_free(&state->pins[record].record);
-    struct mnw__daemon_pin *pin = find_pin(session, range.cookie) ? NULL : new_pin(session, image, &range, &error);
+    struct mnw__record_pin *said = &session->daemon->state.pins[record];
+    struct mnw__daemon_pin *pin = find_pin(session, said->cookie) ? NULL : add_pin(session, image, record);
     struct mnw__work *work = pin ? mnw__work_new(session, NULL) : NULL;
     if (!work) {
         if (pin)
             remove_pin(session, pin);
+        else
+            mnw__state_free(&said->record);
         return;
     }
     work->image = image;

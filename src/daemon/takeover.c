@@ -215,16 +215,6 @@ static int start_afresh(struct mnw__daemon *daemon) {
     return error ? error : mnw__holding_store(&daemon->holding, "state", daemon->state.fd, true);
 }
 
-/* Pins are counted one by one: those made again go to slots that may come later in the same walk. */
-static void take_over_pins(struct mnw__daemon *daemon) {
-    static bool wanted[MNW__STATE_PINS];
-    for (unsigned i = 0; i < MNW__STATE_PINS; i++)
-        wanted[i] = atomic_load(&daemon->state.pins[i].record.state) != MNW__RECORD_FREE;
-    for (unsigned i = 0; i < MNW__STATE_PINS; i++)
-        if (wanted[i])
-            take_over_pin(daemon, i);
-}
-
 int mnw__takeover(struct mnw__daemon *daemon) {
     int fd = mnw__holding_take(&daemon->holding, "state");
     int error = fd < 0 ? -ENOENT : mnw__state_adopt(&daemon->state, fd);
@@ -246,7 +236,8 @@ int mnw__takeover(struct mnw__daemon *daemon) {
         take_over_session(daemon, i);
     for (unsigned i = 0; i < MNW__STATE_VIEWS; i++)
         take_over_view(daemon, i);
-    take_over_pins(daemon);
+    for (unsigned i = 0; i < MNW__STATE_PINS; i++)
+        take_over_pin(daemon, i);
     drop_rest(daemon);
     return 0;
 }

@@ -274,6 +274,12 @@ class Daemon:
                 time.sleep(0.01)
         raise AssertionError("the daemon did not start: " + self.read_log())
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
     def read_log(self):
         self.log.flush()
         with open(self.log.name, encoding="utf-8", errors="replace") as file:
