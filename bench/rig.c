@@ -91,11 +91,8 @@ int scratch_warm(struct scratch *scratch, const char *directory, uint64_t size_b
     return error ? give_up(scratch, directory, error) : 0;
 }
 
-int scratch_cold(struct scratch *scratch, const char *directory, uint64_t size_bytes) {
-    int error = scratch_warm(scratch, directory, size_bytes);
-    if (!error && posix_fadvise(scratch->fd, 0, 0, POSIX_FADV_DONTNEED))
-        error = give_up(scratch, directory, -EIO);
-    return error;
+int scratch_forget(const struct scratch *scratch) {
+    return -posix_fadvise(scratch->fd, 0, 0, POSIX_FADV_DONTNEED);
 }
 
 void scratch_close(struct scratch *scratch) {

@@ -22,8 +22,8 @@ struct scratch {
 
 /* A file of that size with bytes in it, in the kernel's page cache and on the disk. 0, or a negative errno. */
 int scratch_warm(struct scratch *scratch, const char *directory, uint64_t size_bytes);
-/* The same, of any bytes, and not in the page cache: its first reads come from the disk. */
-int scratch_cold(struct scratch *scratch, const char *directory, uint64_t size_bytes);
+/* Out of the page cache: its next reads come from the disk. 0, or a negative errno. */
+int scratch_forget(const struct scratch *scratch);
 /* One hole. */
 int scratch_sparse(struct scratch *scratch, const char *directory, uint64_t size_bytes);
 void scratch_close(struct scratch *scratch);

@@ -18,6 +18,7 @@
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -46,7 +47,36 @@ struct side {
 
 struct answer {
     double rate;
+    bool wrong; /* the bytes did not add up to the file's */
 };
+
+/* ---- what the bytes must add up to ---- */
+
+/* Of each page of the files, which have the same bytes. Made before the processes, outside their cgroups. */
+static uint64_t *page_sums;
+
+static bool sum_pages(const struct scratch *scratch) {
+    static uint64_t words[MIB / sizeof(uint64_t)];
+    page_sums = calloc(scratch->size_bytes / PAGE, sizeof(*page_sums));
+    if (!page_sums)
+        return false;
+    for (uint64_t at = 0; at < scratch->size_bytes; at += sizeof(words)) {
+        if (pread(scratch->fd, words, sizeof(words), (off_t)at) != (ssize_t)sizeof(words))
+            return false;
+        for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
+            page_sums[(at + i * sizeof(words[0])) / PAGE] += words[i];
+    }
+    return true;
+}
+
+/* Of the reads that follow in the streams as they were. */
+static uint64_t expected_sum(struct reads *before) {
+    uint64_t sum = 0;
+    for (unsigned i = 0; i < before->threads; i++)
+        for (unsigned drawn = 0; drawn < before->count / before->threads; drawn++)
+            sum += page_sums[reads_next(before, &before->streams[i])];
+    return sum;
+}
 
 /* ---- in the process ---- */
 
@@ -75,17 +105,22 @@ static volatile const unsigned char *open_way(struct side *side, struct rig *rig
  * is no part of them.
  */
 static struct answer read_for(struct reads *reads, struct bench_turn *turn, uint64_t duration_ns) {
+    static struct reads before;
     uint64_t begin_ns = clock_ns(), done = 0, ns = 0;
     double busy = 0;
+    bool wrong = false;
     while (ns < duration_ns) {
+        before = *reads;
+        turn->sum = 0;
         double rate = reads_turn(reads, turn);
+        wrong |= turn->sum != expected_sum(&before);
         done += reads->count;
         busy += reads->count / rate;
         if (reads->count / rate < SMALL_NS / 1e9)
             reads->count *= 2;
         ns = clock_ns() - begin_ns;
     }
-    return (struct answer){(double)done / busy};
+    return (struct answer){(double)done / busy, wrong};
 }
 
 /* Reads as often as it is asked to. Never returns. */
@@ -125,6 +160,10 @@ static double side_turn(void *context, struct bench_turn *turn) {
     if (write(side->socket, &turn->round, sizeof(turn->round)) != sizeof(turn->round) ||
         read(side->socket, &answer, sizeof(answer)) != sizeof(answer)) {
         snprintf(turn->why, sizeof(turn->why), "its process has ended");
+        return NAN;
+    }
+    if (answer.wrong) {
+        snprintf(turn->why, sizeof(turn->why), "read other bytes than the file has");
         return NAN;
     }
     return answer.rate;
@@ -191,8 +230,12 @@ static const char *prepare(struct bench *bench, struct side *sides, bool *skip) 
     for (unsigned i = 0; i < WAYS; i++) {
         sides[i].way = (enum way)i;
         sides[i].limit_bytes = size_bytes / 4;
-        if (scratch_cold(&sides[i].scratch, bench->directory, size_bytes))
+        if (scratch_warm(&sides[i].scratch, bench->directory, size_bytes))
             return "no scratch file";
+        if (!i && !sum_pages(&sides[i].scratch))
+            return "the scratch file could not be read";
+        if (scratch_forget(&sides[i].scratch))
+            return "the scratch file could not be forgotten";
         int error = memcg_make(&sides[i].memcg, names[i], sides[i].limit_bytes);
         if (error) {
             sides[i].memcg.path[0] = 0;
@@ -221,4 +264,6 @@ void target_zipf_memcg(struct bench *bench) {
         measure(bench, sides);
     for (unsigned i = 0; i < WAYS; i++)
         stop(&sides[i]);
+    free(page_sums);
+    page_sums = NULL;
 }
