@@ -6,6 +6,7 @@
 #include "fills.h"
 #include "measure.h"
 #include "registry.h"
+#include "report.h"
 #include "touches.h"
 
 #include <errno.h>
@@ -96,7 +97,7 @@ static void close_node(struct node_memory *memory) {
 
 static void measure(struct bench *bench, struct node_memory *memories, unsigned nodes) {
     static struct node_arm contexts[NODES_MAX * NODES_MAX * WAYS];
-    static char names[NODES_MAX * NODES_MAX * WAYS][32];
+    static char names[NODES_MAX * NODES_MAX * WAYS][32], series[NODES_MAX * NODES_MAX * WAYS][32];
     static const char *const ways[WAYS] = {"kernel", "sigbus", "minnow"};
     struct bench_arm arms[NODES_MAX * NODES_MAX * WAYS];
     unsigned count = 0;
@@ -116,11 +117,15 @@ static void measure(struct bench *bench, struct node_memory *memories, unsigned 
                 };
                 snprintf(names[count], sizeof(names[0]), "%s-cpu%d-memory%d", ways[way], memories[cpu].node,
                          memory->node);
+                snprintf(series[count], sizeof(series[0]), "%s, memory on %d", ways[way], memory->node);
                 arms[count] = (struct bench_arm){.name = names[count],
                                                  .unit = "ns",
                                                  .turn = node_turn,
                                                  .context = &contexts[count],
                                                  .same_work = true,
+                                                 .by = PLOT_BY_NODE,
+                                                 .at = memories[cpu].node,
+                                                 .series = series[count],
                                                  .against = {cpu != m ? names[count - m + cpu] : NULL}};
             }
     /* Names of later arms are not there yet when they are first pointed at, but their places are. */

@@ -13,7 +13,6 @@
 
 #define LINES_MAX  12
 #define POINTS_MAX 64
-#define LATENCIES  8
 
 extern char **environ;
 
@@ -200,7 +199,10 @@ bool plot_series(FILE *to, const json_t *results, const char *benchmark, const c
         unit = make_throughput(lines, count);
     snprintf(title, sizeof(title), "%s: %s by %s", benchmark, unit, by);
     begin(&plot, title, 420);
-    fprintf(plot.script, "set logscale xy\nset xlabel '%s'\nset ylabel '%s'\nset format y '%%.0s%%c'\n", by, unit);
+    /* Nodes have numbers, 0 among them, and no size that anything could grow with. */
+    bool grows = strcmp(by, PLOT_BY_NODE) != 0;
+    fprintf(plot.script, "%s\nset xlabel '%s'\nset ylabel '%s'\nset format y '%%.0s%%c'\n",
+            grows ? "set logscale xy" : "set logscale y\nset xtics 1\nset offsets 0.5, 0.5", by, unit);
     for (unsigned i = 0; i < count; i++) {
         fprintf(plot.script, "$l%u << END\n", i);
         for (unsigned p = 0; p < lines[i].count; p++)
@@ -209,7 +211,7 @@ bool plot_series(FILE *to, const json_t *results, const char *benchmark, const c
     }
     fprintf(plot.script, "plot ");
     for (unsigned i = 0; i < count; i++) {
-        double exponent = exponent_of(lines[i].at, lines[i].value, lines[i].count);
+        double exponent = grows ? exponent_of(lines[i].at, lines[i].value, lines[i].count) : NAN;
         char label[96];
         if (isfinite(exponent))
             snprintf(label, sizeof(label), "%s (exponent %.2f)", lines[i].name, exponent);
@@ -227,20 +229,29 @@ bool plot_series(FILE *to, const json_t *results, const char *benchmark, const c
 
 /* ---- latencies ---- */
 
-bool plot_latencies(FILE *to, const json_t *results, const char *benchmark, unsigned first) {
+static bool lies_at(const json_t *result, const char *by, double at) {
+    return !strcmp(text_of(result, "by"), by) && (!by[0] || number_of(result, "at") == at);
+}
+
+bool plot_latencies(FILE *to, const json_t *results, const char *benchmark, const char *by, double at, unsigned first) {
+
     struct plot plot;
     char title[160];
-    const char *names[LATENCIES];
+    const char *names[PLOT_LATENCIES];
     unsigned seen = 0, count = 0;
     size_t i, p;
     json_t *result, *point;
-    snprintf(title, sizeof(title), "%s: how many took longer than so long", benchmark);
+    if (by[0])
+        snprintf(title, sizeof(title), "%s, %s %g: how many took longer than so long", benchmark, by, at);
+    else
+        snprintf(title, sizeof(title), "%s: how many took longer than so long", benchmark);
     begin(&plot, title, 420);
     fprintf(plot.script, "set logscale xy\nset xlabel 'ns'\nset format x '%%.0s%%c'\n"
                          "set ylabel 'fraction that took longer'\nset yrange [:1]\nset format y '%%g'\n");
     json_array_foreach(results, i, result) {
         json_t *points = json_object_get(result, "distribution");
-        if (!is_of(result, benchmark) || !points || text_of(result, "by")[0] || seen++ < first || count == LATENCIES)
+        if (!is_of(result, benchmark) || !points || !lies_at(result, by, at) || seen++ < first ||
+            count == PLOT_LATENCIES)
             continue;
         names[count] = short_name(result);
         fprintf(plot.script, "$l%u << END\n", count++);

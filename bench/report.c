@@ -4,8 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LATENCIES_EACH 8
-
 static const char *text_of(const json_t *object, const char *key) {
     const char *text = json_string_value(json_object_get(object, key));
     return text ? text : "";
@@ -104,7 +102,7 @@ static void put_table(FILE *to, const json_t *results, const char *benchmark) {
 
 struct shape {
     const char *by[4]; /* what its series are over */
-    unsigned points[4], latencies, ratios, results;
+    unsigned points[4], ratios, results;
 };
 
 static struct shape shape_of(const json_t *results, const char *benchmark) {
@@ -115,7 +113,6 @@ static struct shape shape_of(const json_t *results, const char *benchmark) {
         if (strcmp(text_of(result, "benchmark"), benchmark) != 0)
             continue;
         shape.results++;
-        shape.latencies += json_object_get(result, "distribution") && !text_of(result, "by")[0];
         shape.ratios += json_is_number(json_object_get(result, "ratio"));
         for (unsigned b = 0; b < 4 && text_of(result, "by")[0]; b++) {
             if (!shape.by[b])
@@ -129,6 +126,30 @@ static struct shape shape_of(const json_t *results, const char *benchmark) {
     return shape;
 }
 
+static bool same_place(const json_t *one, const json_t *other) {
+    return !strcmp(text_of(one, "benchmark"), text_of(other, "benchmark")) &&
+           !strcmp(text_of(one, "by"), text_of(other, "by")) && json_object_get(other, "distribution") &&
+           json_number_value(json_object_get(one, "at")) == json_number_value(json_object_get(other, "at"));
+}
+
+/* A plot for those of no series, and one for each place that series have; more where there are many. */
+static bool put_latencies(FILE *to, const json_t *results, const char *benchmark) {
+    bool good = true;
+    size_t i;
+    json_t *result;
+    json_array_foreach(results, i, result) {
+        if (strcmp(text_of(result, "benchmark"), benchmark) != 0 || !json_object_get(result, "distribution"))
+            continue;
+        unsigned before = 0;
+        for (size_t k = 0; k < i; k++)
+            before += same_place(result, json_array_get(results, k));
+        if (before % PLOT_LATENCIES == 0)
+            good &= plot_latencies(to, results, benchmark, text_of(result, "by"),
+                                   json_number_value(json_object_get(result, "at")), before);
+    }
+    return good;
+}
+
 static bool put_plots(FILE *to, const json_t *results, const char *benchmark) {
     struct shape shape = shape_of(results, benchmark);
     bool good = true;
@@ -139,8 +160,7 @@ static bool put_plots(FILE *to, const json_t *results, const char *benchmark) {
         if (!strcmp(shape.by[b], "page KiB"))
             good &= plot_series(to, results, benchmark, shape.by[b], true);
     }
-    for (unsigned first = 0; first < shape.latencies; first += LATENCIES_EACH)
-        good &= plot_latencies(to, results, benchmark, first);
+    good &= put_latencies(to, results, benchmark);
     if (shape.ratios > 1)
         good &= plot_ratios(to, results, benchmark);
     return good;
@@ -164,7 +184,8 @@ static bool put_run(FILE *to, const json_t *run) {
         put_table(to, singles, NULL);
         json_array_foreach(singles, r, result) {
             if (json_object_get(result, "distribution"))
-                good &= plot_latencies(to, singles, text_of(result, "benchmark"), 0);
+                good &= plot_latencies(to, singles, text_of(result, "benchmark"), text_of(result, "by"),
+                                       json_number_value(json_object_get(result, "at")), 0);
         }
     }
     json_array_foreach(json_object_get(run, "benchmarks"), i, name) {

@@ -17,12 +17,14 @@ bool report_write(FILE *to, const json_t *runs);
 
 /* Results of one benchmark over `by`: a line for each series, with the exponent of its growth; ns as MiB/s if wanted.
  */
+#define PLOT_BY_NODE "node of the CPU"
 bool plot_series(FILE *to, const json_t *results, const char *benchmark, const char *by, bool throughput);
 /*
- * Latencies of one benchmark's results: which fraction took at most how long. At most 8 of them from `first` on,
- * points of series left out.
+ * Latencies of one benchmark's results: which fraction took longer than so long. Those of no series (`by` is ""), or
+ * the points of all series at one place. At most PLOT_LATENCIES of them, from `first` on.
  */
-bool plot_latencies(FILE *to, const json_t *results, const char *benchmark, unsigned first);
+#define PLOT_LATENCIES 8
+bool plot_latencies(FILE *to, const json_t *results, const char *benchmark, const char *by, double at, unsigned first);
 /* Ratios of results to what they are held against, on one line each. */
 bool plot_ratios(FILE *to, const json_t *results, const char *benchmark);
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""What minnow-bench prints, refuses and compares; the numbers themselves are not tested here. PROGRAM."""
+"""What minnow-bench prints, refuses and compares; the numbers themselves are not tested here. PROGRAM SMOKED."""
 import copy
 import json
 import pathlib
@@ -13,9 +13,12 @@ import time
 import unittest
 
 PROGRAM = pathlib.Path(sys.argv.pop(1)).resolve()
+SMOKED = sys.argv.pop(1).split()  # what the suite runs in smoke mode
 CHEAP = "engine-open"  # has values, no ratios
 RATIO = "engine-fault"
 TARGETED = "metadata"
+TARGETS = ["metadata", "resident-thread", "resident-inline", "scan-resident", "cold-random-inline", "fill-hugetlb-2M",
+           "fill-graded", "fill-shmem", "zipf-quarter", "uniform-quarter", "zipf-memcg", "graded-promoted", "threads-64"]
 KEYS = {"name", "benchmark", "value", "unit", "n", "min", "median", "max", "baseline", "ratio", "verdict"}
 
 
@@ -47,6 +50,14 @@ class Bench(unittest.TestCase):
         self.assertEqual(len({entry["name"] for entry in names}), len(names))
         for entry in names:
             self.assertIn(entry["name"], words.stdout)
+
+    def test_each_is_smoked(self):
+        names = [entry["name"] for entry in json.loads(bench("list", "--json").stdout)]
+        self.assertEqual(sorted(SMOKED), sorted(names))
+
+    def test_targets_are_the_rows(self):
+        listed = json.loads(bench("list", "--json").stdout)
+        self.assertEqual([entry["name"] for entry in listed if entry["group"] == "targets"], TARGETS)
 
     def test_refused(self):
         for arguments in ([], ["fly"], ["run"], ["run", "nothing-of-that-name"], ["run", CHEAP, "--repeat", "0"],
@@ -141,6 +152,35 @@ class Bench(unittest.TestCase):
         self.assertIn("a &lt;b&gt;bold&lt;/b&gt; &amp; odd one", text)
         for result in measured(saved):
             self.assertIn(result["name"], text)
+
+    def test_report_of_series(self):
+        """The exponent of what grows, latencies at each place of a series, and nodes, which do not grow."""
+        points = [[fraction, 100 + 900 * fraction] for fraction in (0.1, 0.5, 0.9, 1)]
+        like = {"unit": "ns", "n": 3, "samples": [], "verdict": "information", "baseline": None, "ratio": None}
+
+        def result(benchmark, series, by, at, value):
+            values = {key: value for key in ("value", "low", "high", "min", "median", "max")}
+            return {**like, **values, "name": f"{benchmark}/{series}-{at}", "benchmark": benchmark, "by": by, "at": at,
+                    "series": series, "distribution": points}
+        run = copy.deepcopy(self.saved)
+        run["benchmarks"] = ["grow", "nodes"]
+        run["results"] = [result("grow", f"n{power}", "size", at, 3 * at ** power)
+                          for power in (0, 1, 2) for at in (1, 2, 4, 8)]
+        run["results"] += [result("nodes", f"memory on {memory}", "node of the CPU", cpu, 100 * (1 + (cpu != memory)))
+                           for memory in (0, 1) for cpu in (0, 1)]
+        with tempfile.TemporaryDirectory() as folder:
+            path, page = pathlib.Path(folder, "run.json"), pathlib.Path(folder, "page.html")
+            path.write_text(json.dumps(run), encoding="utf-8")
+            done = bench("report", str(path), "--output", str(page))
+            text = page.read_text(encoding="utf-8")
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        for label in ("n0 (exponent 0.00)", "n1 (exponent 1.00)", "n2 (exponent 2.00)", "nodes: ns by node of the CPU"):
+            self.assertEqual(text.count(label), 1, label)
+        for at in (1, 2, 4, 8):
+            self.assertEqual(text.count(f"grow, size {at}: how many took longer than so long"), 1, at)
+        for node in (0, 1):
+            self.assertEqual(text.count(f"nodes, node of the CPU {node}: how many took longer than so long"), 1, node)
+        self.assertEqual(text.count("(exponent "), 3)
 
     def test_report_of_a_run_without_ratios_or_points(self):
         with tempfile.TemporaryDirectory() as folder:
