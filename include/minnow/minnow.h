@@ -213,7 +213,7 @@ struct mnw_cache_options {
     uint32_t read_retries;     /* further tries after a failed read; UINT32_MAX: none; 0: two */
     uint32_t retry_delay_ms;   /* pause before the first further try, doubled each time; 0: 10 */
     uint32_t read_deadline_ms; /* a fill that takes longer fails; 0: 30000 */
-    uint64_t readahead_bytes;  /* largest window; UINT64_MAX: none; 0: 1 MiB, graded 32 MiB, hugetlb 16 MiB */
+    uint64_t readahead_bytes;  /* largest window; UINT64_MAX: none; 0: 4 MiB, graded 32 MiB, hugetlb 16 MiB */
     /*
      * Takes over a cache of the same store, backing and extents, whose process has ended. The descriptors stay the
      * caller's. NULL: a new, empty one.

@@ -18,7 +18,7 @@
 #define RETRIES_DEFAULT         2
 #define RETRY_DELAY_MS_DEFAULT  10
 #define DEADLINE_MS_DEFAULT     30000
-#define READAHEAD_BYTES_DEFAULT (1u << 20)
+#define READAHEAD_BYTES_DEFAULT (4 << 20)
 /* Where memory comes by whole extents, some are zeroed while others are read: that needs several of either. */
 #define READAHEAD_GRADED_DEFAULT (32u << 20)
 #define READAHEAD_HUGE_DEFAULT   (16u << 20)

@@ -246,12 +246,14 @@ void mnw__fill_read(struct mnw__fill *fill) {
     if (fill->one_by_one)
         read.length = mnw__min(read.length, cache->backing.page_bytes - fill->done_bytes);
     mnw__fill_set_state(fill, MNW__FILL_READING);
-    int64_t copied = copy(fill, &read);
+    const struct mnw__store_ops *ops = cache->store->ops;
+    int64_t copied = fill->is_sent ? 0 : copy(fill, &read);
     if (copied) {
         mnw__fill_answer(thread, read.token, copied);
         return;
     }
-    int error = cache->store->ops->read(cache->store, thread->io, &read, mnw__fill_answer, thread);
+    int error = fill->is_sent ? ops->send(cache->store, thread->io, &read, &cache->backing, mnw__fill_answer, thread)
+                              : ops->read(cache->store, thread->io, &read, mnw__fill_answer, thread);
     if (error == -EAGAIN) /* too many reads in flight: not a failure, ask again soon */
         mnw__fill_pause(fill, mnw__clock_ns() + CROWDED_PAUSE_NS);
     else if (error)
@@ -264,7 +266,7 @@ static void set_up(struct mnw__fill *fill, struct mnw_cache *cache, uint64_t pag
     fill->view = NULL;
     fill->along = NULL;
     fill->job = NULL;
-    fill->is_inline = fill->comes_whole = fill->is_copied = fill->asks_store = false;
+    fill->is_inline = fill->comes_whole = fill->is_sent = fill->is_copied = fill->asks_store = false;
     mnw__fill_set_run(fill, page, count);
     fill->attempts = fill->pages_failed = 0;
     fill->one_by_one = false;
@@ -287,12 +289,20 @@ void mnw__fill_call_off(struct mnw__fill *fill) {
 }
 
 /*
- * May a page get its memory when its bytes are here? Where nodes are to be chosen and verified, memory comes first; a
- * check wants to see the bytes in place.
+ * May pages get their memory when their bytes are here? Where nodes are to be chosen and verified, memory comes first;
+ * a check wants to see the bytes in place.
  */
-static bool may_come_whole(const struct mnw_cache *cache, uint32_t count) {
-    return count == 1 && atomic_load_explicit(&cache->backing.takes_pages, memory_order_relaxed) &&
+static bool may_come_late(const struct mnw_cache *cache) {
+    return atomic_load_explicit(&cache->backing.takes_pages, memory_order_relaxed) &&
            !mnw__nodes_are_several(cache->pool) && !cache->store->ops->check;
+}
+
+static bool may_be_sent(const struct mnw__fill *fill) {
+    const struct mnw_cache *cache = fill->cache;
+    const struct mnw__store_ops *ops = cache->store->ops;
+    return ops->may_send && may_come_late(cache) &&
+           ops->may_send(cache->store, fill->thread->io, mnw__cache_page_offset(cache, fill->first_page),
+                         fill->wanted_bytes);
 }
 
 /* A fill with its run claimed, and memory for it; NULL, and why not. */
@@ -311,12 +321,21 @@ static struct mnw__fill *prepare(struct mnw__fault_thread *thread, struct mnw__p
         return NULL;
     }
     set_up(fill, cache, page, count);
-    fill->comes_whole = !place && may_come_whole(cache, count); /* no place: an inline thread */
-    if (fill->comes_whole || allocate_run(place, cache, page, count, fresh, may_evict))
+    fill->comes_whole = !place && count == 1 && may_come_late(cache); /* no place: an inline thread */
+    fill->is_sent = !demand && !may_evict && may_be_sent(fill);       /* if that fails, nobody waits for it */
+    if (fill->comes_whole || fill->is_sent || allocate_run(place, cache, page, count, fresh, may_evict))
         return fill;
     mnw__fill_call_off(fill);
     *result = MNW__BEGIN_STARVED;
     return NULL;
+}
+
+bool mnw__fill_read_after_all(struct mnw__fill *fill) {
+    if (!allocate_run(&fill->thread->place, fill->cache, fill->first_page, fill->page_count, true, false))
+        return false;
+    fill->is_sent = false;
+    mnw__fill_read(fill);
+    return true;
 }
 
 enum mnw__begin mnw__fill_begin(struct mnw__fault_thread *thread, struct mnw_cache *cache, struct mnw_view *view,

@@ -16,6 +16,9 @@
  * errors, late ones) is left to the fault thread, so that no store ever recurses.
  * An ABANDONED fill keeps its memory and its place in its extents until the store answers: the store still owns the
  * buffer. An OWING one keeps them until the memory is given back, so that nothing is charged twice.
+ * What is only read ahead may have no memory either: a store that has it in the kernel's page cache sends it into the
+ * backing's file. The bytes are in the file before anybody has looked at them, as they are where a read puts them into
+ * memory; only the words say what is there. Where sending fails, the run gets memory and is read.
  * The run of a job that goes on failing is read one page at a time, so that a bad page does not take others along.
  */
 #ifndef MNW_ENGINE_FILL_H
@@ -57,6 +60,7 @@ struct mnw__fill {
     bool one_by_one;       /* one page is asked for at a time */
     bool is_inline;        /* begun by a thread that reads its page itself, and looks for it itself */
     bool comes_whole;      /* its page has no memory yet: mnw__fill_read_inline() writes it */
+    bool is_sent;          /* the same of a run: the store sends its bytes into the backing's file */
     bool is_copied;        /* the last answer was not the store's, but another member's (member.h) */
     bool asks_store;       /* what another member had was not what the store holds: it is asked itself */
     uint64_t wanted_bytes, done_bytes;

@@ -342,7 +342,10 @@ static void take_part(struct mnw__fill *fill, uint64_t now_ns) {
 static void go_on(struct mnw__fill *fill, uint64_t now_ns) {
     if (fill->result > 0)
         take_part(fill, now_ns);
-    else /* 0: the store ended before the size it had when it was opened */
+    else if (fill->is_sent) {
+        if (!mnw__fill_read_after_all(fill))
+            give_up(fill);
+    } else /* 0: the store ended before the size it had when it was opened */
         retry_or_fail(fill, fill->result ? (int)fill->result : -ENODATA, now_ns);
 }
 

@@ -22,6 +22,8 @@ static inline void mnw__fill_set_state(struct mnw__fill *fill, enum mnw__fill_st
 
 /* Starts, or goes on with, the read of a fill. The fill may have ended when this returns. */
 void mnw__fill_read(struct mnw__fill *fill);
+/* What could not be sent gets memory, and is read; false: there is none. */
+bool mnw__fill_read_after_all(struct mnw__fill *fill);
 /* The fill owns its buffer again; its read is started anew at `retry_ns`. */
 void mnw__fill_pause(struct mnw__fill *fill, uint64_t retry_ns);
 void mnw__fill_give_slot(struct mnw__fill *fill);

@@ -29,6 +29,14 @@ struct mnw__store_ops {
     int (*read)(struct mnw_store *store, struct mnw__io *io, const struct mnw_read *read, mnw__io_done *done,
                 void *context);
     /*
+     * Optional, both: bytes that go straight into the file of a backing, which gets its memory thereby. Would that be
+     * the better way for this range now? And: the same as `read`, with the backing at the same offset in place of the
+     * buffer, which is not looked at. After an error the range may have memory.
+     */
+    bool (*may_send)(struct mnw_store *store, const struct mnw__io *io, uint64_t offset, uint64_t length);
+    int (*send)(struct mnw_store *store, struct mnw__io *io, const struct mnw_read *read, struct mnw__backing *backing,
+                mnw__io_done *done, void *context);
+    /*
      * Optional: the same read in the calling thread, which may be inside a signal handler: async-signal-safe, and
      * waits. Returns what `done` would have been told. Without it a fault thread reads.
      */

@@ -12,8 +12,8 @@
  *            shmem_enabled=always, within_size or force it makes a 2 MiB folio for a request of 4 KiB, and a
  *            budget of 64 KiB extents would be overrun 32 times. With the zeroing and the page faults that
  *            fallocate leaves to the first store, both ways cost the same.
- *            One page for one thread comes by a write(2) instead, with its bytes: no zeroing, no fault. That has no
- *            mapping to ask either, so not under those settings.
+ *            One page for one thread comes by a write(2) instead, with its bytes: no zeroing, no fault; runs out of
+ *            the page cache come by splice(2). Those have no mapping to ask either, so not under those settings.
  *   graded   MADV_POPULATE_WRITE on an alias with MADV_HUGEPAGE (fallocate makes small folios under advise).
  *            With shmem_enabled=never no memfd gets huge folios, but a file of a tmpfs mounted huge=always does.
  */
@@ -485,6 +485,72 @@ int mnw__backing_read(const struct mnw__backing *backing, uint64_t offset, void 
         done += (size_t)got;
     }
     return 0;
+}
+
+/* ---- sending ---- */
+
+static int open_pipe(struct mnw__pipe *pipe) {
+    int ends[2];
+    if (pipe->read >= 0) {
+        return 0;
+    }
+    if (pipe2(ends, O_CLOEXEC)) {
+        return -errno;
+    }
+    *pipe = (struct mnw__pipe){ends[0], ends[1]};
+    return 0;
+}
+
+void mnw__pipe_close(struct mnw__pipe *pipe) {
+    if (pipe->read >= 0) {
+        close(pipe->read);
+        close(pipe->write);
+    }
+    *pipe = (struct mnw__pipe)MNW__PIPE_CLOSED;
+}
+
+static ssize_t retry_splice(int from, off_t *from_offset, int to, off_t *to_offset, size_t length) {
+    ssize_t moved;
+    do {
+        moved = splice(from, from_offset, to, to_offset, length, 0);
+    } while (moved < 0 && errno == EINTR);
+    return moved < 0 ? -errno : moved;
+}
+
+/* The pipe's bytes to where they belong; those that cannot be put there go with the pipe. How many, or an error. */
+static ssize_t empty_pipe(struct mnw__backing *backing, struct mnw__pipe *pipe, off_t offset, size_t length) {
+    size_t done = 0;
+    while (done < length) {
+        ssize_t moved = retry_splice(pipe->read, NULL, backing->fd, &offset, length - done);
+        if (moved <= 0) {
+            mnw__pipe_close(pipe);
+            return done ? (ssize_t)done : moved ? moved : -EIO;
+        }
+        done += (size_t)moved;
+    }
+    return (ssize_t)done;
+}
+
+int64_t mnw__backing_send(struct mnw__backing *backing, uint64_t offset, size_t length, int from,
+                          struct mnw__pipe *pipe) {
+    size_t done = 0;
+    ssize_t moved = is_beyond_limit(offset + length) ? -EFBIG : open_pipe(pipe);
+    while (moved >= 0 && done < length) {
+        off_t at = (off_t)(offset + done);
+        moved = retry_splice(from, &at, pipe->write, NULL, length - done);
+        if (moved <= 0) {
+            break;
+        }
+        size_t brought = (size_t)moved;
+        moved = empty_pipe(backing, pipe, (off_t)(offset + done), brought);
+        if (moved > 0) {
+            done += (size_t)moved;
+        }
+        if (moved != (ssize_t)brought) {
+            break;
+        }
+    }
+    return done ? (int64_t)done : moved;
 }
 
 void mnw__backing_look_up(struct mnw__backing *backing) {

@@ -22,7 +22,7 @@ struct mnw__backing {
     int fd;                   /* read-write; seals: SHRINK|GROW|SEAL where the file can be sealed */
     int readonly_fd;          /* what views map */
     void *alias;              /* MAP_SHARED, never registered, MADV_DONTFORK */
-    _Atomic bool takes_pages; /* mnw__backing_write_page() may be tried: written into, the file gets small folios */
+    _Atomic bool takes_pages; /* write_page() and send() may be tried: written into, the file gets small folios */
 };
 
 static inline bool mnw__backing_is_hugetlb(enum mnw_backing kind) {
@@ -69,13 +69,28 @@ int mnw__backing_allocate(struct mnw__backing *backing, uint64_t offset, size_t 
  * other way. After an error the page may have memory, with any contents. Async-signal-safe.
  */
 int mnw__backing_write_page(struct mnw__backing *backing, uint64_t offset, const void *bytes);
+/* What bytes are sent through. One thread uses it. */
+struct mnw__pipe {
+    int read, write; /* -1: closed; a send opens it */
+};
+#define MNW__PIPE_CLOSED                                                                                               \
+    { -1, -1 }
+void mnw__pipe_close(struct mnw__pipe *pipe);
+/*
+ * Gives a range memory and the bytes that the file `from` has at the same offset at once: no zeroing, no page fault,
+ * and one copy, from the kernel's page cache, which it waits for. How many bytes, 0 at the end of the file, or a
+ * negative errno; what came before an error is answered first. The range, but no page outside it, may have memory
+ * afterwards, with any contents behind the bytes that came. Any offset and length inside the backing.
+ */
+int64_t mnw__backing_send(struct mnw__backing *backing, uint64_t offset, size_t length, int from,
+                          struct mnw__pipe *pipe);
 /* Looks up `takes_pages` again: the machine's settings may have changed. */
 void mnw__backing_look_up(struct mnw__backing *backing);
 /* Maps a range that has memory through the alias, which move_pages(2) sees pages by. Need not succeed. */
 void mnw__backing_map_alias(struct mnw__backing *backing, uint64_t offset, size_t length);
 /*
- * Copies bytes that the file holds: into memory of the caller's that is there, or -EFAULT. Where the file has a hole they
- * are zeros, and it stays a hole. -EIO: memory of it has failed, or not all could be read. Async-signal-safe.
+ * Copies bytes that the file holds: into memory of the caller's that is there, or -EFAULT. Where the file has a hole
+ * they are zeros, and it stays a hole. -EIO: memory of it has failed, or not all could be read. Async-signal-safe.
  */
 int mnw__backing_read(const struct mnw__backing *backing, uint64_t offset, void *bytes, size_t length);
 /* Takes the range's memory away and drops every mapping of it. */

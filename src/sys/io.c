@@ -4,18 +4,26 @@
 
 #include "base/bits.h"
 #include "base/error.h"
+#include "sys/backing.h"
 #include "sys/io_internal.h"
+#include "sys/memory.h"
 
 #include <errno.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
+
+#ifndef SYS_cachestat
+#define SYS_cachestat 451 /* the same everywhere */
+#endif
 
 struct mnw__io {
     enum mnw_io_mode mode;
     struct mnw__io_ring *ring;
     struct mnw__io_pool *pool;
+    struct mnw__io_pool *senders; /* beside a ring */
 };
 
 /* What a kernel, a sysctl, a seccomp filter or a memory limit answers when it will not have io_uring. */
@@ -39,7 +47,7 @@ static int open_way(struct mnw__io *io, enum mnw_io_mode mode, unsigned depth, i
         }
     }
     io->mode = MNW_IO_THREADS;
-    return mnw__io_pool_open(&io->pool, depth, node, done, context);
+    return mnw__io_pool_open(&io->pool, MNW__IO_READERS, depth, node, done, context);
 }
 
 int mnw__io_open(struct mnw__io **result, enum mnw_io_mode mode, unsigned depth, int node, mnw__io_done *done,
@@ -57,9 +65,16 @@ int mnw__io_open(struct mnw__io **result, enum mnw_io_mode mode, unsigned depth,
     return 0;
 }
 
+int mnw__io_open_senders(struct mnw__io *io, unsigned depth, int node, mnw__io_done *done, void *context) {
+    return io->pool ? 0 : mnw__io_pool_open(&io->senders, MNW__IO_SENDERS, depth, node, done, context);
+}
+
 void mnw__io_close(struct mnw__io *io) {
     if (!io) {
         return;
+    }
+    if (io->senders) {
+        mnw__io_pool_close(io->senders);
     }
     if (io->ring) {
         mnw__io_ring_close(io->ring);
@@ -90,6 +105,35 @@ int mnw__io_read(struct mnw__io *io, int fd, void *buffer, size_t length, uint64
     struct mnw__io_request wanted = request_of(fd, buffer, length, offset, before, after);
     wanted.token = token;
     return io->ring ? mnw__io_ring_read(io->ring, &wanted) : mnw__io_pool_read(io->pool, &wanted);
+}
+
+bool mnw__io_sends(const struct mnw__io *io) {
+    return io->pool || io->senders;
+}
+
+int mnw__io_send(struct mnw__io *io, int fd, struct mnw__backing *backing, size_t length, uint64_t offset,
+                 uint64_t token) {
+    struct mnw__io_request wanted = request_of(fd, NULL, length, offset, 0, 0);
+    wanted.token = token;
+    wanted.backing = backing;
+    struct mnw__io_pool *pool = io->senders ? io->senders : io->pool;
+    int error = mnw__io_pool_read(pool, &wanted);
+    if (!error && io->senders) { /* what is submitted later is the ring's */
+        mnw__io_pool_submit(pool);
+    }
+    return error;
+}
+
+bool mnw__io_is_cached(int fd, uint64_t offset, uint64_t length) {
+    struct {
+        uint64_t offset, length;
+    } range = {offset, length};
+    struct {
+        uint64_t pages, dirty, writeback, evicted, recently_evicted;
+    } found = {0};
+    uint64_t page_bytes = mnw__memory_page_bytes();
+    return !syscall(SYS_cachestat, fd, &range, &found, 0) &&
+           found.pages * page_bytes >= mnw__align_up(offset + length, page_bytes) - mnw__align_down(offset, page_bytes);
 }
 
 void mnw__io_submit(struct mnw__io *io) {

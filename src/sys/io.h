@@ -10,10 +10,12 @@
 
 #include "minnow/minnow.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 struct mnw__io;
+struct mnw__backing;
 
 /* `result`: bytes read, 0 at the end of the file, or a negative errno. */
 typedef void mnw__io_done(void *context, uint64_t token, int64_t result);
@@ -36,6 +38,22 @@ int mnw__io_read(struct mnw__io *io, int fd, void *buffer, size_t length, uint64
                  size_t before, size_t after);
 /* The same in the calling thread, which waits; the answer. Needs no mnw__io. Async-signal-safe. */
 int64_t mnw__io_read_now(int fd, void *buffer, size_t length, uint64_t offset, size_t before, size_t after);
+/*
+ * From now on it sends too: has threads for it, unless its reads are done by threads anyway. 0, or a negative errno
+ * with a message; as `depth`, `node`, `done` and `context` those of mnw__io_open().
+ */
+int mnw__io_open_senders(struct mnw__io *io, unsigned depth, int node, mnw__io_done *done, void *context);
+bool mnw__io_sends(const struct mnw__io *io);
+/*
+ * Like a read of the file at `offset`, into the file of the backing at the same offset (mnw__backing_send()). What is
+ * waited for is waited for by another thread. Short answers as of a read; after an error the whole range may have
+ * memory.
+ */
+int mnw__io_send(struct mnw__io *io, int fd, struct mnw__backing *backing, size_t length, uint64_t offset,
+                 uint64_t token);
+/* Is all of the range in the kernel's page cache? False too where the kernel does not tell: before 6.5, to some users.
+ */
+bool mnw__io_is_cached(int fd, uint64_t offset, uint64_t length);
 /* Starts what was queued. */
 void mnw__io_submit(struct mnw__io *io);
 /* Delivers what has ended; the number delivered. */

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Reads by a pool of threads, for where io_uring is refused.
+ * Reads by a pool of threads, for where io_uring is refused; and sends, which io_uring would have threads for too.
  *
- * Owns its threads and `depth` requests. The owner's thread queues and submits; a worker takes, reads, and
- * calls `done`. Never allocates after open.
+ * Owns its threads and `depth` requests. The owner's thread queues and submits; a worker takes, reads or sends, and
+ * calls `done`. Never allocates after open, but for the pipe that a worker sends through, by its first send.
  */
 #include "base/error.h"
+#include "sys/backing.h"
 #include "sys/io_internal.h"
 #include "sys/memory.h"
 #include "sys/thread.h"
@@ -13,13 +14,11 @@
 #include <errno.h>
 #include <stdbool.h>
 
-#define THREADS_MAX 8
-
 struct mnw__io_pool {
     mnw__io_done *done;
     void *context;
     unsigned depth, thread_count;
-    struct mnw__thread threads[THREADS_MAX];
+    struct mnw__thread threads[MNW__IO_READERS];
 
     struct mnw__mutex mutex; /* guards all below; held for a few instructions, never over a read or `done` */
     struct mnw__condition work;
@@ -54,15 +53,23 @@ static void put_back(struct mnw__io_pool *pool, struct mnw__io_request *request)
     mnw__mutex_unlock(&pool->mutex);
 }
 
+static int64_t carry_out(const struct mnw__io_request *request, struct mnw__pipe *pipe) {
+    if (!request->backing)
+        return mnw__io_answer(request, mnw__io_pread(request));
+    return mnw__backing_send(request->backing, request->offset, request->length, request->fd, pipe);
+}
+
 static void work(void *argument) {
     struct mnw__io_pool *pool = argument;
+    struct mnw__pipe pipe = MNW__PIPE_CLOSED;
     for (struct mnw__io_request *request; (request = take(pool));) {
-        int64_t result = mnw__io_answer(request, mnw__io_pread(request));
+        int64_t result = carry_out(request, &pipe);
         uint64_t token = request->token;
         /* Before `done`: whoever it tells may queue the next read at once. */
         put_back(pool, request);
         pool->done(pool->context, token, result);
     }
+    mnw__pipe_close(&pipe);
 }
 
 /* Whole pages of its own: what malloc() gives may lie on any node. */
@@ -70,7 +77,8 @@ static size_t pool_bytes(unsigned depth) {
     return sizeof(struct mnw__io_pool) + depth * sizeof(struct mnw__io_request);
 }
 
-int mnw__io_pool_open(struct mnw__io_pool **result, unsigned depth, int node, mnw__io_done *done, void *context) {
+int mnw__io_pool_open(struct mnw__io_pool **result, unsigned threads, unsigned depth, int node, mnw__io_done *done,
+                      void *context) {
     struct mnw__io_pool *pool = mnw__memory_reserve(pool_bytes(depth));
     if (!pool) {
         return mnw__fail(-ENOMEM, "no memory for %u reads in flight", depth);
@@ -84,7 +92,7 @@ int mnw__io_pool_open(struct mnw__io_pool **result, unsigned depth, int node, mn
         pool->requests[i].next = pool->free;
         pool->free = &pool->requests[i];
     }
-    unsigned wanted = depth < THREADS_MAX ? depth : THREADS_MAX;
+    unsigned wanted = depth < threads ? depth : threads;
     for (; pool->thread_count < wanted; pool->thread_count++) {
         int error = mnw__thread_start(&pool->threads[pool->thread_count], "mnw-read", node, work, pool);
         if (error) {

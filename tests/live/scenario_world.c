@@ -193,6 +193,13 @@ void world_break(const void *alias) {
     (void)alias;
 }
 
+void world_put(struct mnw__backing *backing, uint64_t offset, const void *bytes, size_t length) {
+    if (pwrite(backing->fd, bytes, length, (off_t)offset) != (ssize_t)length) {
+        perror("writing to a backing");
+        exit(1);
+    }
+}
+
 void world_run(void (*script)(enum mnw_backing kind), enum mnw_backing kind) {
     alarm(PATIENCE_S); /* a scenario that hangs is a failure, not a wait */
     script(kind);

@@ -111,6 +111,11 @@ void fake_break(const void *address);
 bool fake_is_broken(const void *address);
 /* Has the page of an alias's address memory? */
 bool fake_is_cached(const void *address);
+/*
+ * What a send does to one page: bytes, which lie within it, come into the backing, whose alias `at` is in. 0 or
+ * -ENOSPC.
+ */
+int fake_file_put(void *at, const void *bytes, size_t length);
 /* Another descriptor of the same thing, for a process. */
 int fake_fd_duplicate(int fd, int process);
 /* Closes any descriptor; with its last one a file, a memory or a userfaultfd goes. */

@@ -364,6 +364,21 @@ int mnw__backing_read(const struct mnw__backing *backing, uint64_t offset, void 
     return 0;
 }
 
+int fake_file_put(void *at, const void *bytes, size_t length) {
+    fake_call("send");
+    uint64_t page;
+    struct fake_file *file = fake_file_at(at, &page);
+    if (!file || file->kind != MNW_BACKING_SHMEM)
+        sim_fail("bytes are sent to where none may be");
+    if (is_exhausted(FAKE_WRITE))
+        return -ENOSPC;
+    fake_file_fill_hole(file, page);
+    memcpy(at, bytes, length);
+    check_budget();
+    fake_call("send done");
+    return 0;
+}
+
 /* The machine's settings may change at any time. */
 void mnw__backing_look_up(struct mnw__backing *backing) {
     bool takes = backing->kind == MNW_BACKING_SHMEM && !fake_strikes(FAKE_WRITE);

@@ -111,6 +111,12 @@ int mnw__io_open(struct mnw__io **io, enum mnw_io_mode mode, unsigned depth, int
     return 0;
 }
 
+int mnw__io_open_senders(struct mnw__io *io, unsigned depth, int node, mnw__io_done *done, void *context) {
+    (void)io, (void)depth, (void)node, (void)done, (void)context;
+    fake_call("io_open_senders");
+    return fake_strikes(FAKE_OPEN) ? mnw__fail(-EAGAIN, "no threads to send") : 0;
+}
+
 void mnw__io_close(struct mnw__io *io) {
     machine.ios[fiber_process()]--;
     fake_free(io);

@@ -41,7 +41,9 @@ struct high {
     size_t held_count;
     int reads;
     struct mnw__store_ops ops; /* the store's own, if whoever faults may read it himself */
-    uint64_t delay_ns;         /* how long such a read takes; one of a page that is held, until it is no more */
+    unsigned sends,
+        send_trouble;  /* so many sends; every how many-th ends early, and every second of these in an error */
+    uint64_t delay_ns; /* how long such a read takes; one of a page that is held, until it is no more */
 };
 
 struct high_options {
@@ -58,6 +60,7 @@ struct high_options {
     bool replicas;              /* a copy on each node */
     bool readahead, checked;    /* checked: the store has a checksum */
     bool reads_now;             /* whoever faults inline may read the store himself */
+    bool sends;                 /* the store sends what is read ahead */
 };
 
 void high_open(struct high *high, enum mnw_backing kind, const struct high_options *options);

@@ -48,6 +48,10 @@ bool world_lose_poison(void);
 bool world_has_breaks(void);
 void world_break(const void *alias);
 
+struct mnw__backing;
+/* Bytes come into the file of a backing of shmem, as a store sends them there. */
+void world_put(struct mnw__backing *backing, uint64_t offset, const void *bytes, size_t length);
+
 /* ---- what a scenario says ---------------------------------------------------------------------------------- */
 
 /* A line of the story. */

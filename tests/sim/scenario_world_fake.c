@@ -80,6 +80,16 @@ bool world_has(enum mnw_backing kind, const char **why) {
     return true;
 }
 
+void world_put(struct mnw__backing *backing, uint64_t offset, const void *bytes, size_t length) {
+    for (size_t done = 0; done < length;) {
+        size_t left = backing->page_bytes - (offset + done) % backing->page_bytes;
+        size_t step = left < length - done ? left : length - done;
+        if (fake_file_put((char *)backing->alias + offset + done, (const char *)bytes + done, step))
+            sim_fail("a calm kernel has no memory");
+        done += step;
+    }
+}
+
 static void run_script(void *argument) {
     (void)argument;
     sim_on_failure(tell_story);

@@ -113,11 +113,46 @@ static void window_that_is_filling(enum mnw_backing kind) {
     high_close(&high);
 }
 
+/* What is read ahead is sent into the file: whole, in part, or in vain; and what was evicted is sent anew. */
+static void read_twice(enum mnw_backing kind, unsigned trouble, size_t budget_extents) {
+    struct high high;
+    high_open(
+        &high, kind,
+        &(struct high_options){
+            .extents = EXTENTS, .cut_bytes = 100, .budget_extents = budget_extents, .readahead = true, .sends = true});
+    high.send_trouble = trouble;
+    high_read_all(&high, high.view, 0);
+    expect(high.sends > 4, "the store sends");
+    expect_result("invalidate", mnw_invalidate(high.cache, 0, high.pages * high.page), 0);
+    high.version = 1;
+    high_read_all(&high, high.view, 1);
+    struct mnw_stats stats = high_stats(&high);
+    expect(!stats.fills_failed && !stats.read_retries, "what cannot be sent has not failed");
+    expect(!budget_extents || stats.evictions, "evictions");
+    high_close(&high);
+}
+
+static void sent(enum mnw_backing kind) {
+    read_twice(kind, 0, 0);
+}
+
+static void sent_in_vain(enum mnw_backing kind) {
+    for (unsigned trouble = 1; trouble < 4; trouble++)
+        read_twice(kind, trouble, 0);
+}
+
+static void sent_and_evicted(enum mnw_backing kind) {
+    read_twice(kind, 2, EXTENTS / 4);
+}
+
 const struct scenario scenarios_ahead[] = {
     {"ahead-over-extents", ON_SHMEM, scan_without_readahead},
     {"ahead-beside-readahead", ON_SHMEM, scan_with_readahead},
     {"ahead-within-the-view", ON_SHMEM, part_of_a_store},
     {"ahead-up-to-a-hole", ON_SHMEM, hole_on_the_way},
     {"ahead-of-what-is-filling", ON_SHMEM, window_that_is_filling},
+    {"ahead-sent", ON_SHMEM, sent},
+    {"ahead-sent-in-vain", ON_SHMEM, sent_in_vain},
+    {"ahead-sent-and-evicted", ON_SHMEM, sent_and_evicted},
     {0},
 };

@@ -2,6 +2,7 @@
 #include "sim_store.h"
 
 #include "fake.h"
+#include "sys/backing.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -197,6 +198,25 @@ static void check_read(const struct sim_store *store, const struct mnw_read *ask
     }
 }
 
+/* Single-flight: there is one read from an offset at a time. */
+static bool forget_send(struct sim_store *store, uint64_t offset) {
+    for (unsigned i = 0; i < STORE_SENDS; i++)
+        if (store->sends_begun[i] == offset + 1) {
+            store->sends_begun[i] = 0;
+            return true;
+        }
+    return false;
+}
+
+static void expect_send(struct sim_store *store, uint64_t offset) {
+    for (unsigned i = 0; i < STORE_SENDS; i++)
+        if (!store->sends_begun[i]) {
+            store->sends_begun[i] = offset + 1;
+            return;
+        }
+    sim_fail("more than %d sends begin at once", STORE_SENDS);
+}
+
 /* Notes the read; its place among the reads. */
 static unsigned note_read(struct sim_store *store, const struct mnw_read *asked) {
     check_read(store, asked);
@@ -208,10 +228,12 @@ static unsigned note_read(struct sim_store *store, const struct mnw_read *asked)
     if (index == store->read_count)
         store->read_count++;
     struct store_read *read = &store->reads[index];
-    *read = (struct store_read){.read = *asked, .asked_ns = fiber_now(), .used = true};
+    *read = (struct store_read){
+        .read = *asked, .asked_ns = fiber_now(), .used = true, .sent = forget_send(store, asked->offset)};
     read->due_ns = due_at(store, read);
     ask_for(store, read);
-    sim_trace("store: asked for [%llu, +%zu)", (unsigned long long)asked->offset, asked->length);
+    sim_trace("store: asked %s [%llu, +%zu)", read->sent ? "to send" : "for", (unsigned long long)asked->offset,
+              asked->length);
     return index;
 }
 
@@ -233,6 +255,27 @@ static int read_crowded(struct mnw_store *handle, struct mnw__io *io, const stru
     if (store->chance[STORE_CROWDED] && strikes(store, STORE_CROWDED))
         return -EAGAIN;
     return store->ops.read(handle, io, read, done, context);
+}
+
+static bool may_send(struct mnw_store *handle, const struct mnw__io *io, uint64_t offset, uint64_t length) {
+    (void)handle, (void)io, (void)offset, (void)length;
+    fiber_point("store asked whether it would send");
+    return random_chance(fiber_random(), 768);
+}
+
+/* By way of the callback store, as a read is: its buffer says where in the file. */
+static int send(struct mnw_store *handle, struct mnw__io *io, const struct mnw_read *read, struct mnw__backing *backing,
+                mnw__io_done *done, void *context) {
+    struct sim_store *store = (void *)((uintptr_t)handle->ops - offsetof(struct sim_store, crowded_ops));
+    if ((char *)backing->alias + read->offset != read->buffer)
+        sim_fail("what is read at %llu is to be sent elsewhere", (unsigned long long)read->offset);
+    if (strikes(store, STORE_CROWDED))
+        return -EAGAIN;
+    expect_send(store, read->offset);
+    int error = store->ops.read(handle, io, read, done, context);
+    if (error)
+        forget_send(store, read->offset);
+    return error;
 }
 
 static int check_callback(void *context, uint64_t offset, const void *bytes, size_t length) {
@@ -264,6 +307,25 @@ static void bring(const struct sim_store *store, const struct mnw_read *read, si
         done += step;
         fiber_point("store reads");
     }
+}
+
+/* The same, page by page into the file: how much of it came, or that none did, for want of memory. */
+static int64_t bring_sent(struct sim_store *store, const struct store_read *read, size_t length) {
+    unsigned char bytes[BLOCK]; /* shmem's pages are no larger */
+    for (size_t done = 0; done < length;) {
+        uint64_t at = read->read.offset + done, page = at / store->page_bytes;
+        uint64_t left = (page + 1) * store->page_bytes - at;
+        size_t step = left < length - done ? left : length - done;
+        if (step > sizeof(bytes))
+            sim_fail("bytes are sent into pages of %llu", (unsigned long long)store->page_bytes);
+        sim_store_bytes(store, at, store->pages[page].version, bytes, step);
+        int error = fake_file_put((char *)read->read.buffer + done, bytes, step);
+        if (error)
+            return done ? (int64_t)done : error;
+        done += step;
+        fiber_point("store sends");
+    }
+    return (int64_t)length;
 }
 
 static void flip_bit(struct sim_store *store, const struct store_read *read, uint64_t page, size_t length) {
@@ -331,7 +393,13 @@ static void flip_bits(struct sim_store *store, const struct store_read *read, in
 static int64_t fetch(struct sim_store *store, const struct store_read *read) {
     int64_t result = decide(store, read);
     size_t brought = result < 0 ? 0 : (size_t)result > read->read.length ? read->read.length : (size_t)result;
-    bring(store, &read->read, brought);
+    if (read->sent && result > 0) {
+        int64_t came = bring_sent(store, read, brought);
+        if (came < (int64_t)brought)
+            brought = came < 0 ? 0 : (size_t)came, result = came;
+    } else if (!read->sent) {
+        bring(store, &read->read, brought);
+    }
     flip_bits(store, read, result);
     note_late(store);
     if (result > 0 && result <= (int64_t)read->read.length)
@@ -433,6 +501,10 @@ void sim_store_open(struct sim_store *store, const char *name) {
     store->crowded_ops.read = read_crowded;
     if (store->reads_now)
         store->crowded_ops.read_now = read_now;
+    if (store->sends) {
+        store->crowded_ops.may_send = may_send;
+        store->crowded_ops.send = send;
+    }
     if (!store->has_check) /* callbacks might have one; stores that read at once have none */
         store->crowded_ops.check = NULL;
     store->handle->ops = &store->crowded_ops;
@@ -476,7 +548,7 @@ void sim_store_died(struct sim_store *store) {
     unsigned orphans = 0;
     for (unsigned i = 0; i < store->read_count; i++) {
         struct store_read *read = &store->reads[i];
-        if (read->used && orphans < 4 && random_chance(fiber_random(), 512)) {
+        if (read->used && !read->sent && orphans < 4 && random_chance(fiber_random(), 512)) {
             orphan_read(store, &read->read);
             orphans++;
         }
@@ -487,6 +559,7 @@ void sim_store_died(struct sim_store *store) {
         store->pages[page].pins = 0;
     }
     memset(store->shorts, 0, sizeof(store->shorts));
+    memset(store->sends_begun, 0, sizeof(store->sends_begun));
     store->handle = NULL;
     store->ended = false;
 }

@@ -56,9 +56,10 @@ struct store_read {
     uint64_t asked_ns, due_ns;
     uint64_t run_first; /* the first page of the run that this read goes on with after short answers */
     bool used, answering;
+    bool sent; /* into the backing's file, which may have no memory there yet */
 };
 
-enum { STORE_READS_MAX = 4096, STORE_SHORTS = 64 };
+enum { STORE_READS_MAX = 4096, STORE_SHORTS = 64, STORE_SENDS = 8 };
 
 /* A short answer: the read that begins where it ended goes on with the same run of pages. */
 struct store_short {
@@ -73,6 +74,7 @@ struct sim_store {
     bool has_check;
     bool has_copies;        /* its cache has a copy on each node: each reads for itself */
     bool reads_now;         /* who faults may read it himself */
+    bool sends;             /* now and then it has bytes in the kernel's page cache */
     bool pages_may_be_lost; /* reads of pinned pages are then no proof of an eviction */
     unsigned chance[STORE_TROUBLES];
     uint64_t delay_ns_max;
@@ -80,6 +82,7 @@ struct sim_store {
     uint32_t retries;                        /* of the cache */
     struct store_short shorts[STORE_SHORTS]; /* the last ones */
     unsigned short_turn;
+    uint64_t sends_begun[STORE_SENDS]; /* offsets, plus one, of those that are about to be noted */
     struct store_read *reads;
     unsigned read_count;
     bool stopping; /* no more trouble, everything is answered */

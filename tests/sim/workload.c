@@ -80,6 +80,7 @@ static void draw_store(struct sim_store *store) {
     store->has_check = one_in(2);
     store->has_copies = world.has_replicas;
     store->reads_now = !world.is_mortal && !one_in(3);
+    store->sends = !one_in(3);
     store->pages_may_be_lost = fake_config.chance[FAKE_PAGE_LOST] || fake_config.chance[FAKE_BREAK];
     store->delay_ns_max = one_in(3) ? 0 : draw(1000, 3000000);
     store->chance[STORE_SHORT] = maybe(2, 300);

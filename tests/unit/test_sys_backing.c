@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -353,6 +354,102 @@ static void test_graded_without_privilege(void **state) {
     assert_true(WIFEXITED(status) && !WEXITSTATUS(status));
 }
 
+/* ---- sending ---- */
+
+enum { SOURCE_PAGES = 40, SOURCE_END = 100 }; /* and a part of a page */
+
+static char source_byte(uint64_t offset) {
+    return (char)(1 + (offset / 64 * 31 + offset) % 251);
+}
+
+static FILE *open_source(uint64_t length) {
+    FILE *source = tmpfile();
+    assert_non_null(source);
+    for (uint64_t i = 0; i < length; i++)
+        fputc(source_byte(i), source);
+    assert_int_equal(fflush(source), 0);
+    return source;
+}
+
+static void assert_sent(const struct mnw__backing *backing, uint64_t offset, uint64_t length) {
+    for (uint64_t i = offset; i < offset + length; i++)
+        if (*alias(backing, i) != source_byte(i))
+            fail_msg("byte %zu differs", (size_t)i);
+}
+
+static bool has_memory(const struct mnw__backing *backing, uint64_t offset) {
+    return lseek(backing->fd, (off_t)offset, SEEK_DATA) == (off_t)offset;
+}
+
+static void test_send(void **state) {
+    (void)state;
+    struct mnw__backing backing;
+    struct mnw__pipe pipe = MNW__PIPE_CLOSED;
+    size_t page = mnw__backing_page_bytes(MNW_BACKING_SHMEM), size = SOURCE_PAGES * page + SOURCE_END;
+    int before = machine_open_descriptors();
+    FILE *source = open_source(size);
+    int from = fileno(source);
+    assert_int_equal(mnw__backing_create(&backing, MNW_BACKING_SHMEM, size), 0);
+
+    /* More than a pipe holds; and nothing outside gets memory. */
+    assert_int_equal(mnw__backing_send(&backing, 3 * page, 20 * page, from, &pipe), 20 * page);
+    assert_false(has_memory(&backing, 2 * page) || has_memory(&backing, 23 * page));
+    assert_sent(&backing, 3 * page, 20 * page);
+    off_t place = lseek(backing.fd, 0, SEEK_CUR), source_place = lseek(from, 0, SEEK_CUR);
+    /* Within pages, around what is there. */
+    assert_int_equal(mnw__backing_send(&backing, 23 * page + 5, page, from, &pipe), page);
+    assert_sent(&backing, 3 * page, 20 * page);
+    assert_sent(&backing, 23 * page + 5, page);
+    assert_int_equal(*alias(&backing, 23 * page + 4), 0);
+    assert_int_equal(*alias(&backing, 24 * page + 5), 0);
+    /* The end of the file, twice: what is left, then nothing. Behind it the page has zeros. */
+    assert_int_equal(mnw__backing_send(&backing, 39 * page, 2 * page, from, &pipe), page + SOURCE_END);
+    assert_sent(&backing, 39 * page, page + SOURCE_END);
+    assert_int_equal(*alias(&backing, size), 0);
+    assert_int_equal(mnw__backing_send(&backing, size, page - SOURCE_END, from, &pipe), 0);
+    /* Nobody's place in either file has moved. */
+    assert_int_equal(lseek(from, 0, SEEK_CUR), source_place);
+    assert_int_equal(lseek(backing.fd, 0, SEEK_CUR), place);
+
+    mnw__backing_destroy(&backing);
+    fclose(source);
+    mnw__pipe_close(&pipe);
+    mnw__pipe_close(&pipe);
+    assert_int_equal(machine_open_descriptors(), before);
+}
+
+/* What was in the pipe when sending failed must not come out of it with the next send. */
+static void test_send_in_vain(void **state) {
+    (void)state;
+    struct mnw__backing backing;
+    struct mnw__pipe pipe = MNW__PIPE_CLOSED;
+    size_t page = mnw__backing_page_bytes(MNW_BACKING_SHMEM), size = SOURCE_PAGES * page;
+    FILE *source = open_source(size);
+    int from = fileno(source);
+    assert_int_equal(mnw__backing_create(&backing, MNW_BACKING_SHMEM, size), 0);
+    struct mnw__backing readonly = backing;
+    readonly.fd = backing.readonly_fd;
+    assert_int_equal(mnw__backing_send(&readonly, 0, 4 * page, from, &pipe), -EBADF);
+    assert_int_equal(mnw__backing_send(&backing, 8 * page, 4 * page, from, &pipe), 4 * page);
+    assert_sent(&backing, 8 * page, 4 * page);
+    assert_false(has_memory(&backing, 0));
+    assert_int_equal(mnw__backing_send(&backing, 0, page, -1, &pipe), -EBADF);
+    assert_int_equal(mnw__backing_send(&backing, 0, page, from, &pipe), page);
+
+    /* A limit that a write(2) would be told of by a signal that ends the process. */
+    struct rlimit limit, low;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
+    low = limit;
+    low.rlim_cur = 20 * page;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &low), 0);
+    assert_int_equal(mnw__backing_send(&backing, 18 * page, 4 * page, from, &pipe), -EFBIG);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    assert_false(has_memory(&backing, 18 * page));
+    mnw__pipe_close(&pipe);
+    mnw__backing_destroy(&backing);
+    fclose(source);
+}
+
 static const struct {
     const char *name;
     CMUnitTestFunction run;
@@ -374,7 +471,7 @@ int main(int argc, char **argv) {
         return status;
     }
     static char names[KINDS * PER_KIND][64];
-    static struct CMUnitTest tests[KINDS * PER_KIND + 3];
+    static struct CMUnitTest tests[KINDS * PER_KIND + 5];
     for (size_t k = 0; k < KINDS; k++) {
         for (size_t t = 0; t < PER_KIND; t++) {
             size_t i = k * PER_KIND + t;
@@ -385,6 +482,8 @@ int main(int argc, char **argv) {
         }
     }
     size_t i = KINDS * PER_KIND;
+    tests[i++] = (struct CMUnitTest)cmocka_unit_test(test_send);
+    tests[i++] = (struct CMUnitTest)cmocka_unit_test(test_send_in_vain);
     tests[i++] = (struct CMUnitTest)cmocka_unit_test(test_shmem_budget_under_every_setting);
     tests[i++] = (struct CMUnitTest)cmocka_unit_test(test_graded_under_every_setting);
     tests[i++] = (struct CMUnitTest)cmocka_unit_test(test_graded_without_privilege);

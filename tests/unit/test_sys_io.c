@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Reads through both ways: the same tests, once with io_uring and once with threads. */
 #include "base/error.h"
+#include "sys/backing.h"
 #include "sys/io.h"
 #include "sys/poller.h"
 #include "sys/thread.h"
@@ -380,6 +381,66 @@ static void test_a_ring_taken_away(void **state) {
     }
 }
 
+static void await_sends(struct fixture *fixture, unsigned count) {
+    uint64_t start = mnw__clock_ns();
+    while (answers(fixture) < count) {
+        assert_true(mnw__clock_ns() - start < 4 * SECOND);
+        mnw__sleep_ns(100000);
+    }
+}
+
+/* As many as there is room for, beside reads; the end of the file, and an error. */
+static void test_sends(void **state) {
+    struct fixture *fixture = *state;
+    struct mnw__backing backing;
+    enum { PIECE = 128 << 10, PIECES = DEPTH - 1 };
+    assert_int_equal(mnw__io_open_senders(fixture->io, DEPTH, -1, answered, fixture), 0);
+    assert_true(mnw__io_sends(fixture->io));
+    assert_int_equal(mnw__backing_create(&backing, MNW_BACKING_SHMEM, FILE_BYTES + PIECE), 0);
+    for (uint64_t i = 0; i < PIECES; i++)
+        assert_int_equal(mnw__io_send(fixture->io, fixture->fd, &backing, PIECE, i * PIECE, i), 0);
+    assert_int_equal(mnw__io_read(fixture->io, fixture->fd, fixture->buffer, 4096, 0, PIECES, 0, 0), 0);
+    mnw__io_submit(fixture->io);
+    await_sends(fixture, PIECES);
+    await(fixture, PIECES + 1);
+    for (uint64_t i = 0; i < PIECES; i++)
+        assert_int_equal(fixture->results[i], PIECE);
+    assert_bytes(backing.alias, 0, PIECES * (size_t)PIECE);
+    assert_bytes(fixture->buffer, 0, 4096);
+    assert_int_equal(mnw__io_send(fixture->io, fixture->fd, &backing, PIECE, FILE_BYTES - 10, 20), 0);
+    assert_int_equal(mnw__io_send(fixture->io, -1, &backing, PIECE, 0, 21), 0);
+    mnw__io_submit(fixture->io);
+    await_sends(fixture, PIECES + 3);
+    assert_int_equal(fixture->results[20], 10);
+    assert_int_equal(fixture->results[21], -EBADF);
+    mnw__backing_destroy(&backing);
+}
+
+static void test_is_cached(void **state) {
+    (void)state;
+    enum { LENGTH = 256 << 10 };
+    int fd = open("/var/tmp", O_TMPFILE | O_RDWR, 0600); /* of a disk: what is in memory alone cannot leave it */
+    static char bytes[LENGTH];
+    assert_true(fd >= 0);
+    assert_false(mnw__io_is_cached(-1, 0, 4096));
+    assert_int_equal(write(fd, bytes, LENGTH), LENGTH);
+    assert_int_equal(fdatasync(fd), 0);
+    if (!mnw__io_is_cached(fd, 0, 4096)) {
+        print_message("this kernel does not tell what is in its page cache\n");
+        close(fd);
+        skip();
+    }
+    assert_true(mnw__io_is_cached(fd, 0, LENGTH) && mnw__io_is_cached(fd, 5000, LENGTH - 5000));
+    assert_false(mnw__io_is_cached(fd, 4096, LENGTH));
+    posix_fadvise(fd, LENGTH / 2, LENGTH / 4, POSIX_FADV_DONTNEED);
+    bool left = mnw__io_is_cached(fd, LENGTH / 2, LENGTH / 4);
+    if (left)
+        print_message("this file system keeps it all in memory\n");
+    assert_int_equal(mnw__io_is_cached(fd, 0, LENGTH), left);
+    assert_true(mnw__io_is_cached(fd, 0, 4096));
+    close(fd);
+}
+
 #define RING(name)                                                                                                     \
     { "io_uring: " #name, name, set_up_ring, tear_down, NULL }
 #define THREADS(name)                                                                                                  \
@@ -402,6 +463,9 @@ int main(void) {
         THREADS(test_long_reads),
         THREADS(test_ends_and_errors),
         THREADS(test_margins),
+        RING(test_sends),
+        THREADS(test_sends),
+        cmocka_unit_test(test_is_cached),
         cmocka_unit_test(test_refused_setup_falls_back),
         cmocka_unit_test(test_a_ring_taken_away),
     };
