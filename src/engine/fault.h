@@ -66,7 +66,9 @@ struct mnw__fault_thread {
 
 int mnw__fault_thread_start(struct mnw__fault_thread *thread, struct mnw_pool *pool, unsigned index, int node,
                             const struct mnw_pool_options *options);
+/* It runs no more, but may still be kicked, until it is ended: by the others, and by the reclaimer. */
 void mnw__fault_thread_stop(struct mnw__fault_thread *thread);
+void mnw__fault_thread_end(struct mnw__fault_thread *thread);
 void mnw__fault_thread_kick(struct mnw__fault_thread *thread);
 /*
  * Its timers are looked at by then, once it is awake: it sleeps no longer from its next wait on. Any thread. True: it

@@ -352,6 +352,11 @@ void mnw__fault_thread_stop(struct mnw__fault_thread *thread) {
         return;
     mnw__fault_thread_kick(thread);
     mnw__thread_join(&thread->thread);
+}
+
+void mnw__fault_thread_end(struct mnw__fault_thread *thread) {
+    if (!thread->started)
+        return;
     mnw__io_close(thread->io);
     mnw__poller_close(thread->poller);
     mnw__mutex_destroy(&thread->lock);

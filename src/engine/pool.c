@@ -314,6 +314,11 @@ static void stop_threads(struct mnw_pool *pool) {
         mnw__fault_thread_stop(&pool->threads[i]);
 }
 
+static void end_threads(struct mnw_pool *pool) {
+    for (unsigned i = 0; i < pool->thread_count; i++)
+        mnw__fault_thread_end(&pool->threads[i]);
+}
+
 static int start_fault_threads(struct mnw_pool *pool, const struct mnw_pool_options *options) {
     unsigned per_node = pool->thread_count / (unsigned)__builtin_popcountll(pool->nodes), index = 0;
     for (uint64_t nodes = pool->nodes; nodes; nodes &= nodes - 1) {
@@ -322,6 +327,7 @@ static int start_fault_threads(struct mnw_pool *pool, const struct mnw_pool_opti
             int error = mnw__fault_thread_start(&pool->threads[index], pool, index, node, options);
             if (error) {
                 stop_threads(pool);
+                end_threads(pool);
                 return error;
             }
         }
@@ -346,6 +352,7 @@ static int start(struct mnw_pool *pool, const struct mnw_pool_options *options) 
         return 0;
     stop_threads(pool);
     mnw__rebalance_stop(pool);
+    end_threads(pool);
 close_poller:
     mnw__poller_close(pool->reclaimer_poller);
 close_notices:
@@ -393,6 +400,7 @@ int mnw__pool_close(struct mnw_pool *pool) {
     mnw__rebalance_stop(pool);
     mnw__poller_kick(pool->reclaimer_poller);
     mnw__thread_join(&pool->reclaimer);
+    end_threads(pool);
     mnw__inline_pool_closed(pool);
     mnw__job_sweep(pool);
     mnw__poller_close(pool->reclaimer_poller);
