@@ -12,7 +12,7 @@
 
 #include <errno.h>
 
-/* Extents taken from one cache before the pool looks which cache is due next. */
+/* Extents taken from one cache together, and before the pool looks which cache is due next. */
 #define BATCH 16
 /* The reclaimer looks after its other work when it has evicted so many. */
 #define ROUND_EXTENTS 64u
@@ -103,15 +103,31 @@ static bool take_credit(struct mnw_pool *pool, int64_t faults) {
     return true;
 }
 
-/* Unmaps the extent, so that its next use is a fault. */
-static void watch(struct mnw_cache *cache, uint32_t extent) {
+/* Pages to be unmapped, so that their next use is a fault: neighbours by one call, which interrupts readers once. */
+struct watching {
+    struct mnw_cache *cache;
+    uint64_t first, end;
+};
+
+static void zap_watched(struct watching *watching) {
+    if (watching->end > watching->first)
+        mnw__views_zap(watching->cache, watching->first, watching->end - watching->first);
+    watching->first = watching->end = 0;
+}
+
+static void watch(struct watching *watching, uint32_t extent) {
+    struct mnw_cache *cache = watching->cache;
     unsigned present = mnw__extent_load(&cache->pages, extent).present;
     bool huge = cache->backing.kind == MNW_BACKING_GRADED && mnw__cache_is_promotable(cache, extent);
-    if (present && take_credit(cache->pool, huge ? 1 : present)) {
-        uint64_t first = mnw__extent_first(&cache->pages, extent);
-        mnw__views_zap(cache, first, mnw__extent_end(&cache->pages, extent) - first);
-        mnw__count(&cache->counters, MNW__ZAPS, 1);
+    if (!present || !take_credit(cache->pool, huge ? 1 : present))
+        return;
+    uint64_t first = mnw__extent_first(&cache->pages, extent);
+    if (first != watching->end) {
+        zap_watched(watching);
+        watching->first = first;
     }
+    watching->end = mnw__extent_end(&cache->pages, extent);
+    mnw__count(&cache->counters, MNW__ZAPS, 1);
 }
 
 /*
@@ -119,12 +135,13 @@ static void watch(struct mnw_cache *cache, uint32_t extent) {
  * reader: that alone is no use of it, but what use was made of it since is hidden. One that is neither is not mapped.
  */
 static bool recent(void *context, uint32_t extent) {
-    struct mnw_cache *cache = context;
+    struct watching *watching = context;
+    struct mnw_cache *cache = watching->cache;
     if (grace_left(cache, extent, mnw__clock_ns()))
         return true;
     enum mnw__use use = mnw__extent_take_use(&cache->pages, extent);
     if (use != MNW__USE_NONE)
-        watch(cache, extent);
+        watch(watching, extent);
     return use == MNW__USE_SEEN;
 }
 
@@ -147,74 +164,127 @@ void mnw__reclaim_keep(struct mnw_cache *cache, uint64_t extent) {
         mnw__views_wake(cache, first, mnw__extent_end(&cache->pages, extent) - first);
 }
 
-int mnw__reclaim_extent(struct mnw_cache *cache, uint64_t extent, uint64_t *bytes) {
+/* Has it memory, or may it have? */
+static bool is_empty(const struct mnw_cache *cache, uint64_t extent) {
+    struct mnw__extent now = mnw__extent_load(&cache->pages, extent);
+    return !now.charged && !now.present;
+}
+
+static int punch(struct mnw_cache *cache, uint64_t extent, uint64_t last) {
+    uint64_t offset = mnw__cache_page_offset(cache, mnw__extent_first(&cache->pages, extent));
+    return mnw__backing_punch(&cache->backing, offset,
+                              mnw__cache_page_offset(cache, mnw__extent_end(&cache->pages, last)) - offset);
+}
+
+/* Its memory is gone: EVICTING -> ABSENT. The bytes given back. */
+static uint64_t forget(struct mnw_cache *cache, uint64_t extent) {
     bool charged = mnw__extent_load(&cache->pages, extent).charged;
-    uint64_t first = mnw__extent_first(&cache->pages, extent), end = mnw__extent_end(&cache->pages, extent);
-    uint64_t offset = mnw__cache_page_offset(cache, first);
-    bool empty = !charged && !mnw__extent_load(&cache->pages, extent).present;
-    *bytes = 0;
-    if (!empty) {
-        int error = mnw__backing_punch(&cache->backing, offset, mnw__cache_page_offset(cache, end) - offset);
-        if (error) {
-            mnw__reclaim_keep(cache, extent);
-            return error;
-        }
-    }
+    uint64_t first = mnw__extent_first(&cache->pages, extent), bytes;
     uint64_t dropped = drop_words(cache, extent);
     forget_grace(cache, extent);
     mnw__cache_sync_policy(cache, extent, false); /* out, before anybody can make it RESIDENT anew */
     if (cache->pool->whole_extents)
-        *bytes = charged ? cache->pool->extent_bytes : 0;
+        bytes = charged ? cache->pool->extent_bytes : 0;
     else
-        *bytes = dropped * cache->backing.page_bytes;
+        bytes = dropped * cache->backing.page_bytes;
     if (mnw__extent_evicted(&cache->pages, extent))
-        mnw__views_wake(cache, first, end - first);
-    mnw__cache_uncharge(cache, *bytes);
-    if (*bytes)
+        mnw__views_wake(cache, first, mnw__extent_end(&cache->pages, extent) - first);
+    mnw__cache_uncharge(cache, bytes);
+    if (bytes)
         mnw__pool_progress(cache->pool);
-    return 0;
+    return bytes;
+}
+
+int mnw__reclaim_extent(struct mnw_cache *cache, uint64_t extent, uint64_t *bytes) {
+    int error = is_empty(cache, extent) ? 0 : punch(cache, extent, extent);
+    *bytes = 0;
+    if (error)
+        mnw__reclaim_keep(cache, extent);
+    else
+        *bytes = forget(cache, extent);
+    return error;
 }
 
 /* ---- victims ---- */
 
-static bool pick(struct mnw_cache *cache, uint32_t *extent) {
+/* Extents that are EVICTING, all by us, in the order of the store. */
+struct victims {
+    uint32_t extents[BATCH];
+    unsigned count;
+    uint64_t bytes; /* that they will give back */
+};
+
+static bool pick(struct mnw_cache *cache, struct watching *watching, uint32_t *extent) {
     mnw__mutex_lock(&cache->policy_lock);
-    bool any = mnw__policy_pick(&cache->policy, recent, cache, extent);
+    bool any = mnw__policy_pick(&cache->policy, recent, watching, extent);
     mnw__mutex_unlock(&cache->policy_lock);
     return any;
 }
 
-static uint64_t evict_one(struct mnw_cache *cache, uint32_t extent, bool direct) {
-    mnw__signals_block();
-    if (pass_over(cache, extent) || !mnw__extent_claim_eviction(&cache->pages, extent)) {
-        mnw__signals_restore();
-        mnw__cache_sync_policy(cache, extent, true);
-        return 0;
-    }
-    uint64_t bytes = 0;
-    int error = mnw__reclaim_extent(cache, extent, &bytes);
-    mnw__signals_restore();
-    if (error || !bytes)
-        return 0;
+static void count_evicted(struct mnw_cache *cache, uint64_t bytes, bool direct) {
+    if (!bytes)
+        return;
     mnw__count(&cache->counters, MNW__EVICTIONS, 1);
     mnw__count(&cache->counters, MNW__EVICTED_BYTES, bytes);
     if (direct)
         mnw__count(&cache->counters, MNW__EVICTIONS_DIRECT, 1);
-    return bytes;
 }
 
-/* Evicts up to a batch; passes over extents in use, each at most once. */
-static uint64_t evict_batch(struct mnw_cache *cache, uint64_t bytes, bool direct) {
+static void add_victim(struct mnw_cache *cache, struct victims *victims, uint32_t extent) {
+    unsigned at = victims->count++;
+    for (; at && victims->extents[at - 1] > extent; at--)
+        victims->extents[at] = victims->extents[at - 1];
+    victims->extents[at] = extent;
+    victims->bytes += cache->pool->whole_extents
+                          ? cache->pool->extent_bytes
+                          : mnw__extent_load(&cache->pages, extent).present * (uint64_t)cache->backing.page_bytes;
+}
+
+/* Up to a batch, worth `bytes`; passes over extents in use, each at most once. */
+static void gather(struct mnw_cache *cache, uint64_t bytes, bool direct, struct victims *victims) {
+    struct watching watching = {.cache = cache};
     mnw__mutex_lock(&cache->policy_lock);
-    uint32_t tries = direct && cache->policy.count > DIRECT_TRIES ? DIRECT_TRIES : cache->policy.count;
+    uint32_t tries = direct && cache->policy.count > DIRECT_TRIES ? DIRECT_TRIES : cache->policy.count, extent;
     mnw__mutex_unlock(&cache->policy_lock);
-    uint64_t given = 0;
-    uint32_t extent;
-    for (unsigned evicted = 0; evicted < BATCH && given < bytes && tries && pick(cache, &extent); tries--) {
-        uint64_t some = evict_one(cache, extent, direct);
-        given += some;
-        evicted += some > 0;
+    for (; victims->count < BATCH && victims->bytes < bytes && tries && pick(cache, &watching, &extent); tries--) {
+        if (pass_over(cache, extent) || !mnw__extent_claim_eviction(&cache->pages, extent))
+            mnw__cache_sync_policy(cache, extent, true);
+        else if (is_empty(cache, extent))
+            forget(cache, extent);
+        else
+            add_victim(cache, victims, extent);
     }
+    zap_watched(&watching);
+}
+
+/* Neighbours are punched by one call. Where that fails, one of them may be to blame: each by itself. */
+static uint64_t evict_run(struct mnw_cache *cache, const uint32_t *extents, unsigned count, bool direct) {
+    uint64_t given = 0;
+    bool punched = count > 1 && !punch(cache, extents[0], extents[count - 1]);
+    for (unsigned i = 0; i < count; i++) {
+        uint64_t bytes = 0;
+        if (punched)
+            bytes = forget(cache, extents[i]);
+        else
+            mnw__reclaim_extent(cache, extents[i], &bytes);
+        count_evicted(cache, bytes, direct);
+        given += bytes;
+    }
+    return given;
+}
+
+/* Who wants a page of a victim waits for the runs before its own: no handler of the program's may come in between. */
+static uint64_t evict_batch(struct mnw_cache *cache, uint64_t bytes, bool direct) {
+    struct victims victims = {.count = 0};
+    uint64_t given = 0;
+    mnw__signals_block();
+    gather(cache, bytes, direct, &victims);
+    for (unsigned at = 0, count; at < victims.count; at += count) {
+        for (count = 1; at + count < victims.count && victims.extents[at + count] == victims.extents[at] + count;)
+            count++;
+        given += evict_run(cache, &victims.extents[at], count, direct);
+    }
+    mnw__signals_restore();
     return given;
 }
 

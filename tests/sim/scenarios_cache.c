@@ -358,12 +358,33 @@ static void lost_page(enum mnw_backing kind) {
     high_close(&high);
 }
 
+/* Neighbours are evicted by one call, but not what is pinned between them. */
+static void neighbours_go_together(enum mnw_backing kind) {
+    enum { EXTENTS = 24, PINNED = 9 };
+    struct high high;
+    high_open(&high, kind, &(struct high_options){.extents = EXTENTS});
+    expect(mnw_prefetch(high.cache, 0, high.size_bytes, 1) > 0, "prefetch");
+    high_event(&high, MNW_EVENT_PREFETCH, 0, 1);
+    uint64_t pinned = high_offset(&high, PINNED * high.extent_pages);
+    expect_result("pin", mnw_pin(high.cache, pinned, high.extent), 0);
+    expect_result("down", mnw_pool_set_budget(high.pool, 4 * high.extent), 0);
+    expect(high_stats(&high).evictions >= EXTENTS - 4, "the others go");
+    for (size_t i = 0; i < high.extent_pages; i++) /* stays */
+        high_expect_flags(&high, PINNED * high.extent_pages + i, MNW_RESIDENT | MNW_PINNED);
+    high_read_all(&high, high.view, 0);
+    for (size_t i = 0; i < high.extent_pages; i++)
+        expect(high_reads_of(&high, PINNED * high.extent_pages + i) <= 1, "and is not read again");
+    expect_result("unpin", mnw_unpin(high.cache, pinned, high.extent), 0);
+    high_close(&high);
+}
+
 const struct scenario scenarios_cache[] = {
     {"read-everything", ON_ALL, read_everything},
     {"end-inside-a-page", ON_ALL, end_inside_a_page},
     {"evicting", ON_ALL, evicting},
     {"two-caches", ON_ALL, two_caches},
     {"pinned-stays", ON_ALL, pinned_stays},
+    {"neighbours-go-together", ON_SHMEM, neighbours_go_together},
     {"pins-are-counted", ON_ALL, pins_are_counted},
     {"pin-too-much", ON_ALL, pin_too_much},
     {"pin-of-a-bad-page", ON_ALL, pin_of_a_bad_page},
