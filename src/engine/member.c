@@ -140,13 +140,15 @@ int64_t mnw__member_copy(struct mnw_cache *cache, struct mnw_read *read) {
 /* ---- what is done to all of them ---- */
 
 int mnw__members_pin(struct mnw_cache *cache, uint64_t page, uint64_t count) {
-    int error = 0;
-    unsigned pinned = 0;
-    for (; !error && pinned < mnw__member_count(cache); pinned++)
-        error = mnw__pin_pages(mnw__member(cache, pinned), page, count);
-    for (pinned--; error && pinned--;)
-        mnw__unpin_pages(mnw__member(cache, pinned), page, count);
-    return error;
+    for (unsigned i = 0; i < mnw__member_count(cache); i++) {
+        int error = mnw__pin_pages(mnw__member(cache, i), page, count);
+        if (!error)
+            continue;
+        while (i--)
+            mnw__unpin_pages(mnw__member(cache, i), page, count);
+        return error;
+    }
+    return 0;
 }
 
 int mnw__members_unpin(struct mnw_cache *cache, uint64_t page, uint64_t count) {

@@ -20,7 +20,7 @@
 enum { SECONDS_PER_SEED = 60 };
 
 static long long first_seed = 1, seed_count = 1;
-static int trace, keep_going, in_process, digests, forking;
+static int trace, keep_going, in_process, digests, forking, copying;
 
 static void on_crash(int number, siginfo_t *info, void *context) {
     (void)context;
@@ -86,6 +86,7 @@ static const struct poptOption options[] = {
     {"keep-going", 0, POPT_ARG_NONE, &keep_going, 0, "do not stop at the first seed that fails", NULL},
     {"digest", 0, POPT_ARG_NONE, &digests, 0, "say a number made of every switch of each seed", NULL},
     {"forking", 0, POPT_ARG_NONE, &forking, 0, "worlds of consumers that fork only", NULL},
+    {"replicas", 0, POPT_ARG_NONE, &copying, 0, "worlds of caches with a copy on each of several nodes only", NULL},
     {"in-process", 0, POPT_ARG_NONE, &in_process, 0, "no process for each seed (for debuggers)", NULL},
     POPT_AUTOHELP POPT_TABLEEND};
 
@@ -109,6 +110,7 @@ int main(int argc, char **argv) {
         return 2;
     catch_crashes();
     workload_always_forks = forking;
+    workload_always_copies = copying;
     clock_gettime(CLOCK_MONOTONIC, &start);
     for (uint64_t seed = (uint64_t)first_seed; ran < (uint64_t)seed_count && (!failed || keep_going); seed++, ran++) {
         if (in_process)

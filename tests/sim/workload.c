@@ -18,7 +18,7 @@
 enum { NODES_MAX = 4 };
 
 struct world world;
-bool workload_always_forks;
+bool workload_always_forks, workload_always_copies;
 
 static uint64_t draw(uint64_t low, uint64_t high) {
     return random_between(fiber_random(), low, high);
@@ -552,7 +552,7 @@ static void live(void *argument) {
 
 void workload_run(uint64_t seed, bool trace) {
     memset(&world, 0, sizeof(world));
-    world.has_replicas = !workload_always_forks && random_mix(seed + 1) % 8 == 0;
+    world.has_replicas = !workload_always_forks && (workload_always_copies || random_mix(seed + 1) % 8 == 0);
     freed_keep();
     static const unsigned odds[] = {20, 100, 300, 700, 1024};
     fiber_begin(seed, odds[random_mix(seed) % 5], trace);

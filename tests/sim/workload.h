@@ -112,6 +112,8 @@ extern struct world world;
 
 /* Every world is one of consumers that fork; other worlds than the same seeds have without. */
 extern bool workload_always_forks;
+/* The same of caches with a copy on each of several nodes. */
+extern bool workload_always_copies;
 /* Runs one seed from nothing to nothing; fails through sim_fail(). */
 void workload_run(uint64_t seed, bool trace);
 
