@@ -176,6 +176,13 @@ static int first_node(uint64_t nodes) {
     return __builtin_ctzll(nodes);
 }
 
+static const char *how_used(enum mnw_backing kind) {
+    if (kind != MNW_BACKING_GRADED)
+        return "can be used now";
+    return mnw__backing_folios() == MNW__FOLIOS_MEMFD ? "can be used now, on memfds"
+                                                      : "can be used now, on a private tmpfs mounted with huge=always";
+}
+
 static void examine_backings(struct examination *examination, const struct mnw__uffd_probe *probe, uint64_t nodes) {
     static const struct {
         const char *name;
@@ -197,7 +204,7 @@ static void examine_backings(struct examination *examination, const struct mnw__
         bool required = kind == MNW_BACKING_SHMEM, open = probe->door != MNW__UFFD_DOOR_NONE;
         tell(examination, backings[i].name, !error && open, required, required || !error ? NULL : fix, "%s",
              error  ? mnw__fail_message()
-             : open ? "can be used now"
+             : open ? how_used(kind)
                     : "its memory can be had, and userfaultfd is refused");
     }
 }
@@ -229,14 +236,21 @@ static void examine_hugepages(struct examination *examination, uint64_t nodes) {
     }
 }
 
+/* Since 6.11 each size of folios has a setting of its own, which counts unless it is "inherit". */
 static void examine_shmem_huge(struct examination *examination) {
-    char word[32];
+    char word[32], own[32], path[128], fix[256] = FIX_SHMEM_HUGE;
+    size_t kib = mnw__backing_extent_bytes(MNW_BACKING_GRADED) >> 10;
     if (mnw__sysfs_choice(THP_DIRECTORY "/shmem_enabled", word, sizeof(word)) < 0) {
         tell(examination, "shmem-huge", false, false, NULL, "this kernel has no huge shmem pages");
         return;
     }
-    bool ok = strcmp(word, "never") && strcmp(word, "deny");
-    tell(examination, "shmem-huge", ok, false, FIX_SHMEM_HUGE, "shmem_enabled is %s%s", word,
+    snprintf(path, sizeof(path), THP_DIRECTORY "/hugepages-%zukB/shmem_enabled", kib);
+    bool has_own = mnw__sysfs_choice(path, own, sizeof(own)) >= 0 && strcmp(own, "inherit");
+    if (has_own && strcmp(word, "deny"))
+        snprintf(fix, sizeof(fix), "echo inherit > %s && %s", path, FIX_SHMEM_HUGE);
+    bool ok = mnw__backing_folios() == MNW__FOLIOS_MEMFD;
+    tell(examination, "shmem-huge", ok, false, fix, "shmem_enabled is %s%s%s%s", word,
+         has_own ? ", for folios of this size " : "", has_own ? own : "",
          ok ? "" : "; graded pools then need a tmpfs mount with huge=, which takes root");
 }
 

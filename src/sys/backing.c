@@ -88,15 +88,13 @@ static uint64_t file_bytes(enum mnw_backing kind, uint64_t size_bytes) {
 
 /* ---- graded: where huge folios come from ---- */
 
-enum folios { FOLIOS_MEMFD, FOLIOS_TMPFS, FOLIOS_NONE };
-
-static enum folios huge_folios(void) {
+enum mnw__folios mnw__backing_folios(void) {
     char word[16], path[96];
     if (mnw__sysfs_choice(THP "shmem_enabled", word, sizeof(word)) || !strcmp(word, "deny")) {
-        return FOLIOS_NONE;
+        return MNW__FOLIOS_NONE;
     }
     if (!strcmp(word, "force")) {
-        return FOLIOS_MEMFD;
+        return MNW__FOLIOS_MEMFD;
     }
     /* Since 6.11 each size has a setting of its own, which for this size defaults to the one above. */
     char own[16];
@@ -105,7 +103,7 @@ static enum folios huge_folios(void) {
     if (!mnw__sysfs_choice(path, own, sizeof(own)) && strcmp(own, "inherit")) {
         memcpy(word, own, sizeof(word));
     }
-    return strcmp(word, "never") ? FOLIOS_MEMFD : FOLIOS_TMPFS;
+    return strcmp(word, "never") ? MNW__FOLIOS_MEMFD : MNW__FOLIOS_TMPFS;
 }
 
 /* A nameless file on a tmpfs that is mounted nowhere. It cannot be sealed: nobody else ever gets its descriptor. */
@@ -138,13 +136,13 @@ static int fail_graded(int error) {
 }
 
 static int check_graded(void) {
-    switch (huge_folios()) {
-    case FOLIOS_MEMFD:
+    switch (mnw__backing_folios()) {
+    case MNW__FOLIOS_MEMFD:
         return 0;
-    case FOLIOS_NONE:
+    case MNW__FOLIOS_NONE:
         return mnw__fail(-EOPNOTSUPP, "graded backing: this kernel denies huge folios to shmem; run: "
                                       "echo advise > " THP "shmem_enabled");
-    case FOLIOS_TMPFS:
+    case MNW__FOLIOS_TMPFS:
         break;
     }
     int fd = open_tmpfs_file();
@@ -251,7 +249,7 @@ static int open_file(enum mnw_backing kind) {
     unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
     if (mnw__backing_is_hugetlb(kind)) {
         flags |= MFD_HUGETLB | mnw__log2(mnw__backing_page_bytes(kind)) << MFD_HUGE_SHIFT;
-    } else if (kind == MNW_BACKING_GRADED && huge_folios() == FOLIOS_TMPFS) {
+    } else if (kind == MNW_BACKING_GRADED && mnw__backing_folios() == MNW__FOLIOS_TMPFS) {
         int fd = open_tmpfs_file();
         return fd < 0 ? fail_graded(fd) : fd;
     }

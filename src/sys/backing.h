@@ -29,6 +29,10 @@ static inline bool mnw__backing_is_hugetlb(enum mnw_backing kind) {
     return kind == MNW_BACKING_HUGETLB_2M || kind == MNW_BACKING_HUGETLB_1G;
 }
 
+/* Where the huge folios of graded memory come from, as the machine is set: its memfds, a private tmpfs, or nowhere. */
+enum mnw__folios { MNW__FOLIOS_MEMFD, MNW__FOLIOS_TMPFS, MNW__FOLIOS_NONE };
+enum mnw__folios mnw__backing_folios(void);
+
 /* What a kind needs of the machine, before anything is made. -ENOMEM, -EOPNOTSUPP with a message; or 0. */
 int mnw__backing_check(enum mnw_backing kind, uint64_t budget_bytes);
 /*

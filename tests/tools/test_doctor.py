@@ -12,6 +12,15 @@ import unittest
 import command
 
 
+THP = "/sys/kernel/mm/transparent_hugepage"
+SHMEM_ENABLED = f"{THP}/shmem_enabled"
+OWN_ENABLED = f"{THP}/hugepages-2048kB/shmem_enabled"  # from Linux 6.11
+
+
+def chosen(text):
+    return re.search(r"\[(\w+)\]", text).group(1)
+
+
 def read(path):
     with open(path, encoding="utf-8") as file:
         return file.read().strip()
@@ -20,7 +29,7 @@ def read(path):
 def moving_settings():
     """What other programs may change while the test looks."""
     paths = glob.glob("/sys/devices/system/node/node[0-9]*/hugepages/hugepages-*kB/*_hugepages")
-    paths += glob.glob("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
+    paths += glob.glob(SHMEM_ENABLED) + glob.glob(OWN_ENABLED)
     return {path: read(path) for path in paths}
 
 
@@ -128,15 +137,40 @@ class Doctor(unittest.TestCase):
         self.eventually(self.shmem_huge_matches_sysfs)
 
     def shmem_huge_matches_sysfs(self):
-        path = "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
-        if not os.path.exists(path):
-            self.assertFalse(self.findings["shmem-huge"]["ok"])
+        finding, graded = self.findings["shmem-huge"], self.findings["backing-graded"]
+        if not os.path.exists(SHMEM_ENABLED):
+            self.assertFalse(finding["ok"])
             return
-        word = re.search(r"\[(\w+)\]", self.settings[path]).group(1)
-        self.assertIn(word, self.findings["shmem-huge"]["found"])
-        self.assertEqual(self.findings["shmem-huge"]["ok"], word not in ("never", "deny"))
-        if not self.findings["shmem-huge"]["ok"]:
-            self.assertIn(path, self.findings["shmem-huge"]["fix"])
+        word, own = chosen(self.settings[SHMEM_ENABLED]), chosen(self.settings.get(OWN_ENABLED, "[inherit]"))
+        self.assertIn(word, finding["found"])
+        if own != "inherit":
+            self.assertIn(own, finding["found"])
+        counts = word if own == "inherit" or word in ("deny", "force") else own
+        self.assertEqual(finding["ok"], counts not in ("never", "deny"))
+        if graded["ok"]:
+            self.assertIn("memfds" if finding["ok"] else "private tmpfs", graded["found"])
+        if not finding["ok"]:
+            self.assertIn(f"echo advise > {SHMEM_ENABLED}", finding["fix"])
+            self.assertEqual(own != "inherit" and word != "deny", OWN_ENABLED in finding["fix"])
+
+    @unittest.skipUnless(os.access(SHMEM_ENABLED, os.W_OK) and os.path.exists(OWN_ENABLED),
+                         "these settings cannot be made")
+    def test_shmem_huge_follows_its_settings(self):
+        before = {path: chosen(read(path)) for path in (SHMEM_ENABLED, OWN_ENABLED)}
+        try:
+            for word, own, ok in (("never", "inherit", False), ("advise", "inherit", True), ("advise", "never", False),
+                                  ("never", "advise", True), ("deny", "always", False)):
+                for path, value in ((SHMEM_ENABLED, word), (OWN_ENABLED, own)):
+                    with open(path, "w", encoding="ascii") as file:
+                        file.write(value)
+                self.look()
+                self.shmem_huge_matches_sysfs()
+                self.assertEqual(self.findings["shmem-huge"]["ok"], ok, (word, own))
+        finally:
+            for path, value in before.items():
+                with open(path, "w", encoding="ascii") as file:
+                    file.write(value)
+            self.look()
 
     def test_lines_say_the_same(self):
         self.eventually(self.lines_say_the_same)
