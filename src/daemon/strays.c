@@ -130,11 +130,10 @@ bool mnw__strays_add(struct mnw__daemon *daemon, int fd, const char *name) {
     daemon->strays = stray;
     daemon->stray_count++;
     mnw__uffd_tame(fd);
-    int error = keep(daemon, stray, name);
-    if (!error)
-        error = mnw__daemon_watch(daemon, fd, EPOLLIN | EPOLLET, &stray->source);
-    if (error)
-        mnw__daemon_log("a child of a consumer is not kept, or not watched: %s", strerror(-error));
+    int kept = keep(daemon, stray, name), watched = mnw__daemon_watch(daemon, fd, EPOLLIN | EPOLLET, &stray->source);
+    if (kept || watched)
+        mnw__daemon_log("a child of a consumer is not %s: %s", watched ? "watched" : "kept",
+                        strerror(watched ? -watched : -kept));
     /* Who waits already has faulted for an owner that is gone, which may have read of it. */
     wake_all(fd);
     return true;
