@@ -179,7 +179,7 @@ static void draw_pool(struct mnw_pool_options *options) {
     };
     if (world.has_replicas)
         options->numa = MNW_NUMA_LOCAL;
-    if (fake_config.nodes > 1 && one_in(2)) {
+    if (fake_config.nodes > 1 && (world.is_churned || one_in(2))) {
         options->numa = MNW_NUMA_LOCAL;
         options->rebalance_bytes_per_second = draw(1, 2000) * world.extent_bytes;
     }
