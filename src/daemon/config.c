@@ -43,7 +43,9 @@ struct mnw__config *mnw__config_new(void) {
                                                  .pinned = UINT64_C(256) << 20,
                                                  .prefetches = 16,
                                                  .requests = 16,
-                                                 .requests_per_second = 5000};
+                                                 .requests_per_second = 5000,
+                                                 .hello_ms = 10000,
+                                                 .unread_ms = 30000};
     return config;
 }
 
@@ -343,34 +345,31 @@ static int read_list(struct mnw__config *config, const struct mnw__place *root, 
 /* ---- the rest ---- */
 
 static int read_limits(struct mnw__config *config, const struct mnw__place *root) {
-    static const char *const keys[] = {
-        "sessions", "sessions_per_user",   "views",      "bytes", "pinned", "faults_per_second",
-        "requests", "requests_per_second", "prefetches", NULL};
+    struct mnw__config_limits *limits = &config->limits;
+    const struct {
+        const char *key;
+        uint64_t least, most;
+        uint64_t *number;
+    } numbers[] = {
+        {"sessions", 1, 1024, &limits->sessions},     {"sessions_per_user", 1, 1024, &limits->sessions_per_user},
+        {"views", 0, 4096, &limits->views},           {"faults_per_second", 0, UINT32_MAX, &limits->faults_per_second},
+        {"requests", 1, 256, &limits->requests},      {"requests_per_second", 1, 1000000, &limits->requests_per_second},
+        {"prefetches", 0, 64, &limits->prefetches},   {"hello_ms", 1, 3600000, &limits->hello_ms},
+        {"unread_ms", 1, 3600000, &limits->unread_ms}};
+    enum { NUMBERS = sizeof(numbers) / sizeof(*numbers) };
+    const char *keys[NUMBERS + 3] = {"bytes", "pinned"};
     json_t *object = json_object_get(root->object, "limits");
     if (!object)
         return 0;
-    struct mnw__config_limits *limits = &config->limits;
     struct mnw__place place = mnw__place_inside(root, "limits", -1, object);
+    for (unsigned i = 0; i < NUMBERS; i++)
+        keys[i + 2] = numbers[i].key;
     int error = mnw__place_check_keys(&place, keys);
-    if (!error)
-        error = mnw__place_number(&place, "sessions", 1, 1024, &limits->sessions);
-    if (!error)
-        error = mnw__place_number(&place, "sessions_per_user", 1, 1024, &limits->sessions_per_user);
-    if (!error)
-        error = mnw__place_number(&place, "views", 0, 4096, &limits->views);
+    for (unsigned i = 0; i < NUMBERS && !error; i++)
+        error = mnw__place_number(&place, numbers[i].key, numbers[i].least, numbers[i].most, numbers[i].number);
     if (!error)
         error = mnw__place_size(&place, "bytes", &limits->bytes);
-    if (!error)
-        error = mnw__place_size(&place, "pinned", &limits->pinned);
-    if (!error)
-        error = mnw__place_number(&place, "faults_per_second", 0, UINT32_MAX, &limits->faults_per_second);
-    if (!error)
-        error = mnw__place_number(&place, "requests", 1, 256, &limits->requests);
-    if (!error)
-        error = mnw__place_number(&place, "requests_per_second", 1, 1000000, &limits->requests_per_second);
-    if (!error)
-        error = mnw__place_number(&place, "prefetches", 0, 64, &limits->prefetches);
-    return error;
+    return error ? error : mnw__place_size(&place, "pinned", &limits->pinned);
 }
 
 static int read_socket(struct mnw__config *config, const struct mnw__place *root) {

@@ -51,6 +51,7 @@ struct mnw__config_limits {
     uint64_t sessions, sessions_per_user;                         /* in all; of one user */
     uint64_t views, bytes, faults_per_second, pinned, prefetches; /* of one session; 0: no limit, but see pinned */
     uint64_t requests, requests_per_second;
+    uint64_t hello_ms, unread_ms; /* how long a session lasts without HELLO; whose peer takes no answer */
 };
 
 struct mnw__config {

@@ -21,12 +21,16 @@
 
 #define MS UINT64_C(1000000)
 
-enum { READS_MAX = 8, ACCEPTS_MAX = 8, HELLO_MS = 10000, STUCK_MS = 30000, SEND_BUFFER = 32768, TICK_MS = 50 };
+enum { READS_MAX = 8, ACCEPTS_MAX = 8, SEND_BUFFER = 32768, TICK_MS = 50 };
 
 /* ---- sending ---- */
 
 static int send_now(const struct mnw__session *session, const struct mnw__wire_packet *packet, size_t bytes, int fd) {
     return mnw__socket_send(session->fd, packet, bytes, &fd, fd >= 0);
+}
+
+static uint64_t unread_until(const struct mnw__session *session) {
+    return mnw__clock_ns() + session->daemon->config->limits.unread_ms * MS;
 }
 
 static bool keep_unsent(struct mnw__session *session, const struct mnw__wire_packet *packet, size_t bytes, int fd) {
@@ -40,7 +44,7 @@ static bool keep_unsent(struct mnw__session *session, const struct mnw__wire_pac
         return false;
     }
     if (!session->unsent_count++)
-        session->deadline_ns = mnw__clock_ns() + STUCK_MS * MS;
+        session->deadline_ns = unread_until(session);
     *session->unsent_end = unsent;
     session->unsent_end = &unsent->next;
     return true;
@@ -81,7 +85,7 @@ static void send_unsent(struct mnw__session *session) {
             return;
         }
         free_unsent(session);
-        session->deadline_ns = session->unsent ? mnw__clock_ns() + STUCK_MS * MS : 0;
+        session->deadline_ns = session->unsent ? unread_until(session) : 0;
     }
 }
 
@@ -265,7 +269,7 @@ struct mnw__session *mnw__session_add(struct mnw__daemon *daemon, int fd, int re
     session->unsent_end = &session->unsent;
     session->allowance = daemon->config->limits.requests_per_second * 1000;
     session->allowance_ns = mnw__clock_ns();
-    session->deadline_ns = session->allowance_ns + HELLO_MS * MS;
+    session->deadline_ns = session->allowance_ns + daemon->config->limits.hello_ms * MS;
     int error = know_peer(session);
     if (!error)
         error = admit(session);
@@ -350,7 +354,7 @@ static bool is_late(struct mnw__session *session, uint64_t now) {
     if (session->unsent_count)
         mnw__session_drop(session, -ETIMEDOUT, "answers were not read");
     else if (!session->is_greeted)
-        mnw__session_drop(session, -ETIMEDOUT, "no HELLO came within 10 s");
+        mnw__session_drop(session, -ETIMEDOUT, "no HELLO came in time");
     else
         session->deadline_ns = 0;
     return true;

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Who may have how much of the daemon: COMMAND. Limits on faults are a peer's, however many views and pools it uses."""
 import ctypes
+import fcntl
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ from peer import PAGE, Peer, View
 COMMAND = sys.argv.pop(1)
 MEGABYTES = 8
 RATE = 500
+GROUP = 7654
 BLOCK = 64 << 10  # what one fault may map at once
 
 
@@ -107,6 +109,102 @@ class Faults(unittest.TestCase):
             time.sleep(0.01)
         self.daemon.wait_ready()
         self.check()
+
+
+class Sessions(unittest.TestCase):
+    """Who may come, what they get, and how long they may keep the daemon waiting."""
+
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory(prefix="minnow-policy-")
+        self.addCleanup(self.folder.cleanup)
+        uri = "file://" + peer.make_image(self.folder.name, 4)
+        config = {"pools": [{"name": "main", "budget": "16M"}, {"name": "graded", "backing": "graded", "budget": "16M"}],
+                  "access": {"users": [0], "groups": [GROUP]},
+                  "limits": {"hello_ms": 300, "unread_ms": 700},
+                  "images": [{"name": "disk", "pool": "main", "uri": uri}, {"name": "graded", "pool": "graded", "uri": uri},
+                             {"name": "grouped", "pool": "main", "uri": uri, "access": {"groups": [GROUP + 1]}}]}
+        self.daemon = peer.Daemon(COMMAND, {}, config=json.dumps(config))
+        self.addCleanup(self.daemon.close)
+
+    def as_user(self, group, groups, code):
+        """Runs code as a user who has nothing but these groups; what it says on stderr."""
+        if os.getuid() != 0:
+            self.skipTest("only root can become somebody else")
+        text = "import os, sys\nsys.path.insert(0, sys.argv[2])\nimport peer\n" \
+               f"os.setgroups({groups}); os.setresgid({group}, {group}, {group}); os.setresuid(54321, 54321, 54321)\n"
+        done = subprocess.run([sys.executable, "-c", text + code, self.daemon.path,
+                               os.path.dirname(os.path.abspath(__file__))],
+                              capture_output=True, text=True, timeout=60, check=False)
+        return done.stderr
+
+    def test_groups(self):
+        """Access by a peer's own group, by one of the others it is in, and not by any that it is not in."""
+        may = "answer = peer.Peer(sys.argv[1]).open('disk')\nassert answer.status == 0, answer\n"
+        may_not = "answer = peer.Peer(sys.argv[1], greet=False).receive()\n" \
+                  "assert answer.kind == peer.EVENT_ENDED and answer.status == -13, answer\n"
+        self.assertEqual(self.as_user(GROUP, [], may), "")
+        self.assertEqual(self.as_user(7, [8, GROUP], may), "")
+        self.assertEqual(self.as_user(7, [8, GROUP + 2], may_not), "")
+
+    def test_groups_of_an_image(self):
+        both = "session = peer.Peer(sys.argv[1])\n" \
+               "found = [session.open(name).status for name in ('disk', 'grouped')]\nassert found == {}, found\n"
+        self.assertEqual(self.as_user(GROUP, [], both.format([0, -2])), "")
+        self.assertEqual(self.as_user(GROUP + 1, [], both.format([-2, 0])), "")
+        self.assertEqual(self.as_user(7, [GROUP, GROUP + 1], both.format([0, 0])), "")
+
+    def test_seals(self):
+        """The size of what a peer is given cannot be changed by anybody."""
+        with open("/sys/kernel/mm/transparent_hugepage/shmem_enabled", encoding="ascii") as file:
+            own_tmpfs = "[never]" in file.read()
+        with Peer(self.daemon.path) as session:
+            for name in ("disk", "graded"):
+                fd = session.open(name).fd
+                if name == "disk" or not own_tmpfs:
+                    sealed = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+                    wanted = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+                    self.assertEqual(sealed & wanted, wanted, name)
+                self.assertEqual(os.fstat(fd).st_mode & 0o177, 0)
+                with self.assertRaises(OSError):
+                    os.ftruncate(fd, 0)
+                os.close(fd)
+
+    def test_silence(self):
+        """Who never says HELLO is told so and ended; who did may be silent."""
+        with Peer(self.daemon.path) as other, Peer(self.daemon.path, greet=False) as session:
+            begin = time.monotonic()
+            answer = session.receive()
+            waited = time.monotonic() - begin
+            self.assertEqual((answer.kind, answer.status), (peer.EVENT_ENDED, -110), answer)
+            self.assertIn("HELLO", answer.text)
+            with self.assertRaises(peer.Gone):
+                session.receive()
+            self.assertGreater(waited, 0.2)
+            self.assertLess(waited, 5)
+            time.sleep(0.4)
+            self.assertEqual(other.open("disk").status, 0)
+
+    def test_answers_never_taken(self):
+        """Nothing can be told to such a peer: its session just ends, with what it has."""
+        with Peer(self.daemon.path) as other, Peer(self.daemon.path) as session:
+            view = View(session, "disk")
+            session.socket.setblocking(False)
+            try:
+                for number in range(100000):
+                    session.send(peer.message(peer.LIST, number + 1, bytes(8)))
+            except BlockingIOError:
+                pass
+
+            def there():
+                state = json.loads(other.stats().data)
+                return state["sessions"], len(state["views"])
+            self.assertEqual(there(), (2, 1))
+            begin = time.monotonic()
+            while there() != (1, 0) and time.monotonic() - begin < 10:
+                time.sleep(0.02)
+            self.assertEqual(there(), (1, 0))
+            self.assertGreater(time.monotonic() - begin, 0.3)
+            peer.unmap(view.uffd, view.address, view.length)
 
 
 if __name__ == "__main__":

@@ -279,6 +279,15 @@ static void test_closed_while_waiting(void **state) {
 /* ---- the descriptor, and fork ---- */
 
 /* What a consumer is given cannot be written, punched or resized; not even by opening it anew, as another user. */
+static bool may_lack_seals(enum mnw_backing backing) {
+    char setting[128] = "";
+    FILE *file = fopen(SHMEM_ENABLED, "r");
+    bool never = file && fgets(setting, sizeof(setting), file) && strstr(setting, "[never]");
+    if (file)
+        fclose(file);
+    return backing == MNW_BACKING_GRADED && never; /* then it lies on a tmpfs, which knows none */
+}
+
 static int misuse_fd(void *argument) {
     int fd = *(const int *)argument;
     char path[64];
@@ -296,10 +305,10 @@ static int misuse_fd(void *argument) {
     return 0;
 }
 
-static void test_descriptor(void **state) {
-    (void)state;
+static void check_descriptor(enum mnw_backing backing, uint64_t length) {
+    const int size_seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
     struct world world;
-    open_world(&world, MNW_BACKING_SHMEM, 2 * BED_MIB);
+    open_world(&world, backing, length);
     int fd = mnw_cache_fd(world.bed.cache);
     assert_true(fd >= 0);
     assert_int_equal(fcntl(fd, F_GETFL) & O_ACCMODE, O_RDONLY);
@@ -307,9 +316,24 @@ static void test_descriptor(void **state) {
     struct stat status;
     assert_int_equal(fstat(fd, &status), 0);
     assert_int_equal(status.st_mode & 0177, 0);
+    if (!may_lack_seals(backing)) {
+        int seals = fcntl(fd, F_GET_SEALS);
+        assert_true(seals >= 0);
+        assert_int_equal(seals & size_seals, size_seals);
+    }
     assert_int_equal(bed_child(misuse_fd, &fd), 0);
     bed_refused(mnw_cache_fd(NULL), -EINVAL, "cache", "NULL");
     close_world(&world);
+}
+
+static void test_descriptor(void **state) {
+    (void)state;
+    check_descriptor(MNW_BACKING_SHMEM, 2 * BED_MIB);
+    check_descriptor(MNW_BACKING_GRADED, 4 * BED_MIB);
+}
+static void test_descriptor_hugetlb(void **state) {
+    (void)state;
+    check_descriptor(MNW_BACKING_HUGETLB_2M, 3 * HUGE);
 }
 
 struct attached {
@@ -363,6 +387,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_killed_while_waiting),
         cmocka_unit_test(test_closed_while_waiting),
         cmocka_unit_test(test_descriptor),
+        cmocka_unit_test(test_descriptor_hugetlb),
         cmocka_unit_test(test_fork_of_the_manager),
     };
     return cmocka_run_group_tests_name("remote_basic", tests, NULL, NULL);
