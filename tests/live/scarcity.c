@@ -38,33 +38,71 @@ static void test_preferred_falls_back(void **state) {
     close_bed(&bed, &source);
 }
 
-/* Takes every huge page of a node that is free, again and again for a while. */
-static void exhaust(unsigned node, const struct reader *readers) {
-    uint64_t before[NODES_MAX], taken = 0;
+/* How often a hog looks for more, every 10 ms. */
+#define ROUNDS 20u
+
+/* Memory that others take of a node: 2 MiB at a time, as huge pages or as small ones. */
+struct hog {
+    char *at;
+    size_t size, taken;
+    unsigned node;
+    bool is_huge;
+};
+
+static void hog_begin(struct hog *hog, unsigned node, bool is_huge) {
+    long long left = 0;
+    *hog = (struct hog){.node = node, .is_huge = is_huge, .size = (size_t)node_count * HUGE_PAGES * HUGE};
+    if (!is_huge)
+        hog->size = (size_t)numa_node_size64((int)node, &left) & ~(HUGE - 1);
+    hog->at = mmap(NULL, hog->size, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (is_huge ? MAP_HUGETLB : 0), -1, 0);
+    assert_ptr_not_equal(hog->at, MAP_FAILED);
+    (void)madvise(hog->at, hog->size, MADV_HUGEPAGE); /* sooner taken */
+    /* Small ones are not bound: who binds to a node that has nothing left is killed, and so may others be. */
+    unsigned long mask = 1ul << node;
+    assert_int_equal(mbind(hog->at, hog->size, is_huge ? MPOL_BIND : MPOL_PREFERRED, &mask, 64, 0), 0);
+}
+
+/* One step; false: the node has nothing more for it. */
+static bool hog_take(struct hog *hog) {
+    void *last = hog->at + hog->taken + HUGE - BED_PAGE;
+    int node = -1;
+    if (hog->taken == hog->size || madvise(hog->at + hog->taken, HUGE, MADV_POPULATE_WRITE))
+        return false;
+    if (!hog->is_huge && (move_pages(0, 1, &last, NULL, &node, 0) || node != (int)hog->node)) {
+        assert_int_equal(madvise(hog->at + hog->taken, HUGE, MADV_DONTNEED), 0); /* some of it is another node's */
+        return false;
+    }
+    hog->taken += HUGE;
+    return true;
+}
+
+/* Takes what a node has free, again and again for a while: what the pool gives back for a moment is free for a moment.
+ */
+static void exhaust(unsigned node, bool is_huge, const struct reader *readers) {
+    struct hog hog;
+    uint64_t before[NODES_MAX];
     unsigned dry = 0;
-    char *hog = mmap(NULL, (size_t)node_count * HUGE_PAGES * HUGE, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_NORESERVE, -1, 0);
-    assert_ptr_not_equal(hog, MAP_FAILED);
-    set_own_policy(hog, (size_t)node_count * HUGE_PAGES * HUGE, node);
+    hog_begin(&hog, node, is_huge);
     for (unsigned i = 0; i < node_count; i++)
         before[i] = atomic_load(&readers[i].reads);
-    for (unsigned round = 0; round < 50; round++) {
-        while (taken < HUGE_PAGES && !madvise(hog + taken * HUGE, HUGE, MADV_POPULATE_WRITE))
-            taken++;
-        dry += free_huge(node) == 0; /* what the pool gives back for a moment is free for a moment */
+    for (unsigned round = 0; round < ROUNDS; round++) {
+        while (hog_take(&hog))
+            ;
+        dry += !is_huge || free_huge(node) == 0;
         nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
     }
-    print_message("node %u: %llu huge pages taken, none free in %u looks of 50\n", node, (unsigned long long)taken,
-                  dry);
-    assert_true(taken && dry);
+    print_message("node %u: %zu MiB taken, nothing free in %u looks of %u\n", node, hog.taken >> 20, dry, ROUNDS);
+    assert_true(hog.taken && dry);
     for (unsigned i = 0; i < node_count; i++)
         if (atomic_load(&readers[i].reads) == before[i])
             fail_msg("the reader on node %u stands still while node %u has nothing", i, node);
-    assert_int_equal(munmap(hog, (size_t)node_count * HUGE_PAGES * HUGE), 0);
+    assert_int_equal(munmap(hog.at, hog.size), 0);
 }
 
-/* A pool that may have a third of each node, over a store of twice as much; the nodes run out in turn. */
-static void exhaust_each(enum mnw_numa numa, const char *nodes) {
+/* A pool that may have a third of each node's huge pages, or as much, over a store of twice as much; the nodes run out
+ * in turn. */
+static void exhaust_each(const struct backing *backing, enum mnw_numa numa, const char *nodes) {
     struct bed bed = {0};
     struct bed_source source;
     struct reader readers[NODES_MAX];
@@ -73,32 +111,47 @@ static void exhaust_each(enum mnw_numa numa, const char *nodes) {
     bed_hurry(100);
     run_on(0);
     bed_source_open(&source, 2 * huge * HUGE);
-    struct mnw_pool_options options = {.backing = MNW_BACKING_HUGETLB_2M, .numa = numa, .nodes = nodes};
+    struct mnw_pool_options options = {.backing = backing->kind, .numa = numa, .nodes = nodes};
     options.budget_bytes = huge * HUGE;
     bed_open(&bed, source.store, options, NULL);
     start_readers(readers, &bed, 2 * huge * 512 / node_count, 0, 613, &stop);
     nanosleep(&(struct timespec){.tv_nsec = 500000000}, NULL);
     for (unsigned node = 0; node < node_count; node++)
-        exhaust(node, readers);
+        exhaust(node, backing->kind == MNW_BACKING_HUGETLB_2M, readers);
     atomic_store(&stop, true);
     join_readers(readers);
-    assert_int_equal(bed_stats(bed.pool).faults_failed, 0);
-    assert_int_equal(bed_stats(bed.pool).fills_failed, 0);
+    struct mnw_stats stats = bed_stats(bed.pool);
+    print_message("%s: %llu of the pages read were given memory elsewhere\n", backing->name,
+                  (unsigned long long)stats.pages_elsewhere);
+    assert_int_equal(stats.faults_failed, 0);
+    assert_int_equal(stats.fills_failed, 0);
+    /* Under `bind` there is no elsewhere. Under `local` there is, unless what was evicted on the node was enough. */
+    if (numa == MNW_NUMA_BIND)
+        assert_int_equal(stats.pages_elsewhere, 0);
     close_bed(&bed, &source);
 }
 
 static void test_nodes_run_out_under_local(void **state) {
     (void)state;
-    if (!has_huge)
-        skip();
-    exhaust_each(MNW_NUMA_LOCAL, NULL);
+    EACH_BACKING(backing) {
+        exhaust_each(backing, MNW_NUMA_LOCAL, NULL);
+    }
 }
 
+/* Huge pages alone: for small ones of a node that has nothing left the kernel kills, whoever asks bound to it. */
 static void test_nodes_run_out_under_bind(void **state) {
     (void)state;
     if (!has_huge)
         skip();
-    exhaust_each(MNW_NUMA_BIND, "1");
+    exhaust_each(&backings[2], MNW_NUMA_BIND, "1");
+}
+
+/* The node whose turn it is has nothing: another one gives it. */
+static void test_nodes_run_out_under_interleave(void **state) {
+    (void)state;
+    if (!has_huge)
+        skip();
+    exhaust_each(&backings[2], MNW_NUMA_INTERLEAVE, NULL);
 }
 
 static void test_pool_that_a_node_cannot_hold_is_refused(void **state) {
@@ -204,6 +257,7 @@ int main(int count, char **arguments) {
         cmocka_unit_test(test_preferred_falls_back),
         cmocka_unit_test(test_nodes_run_out_under_local),
         cmocka_unit_test(test_nodes_run_out_under_bind),
+        cmocka_unit_test(test_nodes_run_out_under_interleave),
         cmocka_unit_test(test_pool_that_a_node_cannot_hold_is_refused),
         cmocka_unit_test(test_a_budget_that_a_node_cannot_hold_is_refused),
         cmocka_unit_test(test_a_pin_that_a_node_cannot_hold_says_so),
