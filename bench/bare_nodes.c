@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The same faults, by the node of the CPU that faults and the node of the memory: the kernel's, a textbook handler's in
- * the faulting thread, and minnow's with its pool bound to the node. nodes.
+ * the faulting thread, and minnow's with its pool bound to the node. Where all of it lies is asked of the kernel; on an
+ * emulated processor that alone is told. nodes.
  */
 #include "fills.h"
 #include "measure.h"
@@ -9,6 +10,9 @@
 #include "report.h"
 #include "touches.h"
 
+#ifdef __x86_64__
+#include <cpuid.h>
+#endif
 #include <errno.h>
 #include <numa.h>
 #include <numaif.h>
@@ -22,6 +26,8 @@
 #define TOUCHES   1000
 #define NODES_MAX 4
 #define WAYS      3
+
+static const char *const ways[WAYS] = {"kernel", "sigbus", "minnow"};
 
 struct node_memory {
     int node;
@@ -98,7 +104,6 @@ static void close_node(struct node_memory *memory) {
 static void measure(struct bench *bench, struct node_memory *memories, unsigned nodes) {
     static struct node_arm contexts[NODES_MAX * NODES_MAX * WAYS];
     static char names[NODES_MAX * NODES_MAX * WAYS][32], series[NODES_MAX * NODES_MAX * WAYS][32];
-    static const char *const ways[WAYS] = {"kernel", "sigbus", "minnow"};
     struct bench_arm arms[NODES_MAX * NODES_MAX * WAYS];
     unsigned count = 0;
     for (unsigned way = 0; way < WAYS; way++)
@@ -132,6 +137,52 @@ static void measure(struct bench *bench, struct node_memory *memories, unsigned 
     bench_take_turns(bench, arms, count);
 }
 
+/* ---- placements ---- */
+
+/* Per cent of an area's pages that lie on another node than its own. */
+static double misplaced_in_area(const struct node_memory *memory, const struct area *area) {
+    unsigned there = 0;
+    for (size_t at = 0; at < LENGTH; at += PAGE) {
+        void *address = area->alias + at;
+        int node = -1;
+        there += !move_pages(0, 1, &address, NULL, &node, 0) && node == memory->node;
+    }
+    return 100 - 100.0 * there / (LENGTH / PAGE);
+}
+
+static double misplaced_in_cache(const struct node_memory *memory) {
+    struct mnw_placement placement;
+    if (mnw_cache_placement(memory->rig.cache, 0, &placement, sizeof(placement)) || !placement.asked_bytes)
+        return 100;
+    return 100 - 100.0 * (double)placement.node_bytes[memory->node] / (double)placement.asked_bytes;
+}
+
+/* That memory is where the names of the results say it is: asked of the kernel, before anything is measured. */
+static void count_placements(struct bench *bench, const struct node_memory *memories, unsigned nodes) {
+    for (unsigned m = 0; m < nodes; m++)
+        for (unsigned way = 0; way < WAYS; way++) {
+            const struct node_memory *memory = &memories[m];
+            char name[48];
+            snprintf(name, sizeof(name), "%s-misplaced-memory%d", ways[way], memory->node);
+            struct bench_result result = {.name = name, .unit = "%", .target = BENCH_AT_MOST, .limit = 1};
+            result.value = way == 2 ? misplaced_in_cache(memory) : misplaced_in_area(memory, &memory->areas[way]);
+            bench_report(bench, &result);
+        }
+}
+
+/* Is the processor made of software? Then every instruction costs what its emulation does, and no memory is far. */
+static bool is_emulated(void) {
+#ifdef __x86_64__
+    unsigned a, b, features, d, name[3];
+    if (!__get_cpuid(1, &a, &b, &features, &d) || !(features >> 31)) /* no hypervisor */
+        return false;
+    __cpuid(0x40000000, a, name[0], name[1], name[2]);
+    return !memcmp(name, "TCGTCGTCGTCG", 12);
+#else
+    return false;
+#endif
+}
+
 static unsigned nodes_with_both(int *nodes) {
     unsigned count = 0;
     for (int node = 0; numa_available() >= 0 && node <= numa_max_node() && count < NODES_MAX; node++) {
@@ -163,6 +214,10 @@ void bench_nodes(struct bench *bench) {
     if (error)
         bench_break(bench, NULL, "%s", strerror(-error));
     else
+        count_placements(bench, memories, count);
+    if (!error && is_emulated())
+        bench_skip(bench, "times", "the processor is emulated (TCG): times mean nothing, placements were counted");
+    else if (!error)
         measure(bench, memories, count);
     for (unsigned i = 0; i < count; i++)
         close_node(&memories[i]);
