@@ -17,10 +17,10 @@ QUICK = {"rebalance": ["test_follows*"]}
 
 
 class Placement(unittest.TestCase):
-    def run_on(self, kernel, nodes, patterns):
-        for program in PROGRAMS:
+    def run_on(self, kernel, nodes, patterns, memory="512M", programs=None):
+        for program in programs or PROGRAMS:
             with self.subTest(program=os.path.basename(program)):
-                done = subprocess.run([*RUN, "--kernel", kernel, "--nodes", str(nodes), "--node-memory", "512M", "--timeout", "200",
+                done = subprocess.run([*RUN, "--kernel", kernel, "--nodes", str(nodes), "--node-memory", memory, "--timeout", "200",
                                        "--", program, *patterns.get(os.path.basename(program), [])],
                                       stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                       timeout=300, check=False)
@@ -32,6 +32,11 @@ class Placement(unittest.TestCase):
 
     def test_four_nodes_on_the_newest(self):
         self.run_on("newest", 4, {})
+
+    def test_pages_of_1_gib(self):
+        program = os.path.join(os.path.dirname(PROGRAMS[0]), "placement_1g")
+        for kernel in ("6.1", "newest"):
+            self.run_on(kernel, 2, {}, "3G", [program])
 
 
 if __name__ == "__main__":
