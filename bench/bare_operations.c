@@ -224,9 +224,12 @@ void bench_operations(struct bench *bench) {
         {"promote-unmapped", AREA_GRADED, 2048 * KIB, map_nothing, do_collapse},
         {"promote-by-copy", AREA_4K, 2048 * KIB, scatter_pages, do_collapse_alias},
         {"poison-4K", AREA_4K, 4 * KIB, map_nothing, do_poison, .features = UFFD_FEATURE_POISON},
+        {"poison-hugetlb-2M", AREA_2M, 2048 * KIB, map_nothing, do_poison, .features = UFFD_FEATURE_POISON},
         {"protect-4K", AREA_4K, 4 * KIB, NULL, do_protect, .features = WP_FEATURES, .modes = UFFDIO_REGISTER_MODE_WP},
         {"protect-2M-of-4K", AREA_4K, 2048 * KIB, NULL, do_protect, .features = WP_FEATURES,
          .modes = UFFDIO_REGISTER_MODE_WP},
+        {"protect-2M-of-graded", AREA_GRADED, 2048 * KIB, NULL, do_protect, .features = WP_FEATURES,
+         .modes = UFFDIO_REGISTER_MODE_WP}, /* never promoted: what write-protect mode watches cannot be collapsed */
         {"protect-hugetlb-2M", AREA_2M, 2048 * KIB, NULL, do_protect, .features = WP_FEATURES,
          .modes = UFFDIO_REGISTER_MODE_WP},
         {"unprotect-4K", AREA_4K, 4 * KIB, protect_all, do_unprotect, .features = WP_FEATURES,
@@ -261,14 +264,16 @@ void bench_operations(struct bench *bench) {
 
 /* ---- range-continue ---- */
 
-#define LENGTHS 10 /* 1 to 512 pages */
+#define LENGTHS 11 /* 1 to 1,024 pages, the most that minnow maps in one call */
 
 static const struct ranges {
     const char *series;
     enum area_kind kind;
     int (*act)(const struct operation *operation, size_t at);
-} ranges[] = {
-    {"4K", AREA_4K, do_continue}, {"4K-dontwake", AREA_4K, do_continue_asleep}, {"graded", AREA_GRADED, do_continue}};
+} ranges[] = {{"4K", AREA_4K, do_continue},
+              {"4K-dontwake", AREA_4K, do_continue_asleep},
+              {"graded", AREA_GRADED, do_continue},
+              {"2M", AREA_2M, do_continue}};
 #define SERIES (sizeof(ranges) / sizeof(ranges[0]))
 
 /* One area of each series; lengths take turns on it. */
@@ -291,9 +296,10 @@ void bench_range_continue(struct bench *bench) {
             continue;
         }
         opened[open_count++] = count;
-        for (unsigned i = 0; i < LENGTHS; i++, count++) {
+        size_t page = operation.area.page_bytes, most = operation.area.length / 2;
+        for (unsigned i = 0; i < LENGTHS && page << i <= most; i++, count++) {
             operations[count] = operation;
-            operations[count].step = (4 * KIB) << i;
+            operations[count].step = page << i;
             snprintf(names[count], sizeof(names[count]), "%s-%u", ranges[s].series, 1u << i);
             arms[count] = (struct bench_arm){.name = names[count],
                                              .unit = "ns",

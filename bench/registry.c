@@ -25,7 +25,7 @@ const struct benchmark benchmarks[] = {
     {"threads", "bare", "the same faults by 1 to 64 threads", bench_threads},
     {"waiters", "bare", "CONTINUE while 1 to 1,024 threads wait on the same userfaultfd", bench_waiters},
     {"nodes", "bare", "the same faults by node of CPU and memory", bench_nodes},
-    {"range-continue", "bare", "UFFDIO_CONTINUE of 1 to 512 pages", bench_range_continue},
+    {"range-continue", "bare", "UFFDIO_CONTINUE of 1 to 1,024 pages", bench_range_continue},
     {"operations", "bare", "zap, punch, promote, poison, write-protect", bench_operations},
     {"fills", "bare", "ways to bring a file into fresh pages", bench_fills},
     {"working-set", "minnow", "scans and random reads, the store 1 to 8 times the budget", bench_working_set},
