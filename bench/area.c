@@ -135,6 +135,18 @@ int area_open(struct area *area, enum area_kind kind, size_t length, const struc
     return error;
 }
 
+int area_share(struct area *area, const struct area *like) {
+    *area = *like;
+    area->alias = NULL;
+    area->view = NULL;
+    area->readonly_fd = -1;
+    area->fd = fcntl(like->fd, F_DUPFD_CLOEXEC, 3);
+    int error = area->fd < 0 ? -errno : map_both(area);
+    if (error)
+        area_close(area);
+    return error;
+}
+
 void area_close(struct area *area) {
     if (area->view)
         munmap((void *)(uintptr_t)area->view, area->length);

@@ -32,6 +32,8 @@ struct area {
  * -ENOMEM where huge pages are missing, -ENOTSUP where graded memory cannot be had.
  */
 int area_open(struct area *area, enum area_kind kind, size_t length, const struct scratch *contents);
+/* The same file once more: its pages are `like`'s, and so is what they hold. */
+int area_share(struct area *area, const struct area *like);
 void area_close(struct area *area);
 
 int area_fill(struct area *area, const struct scratch *contents);

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #define LENGTH     (64 * MIB)
+#define SMOKE      (16 * MIB)
 #define GIB        ((size_t)1 << 30)
 #define HUGE       ((size_t)2 << 20)
 #define TOUCHES    1000
@@ -139,6 +140,8 @@ void bench_kernel_faults(struct bench *bench) {
     add_fresh(&kernel, "fresh-tmpfs-4K", AREA_4K);
     add_fresh(&kernel, "fresh-tmpfs-huge", AREA_GRADED);
     add_fresh(&kernel, "fresh-hugetlb-2M", AREA_2M);
+    if (!bench->smoke) /* zeroing 1 GiB takes long */
+        add_fresh(&kernel, "fresh-hugetlb-1G", AREA_1G);
     add_mapping(&kernel, "fresh-anonymous-4K", -1, MADV_NOHUGEPAGE, false);
     add_mapping(&kernel, "fresh-anonymous-2M", -1, MADV_HUGEPAGE, false);
     bench_take_turns(bench, kernel.arms, kernel.count);
@@ -166,21 +169,34 @@ static const struct way {
     {"thread-spinning", HANDLER_SPINNING, ANSWER_CONTINUE, 1},
     {"sigbus", HANDLER_SIGBUS, ANSWER_CONTINUE, -1},
     {"missing-continue", HANDLER_BLOCKING, ANSWER_FILL, 0},
+    {"sigbus-continue", HANDLER_SIGBUS, ANSWER_FILL, -1},
     {"missing-copy", HANDLER_BLOCKING, ANSWER_COPY, 0},
 };
 #define WAYS (sizeof(ways) / sizeof(ways[0]))
-#define ARMS (WAYS + 2) /* the kernel alone, and minnow */
+
+static const struct minnow_way {
+    const char *name;
+    bool in_line, cold; /* cold: the cache is invalidated before, so that each page is copied in again */
+} minnow_ways[] = {
+    {"minnow", false, false},
+    {"minnow-inline", true, false},
+    {"minnow-cold", false, true},
+    {"minnow-inline-cold", true, true},
+};
+#define MINNOW_WAYS (sizeof(minnow_ways) / sizeof(minnow_ways[0]))
+#define ARMS        (1 + WAYS + MINNOW_WAYS) /* the kernel alone first */
 
 struct handlers {
     struct bench *bench;
     enum area_kind kind;
+    size_t length;
     const struct scratch *scratch;
     struct area areas[ARMS];
     struct handler handlers[ARMS];
     struct touches touches[ARMS];
     struct bench_arm arms[ARMS];
     char names[ARMS][48];
-    struct rig rig;
+    struct rig rigs[MINNOW_WAYS];
     int quiet; /* keeps the kernel's fault-around off */
     unsigned count;
 };
@@ -196,7 +212,7 @@ static struct touches *add_touches(struct handlers *handlers, const char *series
     const char *name = name_arm(handlers, series);
     unsigned i = handlers->count++;
     handlers->touches[i] = (struct touches){.data = data,
-                                            .length = length_of(handlers->kind),
+                                            .length = handlers->length,
                                             .page_bytes = page_bytes,
                                             .count = count_of(handlers->bench, page_bytes)};
     handlers->arms[i] = (struct bench_arm){
@@ -214,12 +230,19 @@ static struct touches *add_touches(struct handlers *handlers, const char *series
     return &handlers->touches[i];
 }
 
+/* Pages of 1 GiB are dear: whoever does not change the file shares it. */
+static int open_area(struct handlers *handlers, struct area *area, const struct scratch *contents) {
+    if (handlers->kind == AREA_1G && contents && handlers->count)
+        return area_share(area, &handlers->areas[0]);
+    return area_open(area, handlers->kind, handlers->length, contents);
+}
+
 /* Not for graded: without a handler the kernel maps 2 MiB at once. */
 static void add_kernel(struct handlers *handlers) {
     if (handlers->kind == AREA_GRADED)
         return;
     struct area *area = &handlers->areas[handlers->count];
-    int error = area_open(area, handlers->kind, length_of(handlers->kind), handlers->scratch);
+    int error = open_area(handlers, area, handlers->scratch);
     if (error) {
         bench_skip(handlers->bench, name_arm(handlers, "kernel"), "%s", strerror(-error));
         return;
@@ -236,12 +259,12 @@ static void add_kernel(struct handlers *handlers) {
 static void add_way(struct handlers *handlers, const struct way *way) {
     struct area *area = &handlers->areas[handlers->count];
     struct handler *handler = &handlers->handlers[handlers->count];
-    size_t length = length_of(handlers->kind);
+    size_t length = handlers->length;
     if (way->thread_cpu >= cpu_count()) {
         bench_skip(handlers->bench, name_arm(handlers, way->name), "there is one CPU");
         return;
     }
-    int error = area_open(area, handlers->kind, length, way->answer == ANSWER_FILL ? NULL : handlers->scratch);
+    int error = open_area(handlers, area, way->answer == ANSWER_FILL ? NULL : handlers->scratch);
     if (!error && way->answer == ANSWER_COPY && !area_provide(handlers->kind, length))
         error = -ENOMEM;
     if (!error)
@@ -261,20 +284,39 @@ static void add_way(struct handlers *handlers, const struct way *way) {
         touches->count = 1;
 }
 
-static void add_minnow(struct handlers *handlers) {
+static void forget_all(void *context) {
+    struct rig *rig = context;
+    mnw_invalidate(rig->cache, 0, rig->length);
+}
+
+static int open_minnow(const struct handlers *handlers, struct rig *rig, bool in_line) {
     /* The reclaimer keeps some free, of 1 GiB pages one. */
-    uint64_t budget = handlers->kind == AREA_1G ? 2 * GIB : fill_budget(LENGTH);
-    if (!area_provide(handlers->kind, budget) ||
-        rig_open(&handlers->rig, handlers->scratch, fill_backing(handlers->kind), budget)) {
-        bench_skip(handlers->bench, name_arm(handlers, "minnow"), "%s", "huge pages missing, or not to be opened");
+    uint64_t budget = handlers->kind == AREA_1G ? 2 * GIB : fill_budget(handlers->length);
+    if (!area_provide(handlers->kind, budget))
+        return -ENOMEM;
+    return in_line ? rig_open_inline(rig, handlers->scratch, fill_backing(handlers->kind), budget)
+                   : rig_open(rig, handlers->scratch, fill_backing(handlers->kind), budget);
+}
+
+static void add_minnow(struct handlers *handlers, unsigned which) {
+    const struct minnow_way *way = &minnow_ways[which];
+    struct rig *rig = &handlers->rigs[which];
+    int error = open_minnow(handlers, rig, way->in_line);
+    if (error) {
+        bench_skip(handlers->bench, name_arm(handlers, way->name), "%s",
+                   error == -ENOMEM ? "huge pages missing" : mnw_error());
         return;
     }
-    for (size_t at = 0; at < handlers->rig.length; at += handlers->rig.page_bytes)
-        (void)handlers->rig.data[at];
-    struct touches *touches = add_touches(handlers, "minnow", handlers->rig.data, handlers->rig.page_bytes);
-    touches->rig = &handlers->rig;
-    touches->thread = find_thread("mnw-fault-0");
-    touches->any_faults = handlers->kind == AREA_GRADED; /* promoted, one fault maps 2 MiB */
+    for (size_t at = 0; at < rig->length; at += rig->page_bytes)
+        (void)rig->data[at];
+    struct touches *touches = add_touches(handlers, way->name, rig->data, rig->page_bytes);
+    touches->rig = rig;
+    if (!which) /* the first is the one that has the name; others follow who faults by themselves */
+        touches->thread = find_thread("mnw-fault-0");
+    if (way->cold)
+        touches->reset = forget_all, touches->reset_data = rig;
+    /* Promoted, one fault maps 2 MiB; cold, neighbours may come along; inline ones are seen by counters alone. */
+    touches->any_faults = handlers->kind == AREA_GRADED || way->cold || way->in_line;
 }
 
 static void close_all(struct handlers *handlers) {
@@ -283,13 +325,36 @@ static void close_all(struct handlers *handlers) {
         if (handlers->areas[i].alias)
             area_close(&handlers->areas[i]);
     }
-    rig_close(&handlers->rig);
+    for (unsigned i = 0; i < MINNOW_WAYS; i++)
+        rig_close(&handlers->rigs[i]);
     if (handlers->quiet > 0)
         close(handlers->quiet);
     handlers->quiet = 0;
 }
 
-/* Of 1 GiB pages there is one at a time, so those ways are measured one after the other. */
+static void add_arm_of(struct handlers *handlers, unsigned which) {
+    if (which == 0)
+        add_kernel(handlers);
+    else if (which <= WAYS)
+        add_way(handlers, &ways[which - 1]);
+    else
+        add_minnow(handlers, which - 1 - WAYS);
+}
+
+/* Those that need a page of their own. */
+static bool is_alone(enum area_kind kind, unsigned which) {
+    return kind == AREA_1G && which && which <= WAYS && ways[which - 1].answer != ANSWER_CONTINUE;
+}
+
+static void take_turns(struct handlers *handlers) {
+    if (handlers->count)
+        bench_take_turns(handlers->bench, handlers->arms, handlers->count);
+    close_all(handlers);
+    handlers->count = 0;
+    memset(handlers->areas, 0, sizeof(handlers->areas));
+}
+
+/* 1 GiB pages are few: those who share one take turns on it, with minnow; the others are measured one by one. */
 static void measure_handlers(struct bench *bench, enum area_kind kind, const struct scratch *scratch) {
     static struct handlers handlers;
     unsigned repeat = bench->repeat;
@@ -297,40 +362,33 @@ static void measure_handlers(struct bench *bench, enum area_kind kind, const str
     handlers.bench = bench;
     handlers.kind = kind;
     handlers.scratch = scratch;
+    handlers.length = kind == AREA_1G ? GIB : scratch->size_bytes;
     if (kind == AREA_1G)
         bench->repeat = (repeat + 2) / 3;
-    else if (!area_provide(kind, (ARMS + 2) * LENGTH)) {
+    else if (!area_provide(kind, (ARMS + 2) * handlers.length)) {
         bench_skip(bench, area_names[kind], "this machine could not give the huge pages");
         return;
     }
     for (unsigned i = 0; i < ARMS; i++) {
-        /* Making 1 GiB pages takes seconds. */
-        if (kind == AREA_1G && bench->smoke && i != 1)
-            continue;
-        if (i == 0)
-            add_kernel(&handlers);
-        else if (i <= WAYS)
-            add_way(&handlers, &ways[i - 1]);
-        else
-            add_minnow(&handlers);
-        if (kind != AREA_1G || !handlers.count)
-            continue;
-        handlers.arms[0].against[0] = NULL;
-        handlers.arms[0].same_work = false;
-        bench_take_turns(bench, handlers.arms, handlers.count);
-        close_all(&handlers);
-        handlers.count = 0;
-        memset(handlers.areas, 0, sizeof(handlers.areas));
+        /* Making more 1 GiB pages takes seconds. */
+        bool is_dear = kind == AREA_1G && i > WAYS && (bench->smoke || i > WAYS + 1);
+        if (!is_alone(kind, i) && !is_dear)
+            add_arm_of(&handlers, i);
     }
-    if (kind != AREA_1G)
-        bench_take_turns(bench, handlers.arms, handlers.count);
-    close_all(&handlers);
+    take_turns(&handlers);
+    for (unsigned i = 0; i < ARMS && !bench->smoke; i++) {
+        if (!is_alone(kind, i))
+            continue;
+        add_arm_of(&handlers, i);
+        handlers.arms[0].same_work = false;
+        take_turns(&handlers);
+    }
     bench->repeat = repeat;
 }
 
 void bench_handlers(struct bench *bench) {
     struct scratch scratch;
-    if (scratch_warm(&scratch, bench->directory, LENGTH)) {
+    if (scratch_warm(&scratch, bench->directory, bench->smoke ? SMOKE : LENGTH)) {
         bench_break(bench, NULL, "no scratch file in %s", bench->directory);
         return;
     }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The same faults by 1 to 64 threads: the kernel's, a textbook thread's, textbook signal handlers', minnow's. */
+/* The same faults by 1 to 64 threads: the kernel's, a textbook thread's, textbook signal handlers', minnow's by its
+ * thread and inline. */
 #include "measure.h"
 #include "parallel.h"
 #include "registry.h"
@@ -13,12 +14,12 @@
 #define TOUCHES 4096
 #define MOST    64
 #define POINTS  7
-#define SERIES  4
+#define SERIES  5
 
 struct threads {
     struct area areas[3];
     struct handler handlers[3];
-    struct rig rig;
+    struct rig rig, in_line;
     int quiet; /* keeps the kernel's fault-around off */
     struct parallel parallel[SERIES * POINTS];
     struct bench_arm arms[SERIES * POINTS];
@@ -64,6 +65,17 @@ static int add_bare(struct threads *threads, const struct bench *bench, unsigned
     return error < 0 ? error : 0;
 }
 
+static void add_inline(struct threads *threads, struct bench *bench, const struct scratch *scratch) {
+    struct rig *rig = &threads->in_line;
+    if (rig_open_inline(rig, scratch, MNW_BACKING_SHMEM, 2 * LENGTH)) {
+        bench_skip(bench, "minnow-inline", "%s", mnw_error());
+        return;
+    }
+    for (size_t at = 0; at < rig->length; at += PAGE)
+        (void)rig->data[at];
+    add_series(threads, bench, "minnow-inline", &(struct touches){.data = rig->data, .rig = rig});
+}
+
 static void measure(struct bench *bench, struct threads *threads, const struct scratch *scratch) {
     for (unsigned i = 0; i < 3; i++) {
         int error = add_bare(threads, bench, i, scratch);
@@ -81,6 +93,7 @@ static void measure(struct bench *bench, struct threads *threads, const struct s
     add_series(
         threads, bench, "minnow",
         &(struct touches){.data = threads->rig.data, .rig = &threads->rig, .thread = find_thread("mnw-fault-0")});
+    add_inline(threads, bench, scratch);
     bench_take_turns(bench, threads->arms, threads->count);
 }
 
@@ -101,5 +114,6 @@ void bench_threads(struct bench *bench) {
     if (threads.quiet > 0)
         close(threads.quiet);
     rig_close(&threads.rig);
+    rig_close(&threads.in_line);
     scratch_close(&scratch);
 }
