@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/auxv.h>
@@ -47,20 +48,59 @@ static int plain(void *argument) {
 
 #if !MACHINE_SANITIZED
 extern void *__libc_malloc(size_t size);
+extern void *__libc_calloc(size_t count, size_t size);
+extern void *__libc_realloc(void *memory, size_t size);
+extern void *__libc_memalign(size_t alignment, size_t size);
+extern void __libc_free(void *memory);
 static _Thread_local const volatile char *volatile touch_in_malloc;
 static _Thread_local int inside_malloc;
 
-/* As an allocator that faults on its own memory would: whoever enters it anew meanwhile has lost. */
-void *malloc(size_t size) {
+/* As an allocator that faults on its own memory would: whoever enters it anew meanwhile, by whichever call, has lost.
+ */
+static void enter_allocator(void) {
     if (inside_malloc)
         abort();
     inside_malloc = 1;
     if (touch_in_malloc)
         (void)*touch_in_malloc;
     touch_in_malloc = NULL;
-    void *memory = __libc_malloc(size);
+}
+
+#define IN_ALLOCATOR(call)                                                                                             \
+    enter_allocator();                                                                                                 \
+    void *memory = call;                                                                                               \
+    inside_malloc = 0;                                                                                                 \
+    return memory
+
+void *malloc(size_t size) {
+    IN_ALLOCATOR(__libc_malloc(size));
+}
+
+void *calloc(size_t count, size_t size) {
+    IN_ALLOCATOR(__libc_calloc(count, size));
+}
+
+void *realloc(void *old, size_t size) {
+    IN_ALLOCATOR(__libc_realloc(old, size));
+}
+
+void *memalign(size_t alignment, size_t size) {
+    IN_ALLOCATOR(__libc_memalign(alignment, size));
+}
+
+void *aligned_alloc(size_t alignment, size_t size) {
+    IN_ALLOCATOR(__libc_memalign(alignment, size));
+}
+
+int posix_memalign(void **memory, size_t alignment, size_t size) {
+    *memory = memalign(alignment, size);
+    return *memory ? 0 : ENOMEM;
+}
+
+void free(void *memory) {
+    enter_allocator();
+    __libc_free(memory);
     inside_malloc = 0;
-    return memory;
 }
 
 static int in_malloc(void *argument) {
@@ -68,9 +108,11 @@ static int in_malloc(void *argument) {
     open_file_bed(PAGES * BED_PAGE / 8);
     for (uint64_t page = 0; page < PAGES; page++) {
         touch_in_malloc = bed.data + page * BED_PAGE;
-        void *volatile memory = malloc(100);
+        void *volatile memory = page % 2 ? malloc(100) : calloc(10, 10);
         bed_check(memory && !touch_in_malloc && is_right(page));
+        touch_in_malloc = bed.data + page * BED_PAGE;
         free(memory);
+        bed_check(!touch_in_malloc);
     }
     close_file_bed();
     return 0;
