@@ -20,34 +20,78 @@
 #define PAGE    4096
 #define LENGTH  (16 * MIB)
 #define TOUCHES 500
+#ifdef BENCH_HAS_INLINE
+#define VIEW_INLINE MNW_VIEW_INLINE
+#else
+#define VIEW_INLINE (1u << 31) /* refused */
+#endif
 
 /* ---- scale-views ---- */
 
 #define VIEWS_MAX   1024
 #define VIEW_POINTS 6 /* 1, 4, 16, ... views */
 
-/* All views are open the whole time of their arm's turn; the work is in one of them, or in each in turn. */
+/* Who maps the pages of the cache, and answers for faults. */
+enum mapper { BY_THREAD, BY_INLINE, BY_KERNEL, MAPPERS };
+static const char *const mapper_names[MAPPERS] = {"fault", "inline", "kernel"};
+static const char *const mapper_series[MAPPERS] = {"resident fault", "resident fault, inline",
+                                                   "plain mappings of the same file"};
+
+/* As many as an arm wants are open in its turn, and none of the others'; the work is in each in turn. */
 struct views {
-    struct rig rig;
+    enum mapper mapper;
+    struct mnw_cache *cache;
     struct mnw_view *views[VIEWS_MAX];
+    void *mappings[VIEWS_MAX];
+    int quiet[VIEWS_MAX]; /* keeps the kernel's fault-around off */
     unsigned open;
 };
 
 struct views_arm {
-    struct views *views;
+    struct views *all; /* of every mapper */
+    enum mapper mapper;
     unsigned many;
     bool opening; /* what opening one more takes; else what a resident fault takes */
     unsigned touches;
 };
 
+static bool map_plain(struct views *views, unsigned which) {
+    void *at = mmap(NULL, LENGTH, PROT_READ, MAP_PRIVATE | MAP_NORESERVE, mnw_cache_fd(views->cache), 0);
+    if (at == MAP_FAILED)
+        return false;
+    views->quiet[which] = fault_around_off(at, LENGTH);
+    views->mappings[which] = at;
+    if (views->quiet[which] >= 0)
+        return true;
+    munmap(at, LENGTH);
+    return false;
+}
+
+static bool open_one(struct views *views, unsigned which) {
+    if (views->mapper == BY_KERNEL)
+        return map_plain(views, which);
+    struct mnw_view_options options = {.size = sizeof(options), .flags = views->mapper == BY_INLINE ? VIEW_INLINE : 0};
+    if (mnw_view_open(&views->views[which], views->cache, &options))
+        return false;
+    views->mappings[which] = mnw_view_data(views->views[which]);
+    return true;
+}
+
+static bool close_one(struct views *views, unsigned which) {
+    if (views->mapper != BY_KERNEL)
+        return !mnw_view_close(views->views[which]);
+    munmap(views->mappings[which], LENGTH);
+    return !close(views->quiet[which]);
+}
+
 static bool open_until(struct views *views, unsigned many) {
     while (views->open < many)
-        if (mnw_view_open(&views->views[views->open], views->rig.cache, NULL))
+        if (!open_one(views, views->open))
             return false;
         else
             views->open++;
     while (views->open > many)
-        if (mnw_view_close(views->views[--views->open]))
+        if (!close_one(views, --views->open))
             return false;
     return true;
 }
@@ -55,9 +99,9 @@ static bool open_until(struct views *views, unsigned many) {
 static double touch_views(struct views *views, const struct views_arm *arm, struct bench_turn *turn) {
     double ns[TOUCHES];
     for (unsigned i = 0; i < views->open; i++)
-        madvise(mnw_view_data(views->views[i]), LENGTH, MADV_DONTNEED);
+        madvise(views->mappings[i], LENGTH, MADV_DONTNEED);
     for (unsigned i = 0; i < arm->touches; i++) {
-        volatile const unsigned char *data = mnw_view_data(views->views[i % views->open]);
+        volatile const unsigned char *data = views->mappings[i % views->open];
         size_t at = pattern_scatter((turn->seed + i) % (LENGTH / PAGE), LENGTH / PAGE) * PAGE;
         uint64_t begin_ns = clock_ns();
         turn->sum += data[at];
@@ -67,57 +111,91 @@ static double touch_views(struct views *views, const struct views_arm *arm, stru
     return median_of(ns, arm->touches);
 }
 
+static bool close_others(struct views *all, int but) {
+    bool good = true;
+    for (int i = 0; i < MAPPERS; i++)
+        good &= i == but || open_until(&all[i], 0);
+    return good;
+}
+
 static double views_turn(void *context, struct bench_turn *turn) {
     struct views_arm *arm = context;
-    if (!open_until(arm->views, arm->many)) {
-        snprintf(turn->why, sizeof(turn->why), "view %u: %s", arm->views->open, mnw_error());
+    struct views *views = &arm->all[arm->mapper];
+    if (!close_others(arm->all, (int)arm->mapper) || !open_until(views, arm->many)) {
+        snprintf(turn->why, sizeof(turn->why), "view %u: %s", views->open, mnw_error());
         return NAN;
     }
     if (!arm->opening)
-        return touch_views(arm->views, arm, turn);
+        return touch_views(views, arm, turn);
     uint64_t begin_ns = clock_ns();
-    if (!open_until(arm->views, arm->many + 1))
+    if (!open_until(views, arm->many + 1))
         return NAN;
     return (double)(clock_ns() - begin_ns);
 }
 
-void bench_scale_views(struct bench *bench) {
-    static struct views views;
-    static struct views_arm contexts[2 * VIEW_POINTS];
-    static char names[2 * VIEW_POINTS][32];
-    struct bench_arm arms[2 * VIEW_POINTS];
-    struct scratch scratch;
+/* The last series opens views, and faults in none. */
+#define VIEW_SERIES (MAPPERS + 1)
+
+static bool has_mapper(struct bench *bench, struct views *views) {
+    if (open_until(views, 1))
+        return open_until(views, 0);
+    bench_skip(bench, mapper_names[views->mapper], "not to be had by this library or kernel");
+    return false;
+}
+
+static void measure_views(struct bench *bench, struct mnw_cache *cache) {
+    static struct views all[MAPPERS];
+    static struct views_arm contexts[VIEW_SERIES * VIEW_POINTS];
+    static char names[VIEW_SERIES * VIEW_POINTS][32];
+    struct bench_arm arms[VIEW_SERIES * VIEW_POINTS];
     unsigned count = 0, points = bench->smoke ? VIEW_POINTS - 2 : VIEW_POINTS;
-    memset(&views, 0, sizeof(views));
-    if (scratch_warm(&scratch, bench->directory, LENGTH)) {
-        bench_break(bench, NULL, "no scratch file in %s", bench->directory);
-        return;
+    bool has[MAPPERS];
+    for (unsigned i = 0; i < MAPPERS; i++) {
+        all[i] = (struct views){.mapper = (enum mapper)i, .cache = cache};
+        has[i] = has_mapper(bench, &all[i]);
     }
-    if (rig_open(&views.rig, &scratch, MNW_BACKING_SHMEM, fill_budget(LENGTH))) {
-        bench_break(bench, NULL, "could not be opened: %s", mnw_error());
-        scratch_close(&scratch);
-        return;
-    }
-    for (size_t at = 0; at < LENGTH; at += PAGE)
-        (void)views.rig.data[at];
-    for (unsigned opening = 0; opening < 2; opening++)
-        for (unsigned i = 0; i < points; i++, count++) {
+    for (unsigned series = 0; series < VIEW_SERIES; series++)
+        for (unsigned i = 0; i < points; i++) {
+            bool opening = series == MAPPERS;
+            enum mapper mapper = opening ? BY_THREAD : (enum mapper)series;
             unsigned many = (1u << 2 * i) - (opening && i == VIEW_POINTS - 1);
-            contexts[count] = (struct views_arm){&views, many, opening, bench->smoke ? TOUCHES / 5 : TOUCHES};
-            snprintf(names[count], sizeof(names[0]), "%s-%u", opening ? "open" : "fault", 1u << 2 * i);
+            if (!has[mapper])
+                continue;
+            contexts[count] = (struct views_arm){all, mapper, many, opening, bench->smoke ? TOUCHES / 5 : TOUCHES};
+            snprintf(names[count], sizeof(names[0]), "%s-%u", opening ? "open" : mapper_names[mapper], 1u << 2 * i);
             arms[count] = (struct bench_arm){.name = names[count],
                                              .unit = "ns",
                                              .turn = views_turn,
                                              .context = &contexts[count],
                                              .by = "views",
                                              .at = 1u << 2 * i,
-                                             .series = opening ? "opening one more" : "resident fault",
+                                             .series = opening ? "opening one more" : mapper_series[mapper],
                                              .same_work = !opening};
+            if (!opening && mapper != BY_KERNEL && has[BY_KERNEL])
+                arms[count].against[0] = names[count + (BY_KERNEL - mapper - (has[BY_INLINE] ? 0 : 1)) * points];
+            count++;
         }
+    /* Names of later arms are not there yet when they are first pointed at, but their places are. */
     bench_take_turns(bench, arms, count);
-    if (!open_until(&views, 0))
+    if (!close_others(all, -1))
         bench_break(bench, NULL, "a view would not close: %s", mnw_error());
-    rig_close(&views.rig);
+}
+
+void bench_scale_views(struct bench *bench) {
+    struct scratch scratch;
+    struct rig rig;
+    if (scratch_warm(&scratch, bench->directory, LENGTH)) {
+        bench_break(bench, NULL, "no scratch file in %s", bench->directory);
+        return;
+    }
+    if (rig_open(&rig, &scratch, MNW_BACKING_SHMEM, fill_budget(LENGTH))) {
+        bench_break(bench, NULL, "could not be opened: %s", mnw_error());
+    } else {
+        for (size_t at = 0; at < LENGTH; at += PAGE)
+            (void)rig.data[at];
+        measure_views(bench, rig.cache);
+        rig_close(&rig);
+    }
     scratch_close(&scratch);
 }
 
