@@ -59,6 +59,7 @@ static struct {
         int process;
         const char *label;
         uint64_t points;
+        const char *hit; /* while it dies of that: the label */
     } doom;
 } sim = {.current = FIBER_NONE};
 
@@ -275,6 +276,10 @@ void fiber_doom(int process, const char *label, uint64_t points) {
     sim.doom.points = points;
 }
 
+const char *fiber_doomed_at(void) {
+    return sim.doom.hit;
+}
+
 void fiber_kill(int process) {
     if (sim.trace)
         sim_trace_line("process %d dies", process);
@@ -289,6 +294,7 @@ void fiber_kill(int process) {
     }
     if (sim.died)
         sim.died(process);
+    sim.doom.hit = NULL;
     if (sim.current != FIBER_NONE && sim.fibers[sim.current].killed)
         leave_for_ever();
 }
@@ -296,7 +302,9 @@ void fiber_kill(int process) {
 static bool is_doomed(const char *what) {
     if (!sim.doom.points || sim.fibers[sim.current].process != sim.doom.process)
         return false;
-    return (!sim.doom.label || !strcmp(sim.doom.label, what)) && !--sim.doom.points;
+    bool now = (!sim.doom.label || !strcmp(sim.doom.label, what)) && !--sim.doom.points;
+    sim.doom.hit = now ? sim.doom.label : NULL;
+    return now;
 }
 
 /* ---- the interface ------------------------------------------------------------------------------------- */

@@ -58,6 +58,8 @@ void fiber_on_death(void (*died)(int process));
  * does not.
  */
 void fiber_doom(int process, const char *label, uint64_t points);
+/* In `died`: the label at which it was to die, and does. NULL: it dies of something else. */
+const char *fiber_doomed_at(void);
 
 /* May switch. Does nothing outside fiber_loop(). */
 void fiber_point(const char *what);

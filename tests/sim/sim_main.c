@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -20,7 +21,7 @@
 enum { SECONDS_PER_SEED = 60 };
 
 static long long first_seed = 1, seed_count = 1;
-static int trace, keep_going, in_process, digests, forking, copying;
+static int every_label, trace, keep_going, in_process, digests, forking, copying;
 
 static void on_crash(int number, siginfo_t *info, void *context) {
     (void)context;
@@ -87,6 +88,7 @@ static const struct poptOption options[] = {
     {"digest", 0, POPT_ARG_NONE, &digests, 0, "say a number made of every switch of each seed", NULL},
     {"forking", 0, POPT_ARG_NONE, &forking, 0, "worlds of consumers that fork only", NULL},
     {"replicas", 0, POPT_ARG_NONE, &copying, 0, "worlds of caches with a copy on each of several nodes only", NULL},
+    {"every-label", 0, POPT_ARG_NONE, &every_label, 0, "fail unless the manager has died at every label", NULL},
     {"in-process", 0, POPT_ARG_NONE, &in_process, 0, "no process for each seed (for debuggers)", NULL},
     POPT_AUTOHELP POPT_TABLEEND};
 
@@ -103,12 +105,33 @@ static bool parse(int argc, char **argv) {
     return ok;
 }
 
+static void *share(size_t bytes) {
+    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) {
+        perror("mmap");
+        exit(2);
+    }
+    return memory;
+}
+
+/* How many labels there are at which nobody has died. */
+static unsigned report_labels(void) {
+    unsigned missed = 0;
+    for (unsigned i = 0; workload_label(i); i++) {
+        printf("%s%s %" PRIu64, i ? ", " : "deaths: ", workload_label(i), workload_deaths_at[i]);
+        missed += !workload_deaths_at[i];
+    }
+    printf("; %u labels missed\n", missed);
+    return missed;
+}
+
 int main(int argc, char **argv) {
     struct timespec start, end;
     uint64_t failed = 0, ran = 0;
     if (!parse(argc, argv))
         return 2;
     catch_crashes();
+    workload_deaths_at = share(LABELS_MAX * sizeof(*workload_deaths_at));
     workload_always_forks = forking;
     workload_always_copies = copying;
     clock_gettime(CLOCK_MONOTONIC, &start);
@@ -121,5 +144,7 @@ int main(int argc, char **argv) {
     clock_gettime(CLOCK_MONOTONIC, &end);
     double seconds = (double)(end.tv_sec - start.tv_sec) + (double)(end.tv_nsec - start.tv_nsec) / 1e9;
     printf("%" PRIu64 " seeds from %lld, %" PRIu64 " failed, %.1f s\n", ran, first_seed, failed, seconds);
+    if (every_label && report_labels())
+        return 1;
     return failed ? 1 : 0;
 }

@@ -114,6 +114,11 @@ extern struct world world;
 extern bool workload_always_forks;
 /* The same of caches with a copy on each of several nodes. */
 extern bool workload_always_copies;
+/* How often the manager has died at each label, of all seeds; shared by their processes. */
+enum { LABELS_MAX = 64 };
+extern uint64_t *workload_deaths_at;
+/* The labels, one by one; NULL: there are no more. */
+const char *workload_label(unsigned number);
 /* Runs one seed from nothing to nothing; fails through sim_fail(). */
 void workload_run(uint64_t seed, bool trace);
 
