@@ -331,6 +331,21 @@ static double restart_turn(void *context, struct bench_turn *turn) {
     return ms;
 }
 
+/* What every program has that restarts: the file, warm, mapped anew. */
+static double mmap_turn(void *context, struct bench_turn *turn) {
+    const struct scratch *scratch = context;
+    uint64_t begin_ns = clock_ns();
+    void *at = mmap(NULL, scratch->size_bytes, PROT_READ, MAP_SHARED, scratch->fd, 0);
+    if (at == MAP_FAILED)
+        return NAN;
+    volatile const unsigned char *data = at;
+    for (size_t page = 0; page < scratch->size_bytes; page += PAGE)
+        turn->sum += data[page];
+    double ms = (double)(clock_ns() - begin_ns) / 1e6;
+    munmap(at, scratch->size_bytes);
+    return ms;
+}
+
 void bench_restart(struct bench *bench) {
     struct scratch scratch;
     if (scratch_warm(&scratch, bench->directory, (bench->smoke ? 32 : 256) * MIB)) {
@@ -339,15 +354,21 @@ void bench_restart(struct bench *bench) {
     }
     struct restart cold = {&scratch, false, -1, -1}, warm = {&scratch, true, -1, -1};
     struct bench_arm arms[] = {
-        {.name = "cold", .unit = "ms", .turn = restart_turn, .context = &cold, .same_work = true},
+        {.name = "cold",
+         .unit = "ms",
+         .turn = restart_turn,
+         .context = &cold,
+         .same_work = true,
+         .against = {"plain-mmap"}},
         {.name = "taken-over",
          .unit = "ms",
          .turn = restart_turn,
          .context = &warm,
          .same_work = true,
-         .against = {"cold"}},
+         .against = {"cold", "plain-mmap"}},
+        {.name = "plain-mmap", .unit = "ms", .turn = mmap_turn, .context = &scratch, .same_work = true},
     };
-    bench_take_turns(bench, arms, 2);
+    bench_take_turns(bench, arms, 3);
     let_go(&warm);
     scratch_close(&scratch);
 }
