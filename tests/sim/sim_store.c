@@ -342,12 +342,9 @@ static bool spoil(const struct sim_store *store, uint64_t offset, unsigned char 
 static void flip_bit(struct sim_store *store, const struct store_read *read, uint64_t page, size_t length) {
     uint64_t start = page * store->page_bytes, low = start > read->read.offset ? start - read->read.offset : 0;
     uint64_t high = start + store->page_bytes - read->read.offset;
-    if (high > length)
-        high = length;
-    if (low >= high)
-        return;
-    uint64_t at = random_between(fiber_random(), low, high - 1);
-    if (!spoil(store, read->read.offset + at, (unsigned char *)read->read.buffer + at))
+    high = high < length ? high : length;
+    uint64_t at = low < high ? random_between(fiber_random(), low, high - 1) : high;
+    if (low >= high || !spoil(store, read->read.offset + at, (unsigned char *)read->read.buffer + at))
         return;
     blame(store, read, page, 1);
     store->pages[page].flipped = true;
