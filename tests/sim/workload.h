@@ -105,6 +105,7 @@ struct world {
     int processes, manager, consumer_process[2]; /* the last number given; who is who now */
     uint64_t deaths, deaths_wanted;              /* of managers */
     bool is_serving;                             /* the manager has taken over */
+    unsigned attaching;                          /* its threads that attach a view just now */
     struct mnw_pool_options pool_options;
 };
 

@@ -104,7 +104,10 @@ int attach_view(struct sim_view *view) {
         .faults_per_second = one_in(3) ? (uint32_t)draw(world.is_prompt ? 500 : 20, 5000) : 0,
         .flags = (view->writable ? MNW_VIEW_WRITE : 0u) | (view->parent ? MNW_VIEW_FORKED : 0u),
     };
-    return mnw_view_attach(&view->handle, view->cache->handle, &options);
+    world.attaching++;
+    int error = mnw_view_attach(&view->handle, view->cache->handle, &options);
+    world.attaching--;
+    return error;
 }
 
 bool open_remote_view(struct sim_view *view) {
@@ -166,6 +169,7 @@ static void lose_manager(void) {
     memset(&world.last_stats, 0, sizeof(world.last_stats));
     world.pool = NULL;
     world.budget_moves = world.is_serving = false;
+    world.attaching = 0;
     world.operators_running = 0;
     world.deaths++;
     fake_set_budget(UINT64_MAX); /* several caches are taken over one by one */

@@ -354,7 +354,7 @@ static bool has_pin(const struct sim_cache *cache, uint64_t first, uint64_t coun
     return false;
 }
 
-/* Where touching an invalidated page is SIGBUS, it has failed anew. */
+/* Where touching an invalidated page is SIGBUS, it has failed anew; or the view is being attached, which mends that. */
 static void check_healed(struct mnw_cache *cache, uint64_t first, uint64_t count) {
     for (uint64_t page = first; page < first + count; page++)
         if (mnw__views_have_poison(cache, page, 1) &&
@@ -387,7 +387,7 @@ static void change_store(void) {
     int error = mnw_invalidate(cache->handle, offset_of(cache, first), offset_of(cache, count));
     sim_trace("operator: invalidated: %d", error);
     bool punches_fail = fake_config.chance[FAKE_PUNCH];
-    if (!error && world.operators == 1)
+    if (!error && world.operators == 1 && !world.attaching)
         for (unsigned i = 0; i < mnw__member_count(cache->handle); i++)
             check_healed(mnw__member(cache->handle, i), first, count);
     if (error == -EIO && store_failed(cache))
