@@ -109,9 +109,26 @@ struct watching {
     uint64_t first, end;
 };
 
+static uint64_t end_of(const struct mnw_cache *cache, uint64_t page) {
+    return mnw__extent_end(&cache->pages, mnw__extent_of(&cache->pages, page));
+}
+
+static bool is_in_policy(struct mnw_cache *cache, uint64_t page) {
+    return mnw__policy_holds(&cache->policy, (uint32_t)mnw__extent_of(&cache->pages, page));
+}
+
+/*
+ * Under policy_lock, and only what the policy holds: since it was watched it may have been pinned, and whoever has
+ * pinned and populated it counts on its being mapped.
+ */
 static void zap_watched(struct watching *watching) {
-    if (watching->end > watching->first)
-        mnw__views_zap(watching->cache, watching->first, watching->end - watching->first);
+    struct mnw_cache *cache = watching->cache;
+    for (uint64_t first = watching->first, end; first < watching->end; first = end_of(cache, end)) {
+        for (end = first; end < watching->end && is_in_policy(cache, end);)
+            end = end_of(cache, end);
+        if (end > first)
+            mnw__views_zap(cache, first, end - first);
+    }
     watching->first = watching->end = 0;
 }
 
@@ -254,7 +271,9 @@ static void gather(struct mnw_cache *cache, uint64_t bytes, bool direct, struct 
         else
             add_victim(cache, victims, extent);
     }
+    mnw__mutex_lock(&cache->policy_lock);
     zap_watched(&watching);
+    mnw__mutex_unlock(&cache->policy_lock);
 }
 
 /* Neighbours are punched by one call. Where that fails, one of them may be to blame: each by itself. */

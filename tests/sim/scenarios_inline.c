@@ -159,7 +159,71 @@ static void shared_slot(enum mnw_backing kind) {
     close_inline(&high, view);
 }
 
+/* ---- pins --------------------------------------------------------------------------------------------------- */
+
+enum { PIN_EXTENTS = 8, PIN_ROUNDS = 2000 };
+
+/* Takes from the budget and gives it back, again and again: extents are evicted, and asked for their use. */
+struct evictor {
+    struct high *high;
+    struct mnw__thread thread;
+    _Atomic bool stop;
+};
+
+static void evict_on(void *argument) {
+    struct evictor *evictor = argument;
+    struct high *high = evictor->high;
+    while (!atomic_load(&evictor->stop)) {
+        mnw_pool_set_budget(high->pool, PIN_EXTENTS / 2 * (uint64_t)high->extent);
+        mnw_pool_set_budget(high->pool, (PIN_EXTENTS + 2) * (uint64_t)high->extent);
+        mnw__sleep_ns(20000);
+    }
+}
+
+/* On the script's own thread: a byte of each page. */
+static bool is_read(struct high *high, const struct mnw_view *view, size_t first, size_t pages) {
+    unsigned char byte;
+    uintptr_t stopped;
+    for (size_t page = first; page < first + pages; page++)
+        if (world_read(high_at(view, high, page), &byte, 1, &stopped) != WORLD_OK || byte != high_byte(page, 0))
+            return false;
+    return true;
+}
+
+static uint64_t faults_of(struct high *high) {
+    struct mnw_stats stats = high_stats(high);
+    return stats.faults_minor + stats.faults_missing;
+}
+
+/* Pinned and populated, an extent stays mapped, whatever an evictor had in mind for it. */
+static void pinned_stays_mapped(enum mnw_backing kind) {
+    struct high high;
+    struct mnw_view *view =
+        open_inline(&high, kind, (struct high_options){.extents = PIN_EXTENTS, .budget_extents = PIN_EXTENTS + 2});
+    struct evictor evictor = {.high = &high};
+    bool is_ok = true, is_pinned = true;
+    uint64_t faults = 0;
+    expect_result("an evictor", mnw__thread_start(&evictor.thread, "evictor", -1, evict_on, &evictor), 0);
+    for (unsigned round = 0; round < PIN_ROUNDS; round++) {
+        size_t page = round % PIN_EXTENTS * high.extent_pages;
+        uint64_t offset = high_offset(&high, page);
+        is_ok &= is_read(&high, view, 0, high.pages);
+        is_pinned &= !mnw_pin(high.cache, offset, high.extent) && !mnw_view_populate(view, offset, high.page);
+        uint64_t before = faults_of(&high);
+        mnw__sleep_ns(30000);
+        is_ok &= is_read(&high, view, page, 1);
+        faults += faults_of(&high) - before;
+        is_pinned &= !mnw_unpin(high.cache, offset, high.extent);
+    }
+    atomic_store(&evictor.stop, true);
+    mnw__thread_join(&evictor.thread);
+    expect(is_ok && is_pinned, "all is read, pinned and populated");
+    expect(!faults, "and nothing of what is pinned faults");
+    close_inline(&high, view);
+}
+
 const struct scenario scenarios_inline[] = {
+    {"inline-pinned-stays-mapped", ON_SHMEM, pinned_stays_mapped},
     {"inline-reads-all", ON_ALL, reads_all},
     {"inline-evicts", ON_ALL, evicts},
     {"inline-joins", ON_ALL, joins},
