@@ -2,6 +2,7 @@
 #include "engine/place.h"
 
 #include "base/bits.h"
+#include "base/point.h"
 #include "engine/adopt.h"
 #include "engine/cache.h"
 #include "engine/fault.h"
@@ -71,14 +72,18 @@ static int node_of_faulter(struct mnw__place *place, const struct mnw_pool *pool
     return place->node;
 }
 
-/* When nodes come or go the kernel changes the policies of threads by itself. */
-static void keep_up(struct mnw__place *place, const struct mnw_pool *pool, uint64_t nodes) {
+/*
+ * When nodes come or go the kernel changes the policies of threads by itself. The count is read before the nodes, and
+ * raised after them: who sees a new one sees the new nodes, and who sees an old one comes again.
+ */
+static void keep_up(struct mnw__place *place, const struct mnw_pool *pool) {
     uint32_t changes = atomic_load(&pool->nodes_now.changes);
     if (place->changes == changes)
         return;
+    mnw__point("nodes changed");
     place->changes = changes;
     place->preferred = -1;
-    mnw__numa_set_thread_policy(kernels_policy(pool), nodes);
+    mnw__numa_set_thread_policy(kernels_policy(pool), mnw__nodes_now(pool));
 }
 
 static void prefer(struct mnw__place *place, int node) {
@@ -220,7 +225,7 @@ int mnw__place_allocate(struct mnw__place *place, struct mnw_cache *cache, uint6
     if (!mnw__nodes_are_several(pool))
         return mnw__backing_allocate(&cache->backing, offset, length);
     if (place)
-        keep_up(place, pool, mnw__nodes_now(pool));
+        keep_up(place, pool);
     if (cache->node >= 0)
         return allocate_on(place, cache, offset, length, fresh, cache->node);
     if (pool->turns.count)
