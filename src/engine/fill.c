@@ -334,6 +334,7 @@ bool mnw__fill_read_after_all(struct mnw__fill *fill) {
     if (!allocate_run(&fill->thread->place, fill->cache, fill->first_page, fill->page_count, true, false))
         return false;
     fill->is_sent = false;
+    fill->done_bytes = 0; /* where nodes are several the memory may be another now, without what was sent */
     mnw__fill_read(fill);
     return true;
 }

@@ -58,6 +58,7 @@ static void read_callback(void *context, const struct mnw_read *read) {
     struct high *high = context;
     bool held = false;
     mnw__mutex_lock(&high->lock);
+    high->reads_inside += read->offset % high->page != 0;
     for (size_t page = read->offset / high->page; page * high->page < read->offset + read->length; page++) {
         high->page_of[page].reads++;
         high->reads++;

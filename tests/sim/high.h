@@ -39,7 +39,7 @@ struct high {
     unsigned char version;
     struct mnw_read held[HIGH_READS_MAX];
     size_t held_count;
-    int reads;
+    int reads, reads_inside;   /* of these, that begin inside a page */
     struct mnw__store_ops ops; /* the store's own, if whoever faults may read it himself */
     unsigned sends,
         send_trouble;  /* so many sends; every how many-th ends early, and every second of these in an error */

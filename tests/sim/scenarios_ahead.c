@@ -128,6 +128,7 @@ static void read_twice(enum mnw_backing kind, unsigned trouble, size_t budget_ex
     high_read_all(&high, high.view, 1);
     struct mnw_stats stats = high_stats(&high);
     expect(!stats.fills_failed && !stats.read_retries, "what cannot be sent has not failed");
+    expect(!high.reads_inside, "and is read from the beginning of its page, which may get other memory");
     expect(!budget_extents || stats.evictions, "evictions");
     high_close(&high);
 }
