@@ -86,7 +86,11 @@ enum mnw__map mnw__fault_map_around(struct mnw_view *view, uint64_t page, uint64
 void mnw__fault_map_lead(struct mnw_view *view, uint64_t page, uint64_t count) {
     struct mnw_cache *cache = view->cache;
     uint64_t extent = mnw__extent_of(&cache->pages, page), last = extent;
-    if (!count || cache->pool->whole_extents || !mnw__view_holds(view, page) || !mnw__cache_enter(cache, extent, false))
+    if (!count || cache->pool->whole_extents || !mnw__view_holds(view, page))
+        return;
+    /* Looked at first: what is not there is not entered, or it would be RESIDENT with nothing in it. */
+    if (mnw__page_state(mnw__page_load(&cache->pages, page)) != MNW__PAGE_PRESENT ||
+        !mnw__cache_enter(cache, extent, false))
         return;
     if (mnw__page_state(mnw__page_load(&cache->pages, page)) == MNW__PAGE_PRESENT) {
         mnw__extent_set_ahead(&cache->pages, extent);

@@ -3,6 +3,7 @@
  * Scenarios on the public API: what is mapped ahead of a sequential reader of resident pages, over many extents by one
  * call. Never a page that is not there, never beyond the view, and never so that it looks used.
  */
+#include "engine/cache.h"
 #include "high.h"
 
 #include <errno.h>
@@ -113,6 +114,22 @@ static void window_that_is_filling(enum mnw_backing kind) {
     high_close(&high);
 }
 
+/* The window behind the next, which begins at 88 as above, is not in memory: its extents stay what they are. */
+static void window_that_is_absent(enum mnw_backing kind) {
+    enum { PRESENT = 88 };
+    struct high high;
+    high_open(&high, kind, &(struct high_options){.extents = EXTENTS});
+    expect(mnw_prefetch(high.cache, 0, high_offset(&high, PRESENT), 1) > 0, "prefetch");
+    high_event(&high, MNW_EVENT_PREFETCH, 0, 1);
+    for (size_t page = 0; page < PRESENT; page++)
+        high_read(&high, high.view, page, WORLD_OK, 0);
+    unsigned empty = 0;
+    for (uint64_t extent = PRESENT / high.extent_pages; extent < EXTENTS; extent++)
+        empty += mnw__extent_load(&high.cache->pages, extent).state != MNW__EXTENT_ABSENT;
+    expect(!empty, "no extent is resident with nothing in it");
+    high_close(&high);
+}
+
 /* What is read ahead is sent into the file: whole, in part, or in vain; and what was evicted is sent anew. */
 static void read_twice(enum mnw_backing kind, unsigned trouble, size_t budget_extents) {
     struct high high;
@@ -152,6 +169,7 @@ const struct scenario scenarios_ahead[] = {
     {"ahead-within-the-view", ON_SHMEM, part_of_a_store},
     {"ahead-up-to-a-hole", ON_SHMEM, hole_on_the_way},
     {"ahead-of-what-is-filling", ON_SHMEM, window_that_is_filling},
+    {"ahead-of-what-is-absent", ON_SHMEM, window_that_is_absent},
     {"ahead-sent", ON_SHMEM, sent},
     {"ahead-sent-in-vain", ON_SHMEM, sent_in_vain},
     {"ahead-sent-and-evicted", ON_SHMEM, sent_and_evicted},
