@@ -200,6 +200,8 @@ static void move(struct mnw__rebalance *own, struct mnw_cache *cache, uint64_t e
 static bool settle(struct mnw__rebalance *own, struct mnw_cache *cache, uint64_t extent, int target) {
     if (target < 0 || !(mnw__nodes_now(cache->pool) >> target & 1))
         return true;
+    if (own->is_behind) /* nor is this one asked for, round after round */
+        return false;
     struct survey before = go_through(own, cache, extent, target, false);
     if (!before.misplaced)
         return true;

@@ -100,6 +100,8 @@ int fake_uffd_process(int fd);
 void fake_mremap(uintptr_t from, size_t length, uintptr_t to);
 /* From now on a process may use these nodes alone (a cpuset), or those of them that there are. */
 void fake_allow_nodes(uint64_t nodes);
+/* Pages that were asked for where they lie. */
+uint64_t fake_asked_where(void);
 /* mbind(MPOL_BIND) of whole pages of a view. */
 void fake_mbind(uintptr_t address, size_t length, int node);
 /* mprotect(PROT_NONE) of a whole view: touching it is SIGSEGV. */

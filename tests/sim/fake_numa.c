@@ -13,6 +13,7 @@
 
 static struct fake_policy policies[FIBERS_MAX]; /* of threads */
 static uint64_t lost;                           /* nodes that a cpuset has taken away */
+static uint64_t asked;                          /* pages, for where they lie */
 
 static uint64_t all_nodes(void) {
     return ((uint64_t)1 << fake_config.nodes) - 1;
@@ -136,8 +137,13 @@ int fake_numa_choose(const struct fake_file *file, uint64_t page) {
     return nth_node(nodes & ~lost, policy->policy == MNW_NUMA_INTERLEAVE ? page : 0);
 }
 
+uint64_t fake_asked_where(void) {
+    return asked;
+}
+
 int mnw__numa_where(void *const *addresses, int *nodes, size_t count) {
     fake_call("move_pages");
+    asked += count;
     for (size_t i = 0; i < count; i++) {
         uint64_t page;
         const struct fake_file *file = fake_file_at(addresses[i], &page);
@@ -193,7 +199,7 @@ int mnw__numa_move(void *const *addresses, int *status, size_t count, int node, 
 
 void fake_numa_begin(void) {
     memset(policies, 0, sizeof(policies));
-    lost = 0;
+    lost = asked = 0;
 }
 
 /* ---- huge pages ---------------------------------------------------------------------------------------- */

@@ -30,6 +30,8 @@ void world_unmap(uintptr_t address, size_t length);
 void world_move(uintptr_t from, size_t length, uintptr_t to);
 /* How many NUMA nodes there are: as many as are wanted, or fewer. Before the pool opens. */
 unsigned world_nodes(unsigned wanted);
+/* Pages that the kernel was asked for where they lie, so far; 0: this world does not count. */
+uint64_t world_asked_where(void);
 /* mbind(MPOL_BIND) by a consumer, of a mapping of its own. */
 void world_mbind(uintptr_t address, size_t length, unsigned node);
 /* Can this backing be had here? If not, says why. */

@@ -176,6 +176,22 @@ static void is_bounded(enum mnw_backing kind) {
     high_close(&high);
 }
 
+/* Beyond the budget the next that is to move is asked for in each round, and not all that wait behind it. */
+static void waits_without_asking(enum mnw_backing kind) {
+    struct high high;
+    struct user user;
+    nodes = world_nodes(2);
+    high_open(&high, kind, &(struct high_options){.extents = 16, .rebalance_extents = 1});
+    settle_on(&high, 0);
+    user_start(&user, &high, nodes - 1);
+    mnw__sleep_ns(500000000);
+    uint64_t before = world_asked_where();
+    mnw__sleep_ns(1000000000);
+    expect(world_asked_where() - before < 100 * high.extent_pages, "an extent is asked for in a round");
+    user_stop(&user);
+    high_close(&high);
+}
+
 /* Whoever populates a pinned range counts on its being mapped. */
 static void leaves_pins_alone(enum mnw_backing kind) {
     struct high high;
@@ -214,6 +230,7 @@ const struct scenario scenarios_rebalance[] = {
     {"rebalance-among-changes", ON_ALL | NEEDS_SPEED, follows_among_changes},
     {"rebalance-stays-where-it-is-used", ON_ALL | NEEDS_SPEED, stays_where_it_is_used},
     {"rebalance-is-bounded", ON_ALL | NEEDS_SPEED, is_bounded},
+    {"rebalance-waits-without-asking", ON_SHMEM | NEEDS_SPEED, waits_without_asking},
     {"rebalance-leaves-pins-alone", ON_ALL | NEEDS_SPEED, leaves_pins_alone},
     {"rebalance-of-local-only", ON_SHMEM, is_refused_beside_other_policies},
     {0},
