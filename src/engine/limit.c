@@ -4,7 +4,8 @@
  *
  * Whoever finds nothing is given a turn of his own, one fault's share after the last that was given. Otherwise all
  * views of a peer at its limit would come back together, for one fault, and the more views it has the more often would
- * it be looked at for nothing.
+ * it be looked at for nothing. When the turn comes there is a fault for it, even if others have taken what there was: a
+ * sibling that never ceases to fault would otherwise be there first each time. It is owed then, by all of them.
  */
 #include "engine/limit.h"
 
@@ -55,19 +56,23 @@ static uint64_t forget(struct mnw_limit *limit, uint64_t now_ns) {
     return paid;
 }
 
+/* Behind those who can be before us: each of them has a reference. The turns of who is gone are nobody's. */
 static uint64_t take_turn(struct mnw_limit *limit, uint64_t earliest) {
+    uint64_t others = atomic_load(&limit->references) - 1, latest = earliest + others * limit->cost_ns;
     uint64_t last = atomic_load(&limit->turn), mine;
     do
-        mine = mnw__max(last + limit->cost_ns, earliest);
+        mine = mnw__min(mnw__max(last + limit->cost_ns, earliest), latest);
     while (!atomic_compare_exchange_weak(&limit->turn, &last, mine));
     return mine;
 }
 
-int mnw__limit_ask(struct mnw_limit *limit, uint64_t now_ns, int count, uint64_t *wait_ns) {
+int mnw__limit_ask(struct mnw_limit *limit, uint64_t now_ns, int count, bool had_turn, uint64_t *wait_ns) {
     uint64_t paid = forget(limit, now_ns);
     uint64_t credit = now_ns > paid ? now_ns - paid : 0;
     if (credit >= limit->cost_ns)
         return (int)mnw__min((uint64_t)count, credit / limit->cost_ns);
+    if (had_turn)
+        return 1;
     *wait_ns = take_turn(limit, paid + limit->cost_ns) - now_ns;
     return 0;
 }

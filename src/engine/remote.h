@@ -54,6 +54,7 @@ struct mnw__remote {
     /* thread->lock */
     bool parked; /* not among those that the thread waits for, until resume_ns */
     uint64_t resume_ns;
+    bool has_turn;     /* by its limit: a fault for it, once it is not parked */
     bool in_motion;    /* the events read last said that the mapping changed */
     bool refused;      /* a fault could not be ended: mnw__remote_refused() */
     unsigned vain;     /* visits without an event, in a row */

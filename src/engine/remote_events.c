@@ -272,9 +272,11 @@ static int allowed(struct mnw_view *view, int count) {
     if (!remote->limit || remote->refused)
         return count;
     now_ns = mnw__clock_ns();
-    count = mnw__limit_ask(remote->limit, now_ns, count, &wait_ns);
-    if (!count)
+    count = mnw__limit_ask(remote->limit, now_ns, count, remote->has_turn, &wait_ns);
+    if (!count) {
+        remote->has_turn = true;
         park(view, now_ns, mnw__max(wait_ns, PARK_NS));
+    }
     return count;
 }
 
@@ -386,6 +388,7 @@ int mnw__remote_read(struct mnw_view *view, struct mnw__uffd_event *events, int 
         return 0;
     remote->vain = 0;
     pay(remote, taken);
+    remote->has_turn = false;
     tell(view, events, taken, &news);
     return taken;
 }

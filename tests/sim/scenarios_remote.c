@@ -5,6 +5,7 @@
  */
 #include "base/bits.h"
 #include "high.h"
+#include "sys/backing.h"
 #include "sys/uffd.h"
 
 #include <stdlib.h>
@@ -18,6 +19,7 @@ struct remote {
     int uffd;
     /* set before it is opened */
     uint32_t faults_per_second; /* 0: no limit */
+    struct mnw_limit *limit;    /* NULL: none that is shared */
     unsigned flags;
 };
 
@@ -28,7 +30,8 @@ static int attach(struct high *high, struct remote *remote, size_t first) {
                                          .address = remote->address,
                                          .uffd = remote->uffd,
                                          .flags = remote->flags,
-                                         .faults_per_second = remote->faults_per_second};
+                                         .faults_per_second = remote->faults_per_second,
+                                         .limit = remote->limit};
     return mnw_view_attach(&remote->view, high->cache, &options);
 }
 
@@ -245,6 +248,87 @@ static void unmap_at_the_limit(enum mnw_backing kind) {
     high_close(&high);
 }
 
+/* ---- a limit that views share ---- */
+
+/* Has its page taken away each time, so that it faults without end. */
+struct hog {
+    struct mnw__thread thread;
+    uintptr_t address;
+    size_t length;
+    _Atomic unsigned faults;
+    _Atomic bool stop;
+};
+
+static void fault_on(void *argument) {
+    struct hog *hog = argument;
+    unsigned char byte;
+    uintptr_t stopped;
+    while (!atomic_load(&hog->stop)) {
+        if (world_read(hog->address, &byte, 1, &stopped) != WORLD_OK || mnw__view_zap(hog->address, hog->length))
+            exit(1);
+        atomic_fetch_add(&hog->faults, 1);
+    }
+}
+
+static void hog_start(struct high *high, struct hog *hog, const struct remote *remote, size_t extent) {
+    *hog = (struct hog){.address = remote->address + extent * high->extent, .length = high->extent};
+    if (mnw__thread_start(&hog->thread, "hog", -1, fault_on, hog))
+        exit(1);
+}
+
+static unsigned faults_of(struct hog *hogs, size_t count) {
+    unsigned faults = 0;
+    for (size_t i = 0; i < count; i++)
+        faults += atomic_load(&hogs[i].faults);
+    return faults;
+}
+
+struct goal {
+    struct hog *hogs;
+    size_t count;
+    unsigned faults;
+};
+
+static bool is_reached(void *argument) {
+    const struct goal *goal = argument;
+    return faults_of(goal->hogs, goal->count) >= goal->faults;
+}
+
+/*
+ * One view's threads fault without end, for more than what two may have together: each time that it is looked at, it
+ * takes all that there is. The other is looked at just behind it, and has its turns all the same: every second fault is
+ * its, or nearly. (A machine too slow for the limit would share by the number of threads.)
+ */
+static void share_a_limit(enum mnw_backing kind) {
+    enum { HOGS = 8, PER_SECOND = 2000, SAVED_UP = PER_SECOND / 10, FAULTS = 100 };
+    struct high high;
+    struct remote busy = {0}, other = {0};
+    struct hog hogs[HOGS + 1]; /* the last is the other view's */
+    high_open(&high, kind, &(struct high_options){.extents = HOGS});
+    expect(mnw_prefetch(high.cache, 0, high.size_bytes, 1) > 0, "prefetch");
+    high_event(&high, MNW_EVENT_PREFETCH, 0, 1);
+    expect_result("a limit", mnw_limit_open(&busy.limit, PER_SECOND), 0);
+    other.limit = busy.limit;
+    open_remote(&high, &other, 0, high.pages);
+    open_remote(&high, &busy, 0, high.pages);
+    expect_result("which the views keep", mnw_limit_close(busy.limit), 0);
+    for (size_t i = 0; i < HOGS; i++)
+        hog_start(&high, &hogs[i], &busy, i);
+    hog_start(&high, &hogs[HOGS], &other, 0);
+    wait_until(is_reached, &(struct goal){hogs, HOGS + 1, SAVED_UP + HOGS}, "what was saved up to be spent");
+    unsigned before = faults_of(hogs, HOGS), others = faults_of(&hogs[HOGS], 1);
+    wait_until(is_reached, &(struct goal){&hogs[HOGS], 1, others + FAULTS}, "faults beside a view that takes all");
+    unsigned after = faults_of(hogs, HOGS);
+    expect(after - before < 6 * FAULTS, "%d faults beside a view that takes all it can", FAULTS);
+    for (size_t i = 0; i < HOGS + 1; i++)
+        atomic_store(&hogs[i].stop, true);
+    for (size_t i = 0; i < HOGS + 1; i++)
+        mnw__thread_join(&hogs[i].thread);
+    close_remote(&busy, busy.address, busy.length);
+    close_remote(&other, other.address, other.length);
+    high_close(&high);
+}
+
 /* ---- a child's view that is closed ---- */
 
 /*
@@ -278,6 +362,7 @@ const struct scenario scenarios_remote[] = {
     {"remote-tear-and-move", ON_SHMEM | ON_HUGETLB, tear_and_move},
     {"remote-place-changes-hands", ON_SHMEM | ON_HUGETLB, races},
     {"remote-unmaps-at-the-limit", ON_SHMEM | ON_HUGETLB, unmap_at_the_limit},
+    {"remote-views-share-a-limit", ON_SHMEM | NEEDS_SPEED, share_a_limit},
     {"remote-child-is-closed", ON_SHMEM | ON_HUGETLB | NEEDS_POISON, close_child},
     {0},
 };
