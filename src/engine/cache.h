@@ -59,7 +59,7 @@ struct mnw_cache {
     _Atomic uint32_t jobs_active;    /* jobs that name this cache */
     _Atomic uint32_t policy_changes; /* of the pool's nodes, that the backing's policy takes into account */
     _Atomic uint64_t pinned_extents;
-    _Atomic uint64_t evicting;                /* evictions and drains under way: close waits */
+    _Atomic uint64_t evicting;                /* evictions, drains, rounds of others under way: close waits */
     _Atomic uint32_t copied;                  /* views whose writers' copies eviction would destroy: none is made */
     _Atomic uint64_t spared[MNW__SPARED_MAX]; /* reclaim.h: extents just filled for a fault, and when */
     int64_t turn;                             /* pool->lock: weighs this cache against others in reclaim */
