@@ -301,9 +301,10 @@ void mnw__fault_note_resolved(const struct mnw__place *place, struct mnw_cache *
 }
 
 /* When its faulter runs on: where he was is looked up in /proc. */
-static void vote(const struct mnw__fault_thread *thread, struct mnw_cache *cache, uint64_t page, uint64_t around) {
-    if (mnw__rebalance_asks(cache, page, around))
-        mnw__rebalance_vote(cache, page, around, mnw__place_faulter_node(&thread->place, cache->pool));
+static void vote(const struct mnw__fault_thread *thread, struct mnw_cache *cache, uint64_t page,
+                 const struct mnw__readahead_plan *plan) {
+    if (mnw__rebalance_asks(cache, page, plan))
+        mnw__rebalance_vote(cache, page, plan, mnw__place_faulter_node(&thread->place, cache->pool));
 }
 
 /* One look at an extent that is entered. True: `*outcome` is how it ended. */
@@ -335,7 +336,7 @@ static bool look(struct mnw__fault_thread *thread, struct mnw_view *view, uint64
         case MNW__MAP_DONE:
             break;
         }
-        vote(thread, cache, page, plan->around);
+        vote(thread, cache, page, plan);
         mnw__fault_note_resolved(&thread->place, cache, page);
         return true;
     case MNW__PAGE_FILLING:

@@ -320,8 +320,8 @@ static enum step map(struct fault *fault) {
     mnw__fault_map_lead(fault->view, fault->plan.lead, fault->plan.lead_count);
     if (fault->plan.block_pages)
         mnw__fault_map_block(fault->view, fault->page, fault->plan.block, fault->plan.block + fault->plan.block_pages);
-    if (mnw__rebalance_asks(cache, fault->page, fault->plan.around))
-        mnw__rebalance_vote(cache, fault->page, fault->plan.around, mnw__numa_here());
+    if (mnw__rebalance_asks(cache, fault->page, &fault->plan))
+        mnw__rebalance_vote(cache, fault->page, &fault->plan, mnw__numa_here());
     mnw__fault_note_resolved(NULL, cache, fault->page);
     return STEP_MAPPED;
 }

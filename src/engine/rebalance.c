@@ -27,7 +27,7 @@
 #define BURST_SHARE 8
 /* Votes that are counted: far from where the counter wraps, however many threads vote at once. */
 #define VOTES_MAX 0x7fff
-/* Pages mapped by one fault that are looked at for whether they are sampled. */
+/* Pages of each run mapped by one fault that are looked at for whether they are sampled. */
 #define AROUND_MAX 1024
 /* Pages asked for, or moved, by one system call. */
 #define BATCH 64
@@ -52,26 +52,41 @@ static bool is_sampled(const struct mnw_cache *cache, uint64_t extent) {
     return atomic_load_explicit(place, memory_order_relaxed) == extent + 1;
 }
 
-static uint64_t last_extent(const struct mnw_cache *cache, uint64_t page, uint64_t around) {
-    uint64_t last = page + mnw__min(mnw__max(around, 1), AROUND_MAX) - 1;
+static uint64_t last_extent(const struct mnw_cache *cache, uint64_t page, uint64_t count) {
+    uint64_t last = page + mnw__min(count, AROUND_MAX) - 1;
     return mnw__extent_of(&cache->pages, mnw__min(last, cache->pages.page_count - 1));
 }
 
-bool mnw__rebalance_asks_around(const struct mnw_cache *cache, uint64_t page, uint64_t around) {
-    uint64_t extent = mnw__extent_of(&cache->pages, page), last = last_extent(cache, page, around);
+static bool has_sampled(const struct mnw_cache *cache, uint64_t page, uint64_t count) {
+    if (!count)
+        return false;
+    uint64_t extent = mnw__extent_of(&cache->pages, page), last = last_extent(cache, page, count);
     while (extent < last && !is_sampled(cache, extent))
         extent++;
     return is_sampled(cache, extent);
 }
 
+bool mnw__rebalance_asks_of(const struct mnw_cache *cache, uint64_t page, const struct mnw__readahead_plan *plan) {
+    return has_sampled(cache, page, plan->around) || has_sampled(cache, plan->lead, plan->lead_count);
+}
+
 /* Should the place in the table be another extent's by now, that one gets a vote too many. */
-void mnw__rebalance_vote(struct mnw_cache *cache, uint64_t page, uint64_t around, int node) {
-    uint64_t extent = mnw__extent_of(&cache->pages, page), last = last_extent(cache, page, around);
-    for (; node >= 0 && node < MNW_NODES_MAX && extent <= last; extent++) {
+static void vote(struct mnw_cache *cache, uint64_t page, uint64_t count, int node) {
+    if (!count)
+        return;
+    uint64_t extent = mnw__extent_of(&cache->pages, page), last = last_extent(cache, page, count);
+    for (; extent <= last; extent++) {
         _Atomic uint16_t *votes = &cache->samples->samples[extent % MNW__SAMPLES].votes[node];
         if (is_sampled(cache, extent) && atomic_load_explicit(votes, memory_order_relaxed) < VOTES_MAX)
             atomic_fetch_add_explicit(votes, 1, memory_order_relaxed);
     }
+}
+
+void mnw__rebalance_vote(struct mnw_cache *cache, uint64_t page, const struct mnw__readahead_plan *plan, int node) {
+    if (node < 0 || node >= MNW_NODES_MAX)
+        return;
+    vote(cache, page, plan->around, node);
+    vote(cache, plan->lead, plan->lead_count, node);
 }
 
 static uint32_t count_votes(struct mnw__sample *sample, int *best) {
@@ -247,8 +262,6 @@ static void look_at_samples(struct mnw__rebalance *own, struct mnw_cache *cache)
 static bool begin(struct mnw__rebalance *own, struct mnw_cache *cache, uint64_t extent) {
     struct mnw__samples *samples = cache->samples;
     struct mnw__sample *sample = &samples->samples[extent % MNW__SAMPLES];
-    if (atomic_load_explicit(&samples->sampled[extent % MNW__SAMPLES], memory_order_relaxed))
-        return false;
     for (int node = 0; node < MNW_NODES_MAX; node++)
         atomic_store_explicit(&sample->votes[node], 0, memory_order_relaxed);
     sample->zaps = 1;
@@ -261,6 +274,10 @@ static bool begin(struct mnw__rebalance *own, struct mnw_cache *cache, uint64_t 
     }
     forget(samples, extent);
     return false;
+}
+
+static bool has_place(const struct mnw__samples *samples, uint64_t extent) {
+    return !atomic_load_explicit(&samples->sampled[extent % MNW__SAMPLES], memory_order_relaxed);
 }
 
 /* From where the last round ended, to the end of the cache; then from its beginning, but not at once. */
@@ -278,6 +295,8 @@ static void begin_samples(struct mnw__rebalance *own, struct mnw_cache *cache) {
             break;
         if (!mnw__extent_load(&cache->pages, extent).present || ++seen % step)
             continue;
+        if (!has_place(samples, extent)) /* it is next: passed over, it might be so by each round that comes here */
+            break;
         tries--;
         own->is_active |= begin(own, cache, extent);
     }

@@ -15,6 +15,7 @@
 #define MNW_ENGINE_REBALANCE_H
 
 #include "engine/cache.h"
+#include "policy/readahead.h"
 
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -48,14 +49,15 @@ int mnw__samples_open(struct mnw_cache *cache);
 void mnw__samples_close(struct mnw_cache *cache);
 
 /*
- * A fault on a page that was there was resolved, and `around` pages from it on were mapped: what is mapped ahead of a
- * reader is used by him. Should he vote? Any thread; async-signal-safe.
+ * A fault on a page that was there was resolved by its plan. What is mapped ahead of a reader, around the fault and as
+ * the lead, is used by him: most of it raises no fault of its own. Should he vote? Any thread; async-signal-safe.
  */
-bool mnw__rebalance_asks_around(const struct mnw_cache *cache, uint64_t page, uint64_t around);
-static inline bool mnw__rebalance_asks(const struct mnw_cache *cache, uint64_t page, uint64_t around) {
-    return cache->samples && mnw__rebalance_asks_around(cache, page, around);
+bool mnw__rebalance_asks_of(const struct mnw_cache *cache, uint64_t page, const struct mnw__readahead_plan *plan);
+static inline bool mnw__rebalance_asks(const struct mnw_cache *cache, uint64_t page,
+                                       const struct mnw__readahead_plan *plan) {
+    return cache->samples && mnw__rebalance_asks_of(cache, page, plan);
 }
 /* Then he does, for his node; -1: nobody knows which. */
-void mnw__rebalance_vote(struct mnw_cache *cache, uint64_t page, uint64_t around, int node);
+void mnw__rebalance_vote(struct mnw_cache *cache, uint64_t page, const struct mnw__readahead_plan *plan, int node);
 
 #endif

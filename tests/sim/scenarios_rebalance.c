@@ -176,6 +176,22 @@ static void is_bounded(enum mnw_backing kind) {
     high_close(&high);
 }
 
+/* Who reads in order has most of it mapped before he comes, and it is used by him all the same. More than is sampled at
+ * a time. */
+static void follows_who_reads_in_order(enum mnw_backing kind) {
+    struct high high;
+    struct user user;
+    nodes = world_nodes(2);
+    high_open(&high, kind,
+              &(struct high_options){.extents = 1024, .budget_extents = 1280, .rebalance_extents = 100000});
+    settle_on(&high, 0);
+    user_start(&user, &high, nodes - 1);
+    mnw__sleep_ns(2000000000);
+    user_stop(&user);
+    expect_moved(&high);
+    high_close(&high);
+}
+
 /* Beyond the budget the next that is to move is asked for in each round, and not all that wait behind it. */
 static void waits_without_asking(enum mnw_backing kind) {
     struct high high;
@@ -230,6 +246,7 @@ const struct scenario scenarios_rebalance[] = {
     {"rebalance-among-changes", ON_ALL | NEEDS_SPEED, follows_among_changes},
     {"rebalance-stays-where-it-is-used", ON_ALL | NEEDS_SPEED, stays_where_it_is_used},
     {"rebalance-is-bounded", ON_ALL | NEEDS_SPEED, is_bounded},
+    {"rebalance-follows-who-reads-in-order", ON_SHMEM | NEEDS_SPEED, follows_who_reads_in_order},
     {"rebalance-waits-without-asking", ON_SHMEM | NEEDS_SPEED, waits_without_asking},
     {"rebalance-leaves-pins-alone", ON_ALL | NEEDS_SPEED, leaves_pins_alone},
     {"rebalance-of-local-only", ON_SHMEM, is_refused_beside_other_policies},
