@@ -44,13 +44,17 @@ class Stop(unittest.TestCase):
         self.file.flush()
 
     def stuck(self, *arguments):
+        """A verify that waits for memory that cannot be given back: some of it comes with bytes that are written."""
         process = subprocess.Popen([COMMAND, "verify", self.file.name, "--budget", "4M", *arguments],
-                                   preexec_fn=lambda: refuse(FALLOCATE), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                                   preexec_fn=lambda: refuse(FALLOCATE), stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, text=True)
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
-        while process.poll() is None and self.read(process) < 2 << 20:
-            time.sleep(0.05)
-        time.sleep(1.5)
+        before, until = -1, time.monotonic() + 30
+        while process.poll() is None and (before < 2 << 20 or self.read(process) > before + 65536):  # events are read, too
+            self.assertLess(time.monotonic(), until, "it reads on")
+            before = self.read(process)
+            time.sleep(1)
         self.assertIsNone(process.poll(), "it was to wait for a page")
         return process
 
