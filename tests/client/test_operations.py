@@ -9,7 +9,6 @@ import struct
 import subprocess
 import sys
 import tempfile
-import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "daemon"))
@@ -109,10 +108,7 @@ class Operations(unittest.TestCase):
         for _ in range(2):
             worker = self.daemon.worker()
             disturb()
-            until = time.monotonic() + 20
-            while self.daemon.worker() in (None, worker) and time.monotonic() < until:
-                time.sleep(0.005)
-            # The last one is asked for nothing before it is killed, too.
+            self.daemon.wait_worker(worker, asked=False)  # nor is the last one asked for anything before it is killed
         self.daemon.wait_ready()
         self.crowd_out()
         self.assertEqual(self.ask("residency", "disk", 0, MIB), 256)

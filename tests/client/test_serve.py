@@ -104,22 +104,17 @@ class Run(unittest.TestCase):
         for guest in guests:
             self.end(guest)
 
-    def wait_for_another(self, pid):
-        until = time.monotonic() + 20
-        while time.monotonic() < until and self.daemon.worker() in (None, pid):
-            time.sleep(0.005)
-
     def test_worker_killed(self):
         def kill():
             pid = self.daemon.kill_worker()
-            self.wait_for_another(pid)
+            self.daemon.wait_worker(pid, asked=False)
         self.disturbed(kill, OPTIONS.kills)
 
     def test_worker_handed_over(self):
         def hand_over():
             pid = self.daemon.worker()
             self.daemon.process.send_signal(signal.SIGHUP)
-            self.wait_for_another(pid)
+            self.daemon.wait_worker(pid, asked=False)
         self.disturbed(hand_over, 3)
 
     def test_stopped_with_children(self):
@@ -169,14 +164,14 @@ class Run(unittest.TestCase):
     def test_worker_killed_among_forks(self):
         def kill():
             pid = self.daemon.kill_worker()
-            self.wait_for_another(pid)
+            self.daemon.wait_worker(pid, asked=False)
         self.forking(kill)
 
     def test_worker_handed_over_among_forks(self):
         def hand_over():
             pid = self.daemon.worker()
             self.daemon.process.send_signal(signal.SIGHUP)
-            self.wait_for_another(pid)
+            self.daemon.wait_worker(pid, asked=False)
         self.forking(hand_over)
 
     def test_all_is_lost(self):

@@ -293,6 +293,21 @@ class Daemon:
         children = self.workers()
         return children[0] if children else None
 
+    def wait_worker(self, other, asked=True, seconds=20):
+        """The worker that comes after `other`, once it answers; not `asked`, nobody connects to it."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            pid = self.worker()
+            if pid and pid != other:
+                try:
+                    if asked:
+                        Peer(self.path).close()
+                    return pid
+                except (OSError, Gone):
+                    pass
+            time.sleep(0.005)
+        raise AssertionError("no new worker: " + self.read_log())
+
     def kill_worker(self):
         pid = self.worker()
         if pid:

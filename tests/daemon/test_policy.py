@@ -20,6 +20,8 @@ MEGABYTES = 8
 RATE = 500
 GROUP = 7654
 BLOCK = 64 << 10  # what one fault may map at once
+TRIES = 3
+SLOWNESS = int(os.environ.get("MINNOW_TEST_SLOWNESS", "1"))
 
 
 class Flood:
@@ -76,10 +78,11 @@ class Faults(unittest.TestCase):
                 os.close(opened.fd)
 
     def flood(self):
-        """What 16 views get in a second, and how long another peer waits meanwhile for 100 faults."""
+        """What share of their limit 16 views get in a second, and how long another peer waits meanwhile for 100 faults."""
         flood = Flood(self.daemon.path, "ab", 16)
         with Peer(self.daemon.path) as session:
             view = View(session, "a")
+            start = time.monotonic()
             flood.start()
             begin = time.monotonic()
             for n in range(100):
@@ -87,27 +90,27 @@ class Faults(unittest.TestCase):
                 self.assertEqual(view.read(block * BLOCK, PAGE), peer.page_bytes(block * BLOCK // PAGE))
             waited = time.monotonic() - begin
             time.sleep(max(0, begin + 1 - time.monotonic()))
-            touched, seconds = sum(flood.touched), time.monotonic() - begin
+            touched, seconds = sum(flood.touched), time.monotonic() - start
             self.assertEqual(view.close().status, 0)
         flood.end()
         return touched / (RATE * (seconds + 0.1)), waited  # the tenth was saved up
 
     def check(self):
-        share, waited = self.flood()
-        print(f"of its limit the flood got {share:.2f}; 100 faults of another took {waited * 1e3:.0f} ms", file=sys.stderr)
-        self.assertLess(share, 1.3)
-        self.assertGreater(share, 0.5)
-        self.assertLess(waited, 2)  # 0.1 s by its own limit
+        """Nobody ever has more than the limit. Having it all takes a CPU, too, which on a busy machine is not always there."""
+        for _ in range(TRIES):
+            share, waited = self.flood()
+            print(f"of its limit the flood got {share:.2f}; 100 faults of another took {waited * 1e3:.0f} ms", file=sys.stderr)
+            self.assertLess(share, 1.3)
+            if share > 0.5 / SLOWNESS and waited < 2 * SLOWNESS:  # 0.1 s by its own limit, over 3 s by one of all 17
+                return
+        self.fail(f"in none of {TRIES} tries did both have most of what is theirs")
 
     def test_flood_of_faults(self):
         """Many views, in two pools, are one peer, also when another worker has taken them over."""
         self.warm()
         self.check()
         worker = self.daemon.kill_worker()
-        until = time.monotonic() + 20
-        while self.daemon.worker() in (None, worker) and time.monotonic() < until:
-            time.sleep(0.01)
-        self.daemon.wait_ready()
+        self.daemon.wait_worker(worker)
         self.check()
 
 
@@ -117,12 +120,15 @@ class Sessions(unittest.TestCase):
     def setUp(self):
         self.folder = tempfile.TemporaryDirectory(prefix="minnow-policy-")
         self.addCleanup(self.folder.cleanup)
-        uri = "file://" + peer.make_image(self.folder.name, 4)
+        self.uri = "file://" + peer.make_image(self.folder.name, 4)
+
+    def serve(self, limits=None):
         config = {"pools": [{"name": "main", "budget": "16M"}, {"name": "graded", "backing": "graded", "budget": "16M"}],
                   "access": {"users": [0], "groups": [GROUP]},
-                  "limits": {"hello_ms": 300, "unread_ms": 700},
-                  "images": [{"name": "disk", "pool": "main", "uri": uri}, {"name": "graded", "pool": "graded", "uri": uri},
-                             {"name": "grouped", "pool": "main", "uri": uri, "access": {"groups": [GROUP + 1]}}]}
+                  "limits": limits or {},
+                  "images": [{"name": "disk", "pool": "main", "uri": self.uri},
+                             {"name": "graded", "pool": "graded", "uri": self.uri},
+                             {"name": "grouped", "pool": "main", "uri": self.uri, "access": {"groups": [GROUP + 1]}}]}
         self.daemon = peer.Daemon(COMMAND, {}, config=json.dumps(config))
         self.addCleanup(self.daemon.close)
 
@@ -139,6 +145,7 @@ class Sessions(unittest.TestCase):
 
     def test_groups(self):
         """Access by a peer's own group, by one of the others it is in, and not by any that it is not in."""
+        self.serve()
         may = "answer = peer.Peer(sys.argv[1]).open('disk')\nassert answer.status == 0, answer\n"
         may_not = "answer = peer.Peer(sys.argv[1], greet=False).receive()\n" \
                   "assert answer.kind == peer.EVENT_ENDED and answer.status == -13, answer\n"
@@ -147,6 +154,7 @@ class Sessions(unittest.TestCase):
         self.assertEqual(self.as_user(7, [8, GROUP + 2], may_not), "")
 
     def test_groups_of_an_image(self):
+        self.serve()
         both = "session = peer.Peer(sys.argv[1])\n" \
                "found = [session.open(name).status for name in ('disk', 'grouped')]\nassert found == {}, found\n"
         self.assertEqual(self.as_user(GROUP, [], both.format([0, -2])), "")
@@ -155,6 +163,7 @@ class Sessions(unittest.TestCase):
 
     def test_seals(self):
         """The size of what a peer is given cannot be changed by anybody."""
+        self.serve()
         with open("/sys/kernel/mm/transparent_hugepage/shmem_enabled", encoding="ascii") as file:
             own_tmpfs = "[never]" in file.read()
         with Peer(self.daemon.path) as session:
@@ -171,24 +180,27 @@ class Sessions(unittest.TestCase):
 
     def test_silence(self):
         """Who never says HELLO is told so and ended; who did may be silent."""
-        with Peer(self.daemon.path) as other, Peer(self.daemon.path, greet=False) as session:
-            begin = time.monotonic()
+        self.serve({"hello_ms": 1000})
+        other, begin = Peer(self.daemon.path), time.monotonic()
+        with other, Peer(self.daemon.path, greet=False) as session:
             answer = session.receive()
             waited = time.monotonic() - begin
             self.assertEqual((answer.kind, answer.status), (peer.EVENT_ENDED, -110), answer)
             self.assertIn("HELLO", answer.text)
             with self.assertRaises(peer.Gone):
                 session.receive()
-            self.assertGreater(waited, 0.2)
-            self.assertLess(waited, 5)
+            self.assertGreater(waited, 0.9)
+            self.assertLess(waited, 10)
             time.sleep(0.4)
             self.assertEqual(other.open("disk").status, 0)
 
     def test_answers_never_taken(self):
         """Nothing can be told to such a peer: its session just ends, with what it has."""
+        self.serve({"unread_ms": 3000})
         with Peer(self.daemon.path) as other, Peer(self.daemon.path) as session:
             view = View(session, "disk")
             session.socket.setblocking(False)
+            begin = time.monotonic()
             try:
                 for number in range(100000):
                     session.send(peer.message(peer.LIST, number + 1, bytes(8)))
@@ -199,11 +211,11 @@ class Sessions(unittest.TestCase):
                 state = json.loads(other.stats().data)
                 return state["sessions"], len(state["views"])
             self.assertEqual(there(), (2, 1))
-            begin = time.monotonic()
-            while there() != (1, 0) and time.monotonic() - begin < 10:
+            while there() != (1, 0) and time.monotonic() - begin < 20:
                 time.sleep(0.02)
+            ended = time.monotonic()
             self.assertEqual(there(), (1, 0))
-            self.assertGreater(time.monotonic() - begin, 0.3)
+            self.assertGreater(ended - begin, 2.9)
             peer.unmap(view.uffd, view.address, view.length)
 
 

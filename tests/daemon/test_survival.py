@@ -68,21 +68,6 @@ class Consumers:
         return results
 
 
-def wait_worker(daemon, other):
-    """The worker that comes after `other`, once it answers."""
-    until = time.monotonic() + 20
-    while time.monotonic() < until:
-        pid = daemon.worker()
-        if pid and pid != other:
-            try:
-                peer.Peer(daemon.path).close()
-                return pid
-            except (OSError, peer.Gone):
-                pass
-        time.sleep(0.005)
-    raise AssertionError("no new worker: " + daemon.read_log())
-
-
 class Survival(unittest.TestCase):
     def setUp(self):
         self.folder = tempfile.TemporaryDirectory(prefix="minnow-survival-")
@@ -119,7 +104,7 @@ class Survival(unittest.TestCase):
     def test_killed(self):
         def kill():
             pid = self.daemon.kill_worker()
-            wait_worker(self.daemon, pid)
+            self.daemon.wait_worker(pid)
 
         longest, start = self.run_consumers(kill, OPTIONS.kills)
         self.assertLess(longest, ((KILL_LIMIT if STRICT else 5.0) + start) * SLOW)
@@ -134,7 +119,7 @@ class Survival(unittest.TestCase):
                 time.sleep(chance.uniform(0, 0.03))
                 if self.daemon.worker() == pid:
                     time.sleep(0.02)
-            wait_worker(self.daemon, None)
+            self.daemon.wait_worker(None)
 
         self.run_consumers(kill, max(OPTIONS.kills // 2, 3))
 
@@ -142,7 +127,7 @@ class Survival(unittest.TestCase):
         def hand_over():
             pid = self.daemon.worker()
             self.daemon.process.send_signal(signal.SIGHUP)
-            wait_worker(self.daemon, pid)
+            self.daemon.wait_worker(pid)
 
         longest, _ = self.run_consumers(hand_over, OPTIONS.handovers)
         self.assertLess(longest, (HANDOVER_LIMIT if STRICT else 5.0) * SLOW)
@@ -203,15 +188,15 @@ class Survival(unittest.TestCase):
                 self.assertEqual(daemon.workers(), [before])
                 read_all(range(0, 128))
                 daemon.kill_worker()  # after a refused handover, nothing is tried twice
-                after = wait_worker(daemon, before)
+                after = daemon.wait_worker(before)
                 read_all(range(64, 192))
                 install(OPTIONS.command)
                 daemon.process.send_signal(signal.SIGHUP)
-                wait_worker(daemon, after)
+                daemon.wait_worker(after)
                 read_all(range(128, 256))
                 install(OPTIONS.next)
                 after = daemon.kill_worker()  # nobody has tried it
-                wait_worker(daemon, after)
+                daemon.wait_worker(after)
                 wait_log("of the program that the daemon was started with", 1)
                 read_all(range(192, 512))
                 self.assertNotIn("afresh", daemon.read_log())
@@ -234,7 +219,7 @@ class Survival(unittest.TestCase):
                 return old, standby
             if standby:  # it was faster
                 os.kill(standby, signal.SIGCONT)
-            wait_worker(daemon, old)
+            daemon.wait_worker(old)
         raise AssertionError("no handover can be caught under way")
 
     def test_deaths_during_a_handover(self):
@@ -405,7 +390,7 @@ class Survival(unittest.TestCase):
             self.assertEqual(session.receive().kind, peer.EVENT_RESTARTED)
             answer = session.ask(peer.HELLO, peer.struct.pack("=II", peer.VERSION, 1) + peer.name("again"))
             self.assertEqual((answer.status, peer.struct.unpack_from("=II", answer.body)[1]), (0, 1))
-            wait_worker(self.daemon, pid)
+            self.daemon.wait_worker(pid)
 
     def test_holder_killed(self):
         """The worker goes on without its holder."""
