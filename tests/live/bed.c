@@ -285,6 +285,12 @@ struct mnw_stats bed_stats(struct mnw_pool *pool) {
     return stats;
 }
 
+uint64_t bed_now_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
 bool bed_eventually(bool (*holds)(void *argument), void *argument) {
     for (int tries = 0; tries < 10000; tries++) {
         if (holds(argument))

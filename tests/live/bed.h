@@ -99,6 +99,8 @@ void bed_close(struct bed *bed);
 /* The next event, waited for: true when it came in time. */
 bool bed_event(struct mnw_pool *pool, struct mnw_event *event, unsigned timeout_ms);
 struct mnw_stats bed_stats(struct mnw_pool *pool);
+/* The monotonic clock. */
+uint64_t bed_now_ns(void);
 /* Waits for a condition up to 10 s. */
 bool bed_eventually(bool (*holds)(void *argument), void *argument);
 

@@ -37,12 +37,6 @@ static const struct working_set {
     for (const struct working_set *set = sets; set < sets + 3; set++)                                                  \
         if (set->kind != MNW_BACKING_HUGETLB_2M || has_huge)
 
-static uint64_t now_ns(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000ull + (uint64_t)now.tv_nsec;
-}
-
 static void pause_ms(unsigned ms) {
     nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L}, NULL);
 }
@@ -122,11 +116,11 @@ static uint64_t percent_on(const struct bed *bed, const struct working_set *set,
 
 /* Within the budgeted time and a little to notice; how long it took. */
 static double wait_local(const struct bed *bed, const struct working_set *set, unsigned node, const char *what) {
-    uint64_t begin = now_ns(), budgeted = set->pages * BED_PAGE * 1000000000ull / set->rate;
+    uint64_t begin = bed_now_ns(), budgeted = set->pages * BED_PAGE * 1000000000ull / set->rate;
     uint64_t most = budgeted + NOTICE_NS * (uint64_t)machine_slowness(), percent;
-    while ((percent = percent_on(bed, set, node)) < 90 && now_ns() - begin < most)
+    while ((percent = percent_on(bed, set, node)) < 90 && bed_now_ns() - begin < most)
         pause_ms(20);
-    double took = (double)(now_ns() - begin) / 1e9;
+    double took = (double)(bed_now_ns() - begin) / 1e9;
     struct mnw_stats now = bed_stats(bed->pool);
     print_message(
         "%s, %s: %llu %% local after %.2f s, budgeted %.2f s; %llu extents sampled, %llu pages moved, %llu not "
@@ -243,12 +237,12 @@ static void writer_stop(struct writer *writer) {
 
 /* Until it is local, what does not fit is read, so that extents are evicted, and some are forgotten and pinned. */
 static void disturb(struct bed *bed, const struct working_set *set, unsigned node) {
-    uint64_t end_ns = now_ns() + 2 * NOTICE_NS * (uint64_t)machine_slowness(),
+    uint64_t end_ns = bed_now_ns() + 2 * NOTICE_NS * (uint64_t)machine_slowness(),
              extent = set->kind == MNW_BACKING_SHMEM ? 16 * BED_PAGE : HUGE;
     uint64_t extents = set->pages * BED_PAGE / extent, disturbed = extents / 8 + 1, round = 0;
     assert_int_equal(numa_run_on_node((int)node), 0); /* what is pinned is read for this node */
     for (; round < 20 || percent_on(bed, set, node) < 90; round++) {
-        assert_true(now_ns() < end_ns);
+        assert_true(bed_now_ns() < end_ns);
         uint64_t at = round % disturbed * extent;
         assert_int_equal(mnw_invalidate(bed->cache, at, extent), 0);
         if (!mnw_pin(bed->cache, at, extent))
@@ -351,10 +345,10 @@ static bool have_nodes_changed(void *argument) {
 static void allow_nodes(struct bed *bed, const char *nodes) {
     have_nodes_changed(bed);
     assert_true(put("cpuset.mems", nodes));
-    uint64_t end_ns = now_ns() + 15000000000ull;
-    while (!have_nodes_changed(bed) && now_ns() < end_ns)
+    uint64_t end_ns = bed_now_ns() + 15000000000ull;
+    while (!have_nodes_changed(bed) && bed_now_ns() < end_ns)
         pause_ms(20);
-    assert_true(now_ns() < end_ns);
+    assert_true(bed_now_ns() < end_ns);
 }
 
 static void touch_on(unsigned node, const struct bed *bed, uint64_t first, uint64_t pages) {
