@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 static struct mnw_stats stats_of(const struct rig *rig) {
     struct mnw_stats stats;
@@ -50,6 +51,11 @@ int live_play(const struct trace *trace, uint32_t budget_pages, uint32_t unit_pa
                                        .extent_bytes = (uint64_t)unit_pages * trace->page_bytes};
     struct scratch scratch;
     struct rig rig;
+    if (sysconf(_SC_PAGESIZE) != (long)trace->page_bytes) {
+        fprintf(stderr, "minnow-bench: the trace has pages of %u bytes, this machine of %ld\n", trace->page_bytes,
+                sysconf(_SC_PAGESIZE));
+        return -EINVAL;
+    }
     int error = scratch_sparse(&scratch, directory, (uint64_t)trace->store_pages * trace->page_bytes);
     if (error) {
         fprintf(stderr, "minnow-bench: no scratch file in %s: %s\n", directory, strerror(-error));
@@ -59,19 +65,14 @@ int live_play(const struct trace *trace, uint32_t budget_pages, uint32_t unit_pa
     scratch_close(&scratch); /* the store has its own descriptor */
     if (error)
         return error;
-    if (rig.page_bytes != trace->page_bytes) {
-        fprintf(stderr, "minnow-bench: the trace has pages of %u bytes, this machine of %zu\n", trace->page_bytes,
-                rig.page_bytes);
-        error = -EINVAL;
-    } else if (ends) {
+    if (ends)
         read_watched(&rig, trace, ends);
-    } else {
+    else
         read_all(&rig, trace);
-    }
     struct mnw_stats stats = stats_of(&rig);
     live->misses = stats.faults_missing;
     live->minors = stats.faults_minor;
     live->pages_read = stats.fill_bytes / rig.page_bytes;
     rig_close(&rig);
-    return error;
+    return 0;
 }

@@ -4,6 +4,8 @@
 
 #include <stdlib.h>
 
+#define SPARSE 4 /* units of the store for each read: from then on only those that are read are numbered */
+
 const char *offline_name(const struct offline_ops *ops) {
     return ops->name;
 }
@@ -71,7 +73,8 @@ static void evict(struct offline *offline) {
     struct offline_unit *unit = &offline->units[index];
     uint64_t first = (uint64_t)index * offline->unit;
     for (uint64_t page = first; page < first + offline->unit && page < offline->pages; page++)
-        offline->present[page] = 0;
+        if (offline->present[page]) /* what was never written takes no memory */
+            offline->present[page] = 0;
     offline->resident -= unit->pages;
     unit->pages = 0;
     unit->hits = 0;
@@ -102,8 +105,8 @@ bool offline_read(struct offline *offline, uint32_t page) {
     return false;
 }
 
-uint64_t offline_misses(const struct offline_ops *ops, const uint32_t *pages, uint32_t count, uint32_t store_pages,
-                        uint32_t room, uint32_t unit) {
+static uint64_t play(const struct offline_ops *ops, const uint32_t *pages, uint32_t count, uint32_t store_pages,
+                     uint32_t room, uint32_t unit) {
     uint64_t misses = 0;
     struct offline *offline = offline_open(ops, store_pages, room, unit);
     bool good = offline && offline_foresee(offline, pages, count);
@@ -111,4 +114,46 @@ uint64_t offline_misses(const struct offline_ops *ops, const uint32_t *pages, ui
         misses += !offline_read(offline, pages[i]);
     offline_close(offline);
     return good ? misses : UINT64_MAX;
+}
+
+static int compare_numbers(const void *left, const void *right) {
+    uint32_t a = *(const uint32_t *)left, b = *(const uint32_t *)right;
+    return (a > b) - (a < b);
+}
+
+/* Sorts them and keeps one of each; how many. */
+static uint32_t keep_distinct(uint32_t *numbers, uint32_t count) {
+    uint32_t kept = 0;
+    qsort(numbers, count, sizeof(numbers[0]), compare_numbers);
+    for (uint32_t i = 0; i < count; i++)
+        if (!kept || numbers[kept - 1] != numbers[i])
+            numbers[kept++] = numbers[i];
+    return kept;
+}
+
+/* The same reads in a store that has no units but those that are read. To a policy a unit's number means nothing. */
+static uint64_t play_sparse(const struct offline_ops *ops, const uint32_t *pages, uint32_t count, uint32_t room,
+                            uint32_t unit) {
+    uint32_t *units = malloc(count * sizeof(units[0])), *moved = malloc(count * sizeof(moved[0]));
+    uint64_t misses = UINT64_MAX;
+    if (units && moved) {
+        for (uint32_t i = 0; i < count; i++)
+            units[i] = pages[i] / unit;
+        uint32_t distinct = keep_distinct(units, count);
+        for (uint32_t i = 0; i < count; i++) {
+            const uint32_t wanted = pages[i] / unit,
+                           *found = bsearch(&wanted, units, distinct, sizeof(units[0]), compare_numbers);
+            moved[i] = (uint32_t)(found - units) * unit + pages[i] % unit;
+        }
+        misses = play(ops, moved, count, distinct * unit, room, unit);
+    }
+    free(units);
+    free(moved);
+    return misses;
+}
+
+uint64_t offline_misses(const struct offline_ops *ops, const uint32_t *pages, uint32_t count, uint32_t store_pages,
+                        uint32_t room, uint32_t unit) {
+    bool sparse = count && ((store_pages - 1) / unit + 1) / SPARSE >= count;
+    return sparse ? play_sparse(ops, pages, count, room, unit) : play(ops, pages, count, store_pages, room, unit);
 }

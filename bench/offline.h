@@ -36,7 +36,10 @@ bool offline_foresee(struct offline *offline, const uint32_t *pages, uint32_t co
 /* Was the page there? It is afterwards. */
 bool offline_read(struct offline *offline, uint32_t page);
 
-/* Misses of a whole trace, from nothing on; UINT64_MAX: no memory. */
+/*
+ * Misses of a whole trace, from nothing on; UINT64_MAX: no memory. The store has 2^30 pages at most; the memory that
+ * this takes is in proportion to the reads, whatever the store's size.
+ */
 uint64_t offline_misses(const struct offline_ops *ops, const uint32_t *pages, uint32_t count, uint32_t store_pages,
                         uint32_t room, uint32_t unit);
 

@@ -4,11 +4,11 @@
 #include "live.h"
 #include "offline.h"
 #include "reads.h"
-#include "samples.h"
 #include "trace.h"
 
 #include <inttypes.h>
 #include <jansson.h>
+#include <limits.h>
 #include <minnow/minnow.h>
 #include <popt.h>
 #include <stdio.h>
@@ -21,6 +21,7 @@
 #define UNIT_DEFAULT  16 /* pages: 64 KiB, as shmem has it */
 #define READS_DEFAULT 200000
 #define PAGES_DEFAULT 65536
+#define NOT_GIVEN     LLONG_MIN
 
 /* ---- trace ---- */
 
@@ -66,7 +67,7 @@ static bool is_between(long long value, long long least, long long most) {
 }
 
 int command_trace(int argc, const char **argv) {
-    long long pages = PAGES_DEFAULT, reads = READS_DEFAULT, budget = 0, unit = UNIT_DEFAULT, seed = 1;
+    long long pages = PAGES_DEFAULT, reads = READS_DEFAULT, budget = NOT_GIVEN, unit = UNIT_DEFAULT, seed = 1;
     char *workload = NULL, *output = NULL, *directory = NULL;
     struct poptOption options[] = {
         {"workload", 0, POPT_ARG_STRING, &workload, 0, "sequential, strided, uniform, zipf (default), scan-zipf",
@@ -93,7 +94,7 @@ int command_trace(int argc, const char **argv) {
         result = command_usage("--pages", "from 1 to 2^30");
     else if (!is_between(reads, 1, TRACE_READS_MAX))
         result = command_usage("--reads", "from 1 to 2^31 - 1");
-    else if (!is_between(budget, 0, TRACE_STORE_MAX))
+    else if (budget != NOT_GIVEN && !is_between(budget, 1, TRACE_STORE_MAX))
         result = command_usage("--budget", "from 1 to 2^30 pages");
     else if (!is_between(unit, 1, pages))
         result = command_usage("--unit", "from 1 to the pages of the store");
@@ -102,7 +103,7 @@ int command_trace(int argc, const char **argv) {
     else {
         struct trace trace = {.page_bytes = (uint32_t)sysconf(_SC_PAGESIZE),
                               .store_pages = (uint32_t)pages,
-                              .budget_pages = (uint32_t)(budget ? budget : (pages + 3) / 4),
+                              .budget_pages = (uint32_t)(budget != NOT_GIVEN ? budget : (pages + 3) / 4),
                               .unit_pages = (uint32_t)unit,
                               .count = (uint32_t)reads};
         result = record(&trace, (enum reads_kind)kind, (uint64_t)seed, directory ? directory : DIRECTORY, output);
@@ -180,22 +181,26 @@ static void add_recorded(struct comparison_of *of) {
     add_row(of, "as recorded", misses, json_pack("{s:I}", "minor_faults", (json_int_t)minors));
 }
 
-/* The median play, by misses. */
+static int compare_plays(const void *left, const void *right) {
+    const struct live *a = left, *b = right;
+    return (a->misses > b->misses) - (a->misses < b->misses);
+}
+
+/* The median play, by misses, and all that is told is that one's; of an even number the better in the middle. */
 static bool add_live(struct comparison_of *of) {
-    double misses[REPEAT_MAX];
-    struct live live = {0};
-    for (unsigned i = 0; i < of->plays; i++) {
-        if (live_play(of->trace, of->room, of->unit, of->directory, &live, NULL))
+    struct live plays[REPEAT_MAX];
+    for (unsigned i = 0; i < of->plays; i++)
+        if (live_play(of->trace, of->room, of->unit, of->directory, &plays[i], NULL))
             return false;
-        misses[i] = (double)live.misses;
-    }
     if (!of->plays)
         return true;
-    uint64_t median = (uint64_t)median_of(misses, of->plays); /* sorts them */
-    add_row(of, "minnow, live", median,
-            json_pack("{s:i, s:I, s:I, s:I, s:I, s:s}", "n", (int)of->plays, "min", (json_int_t)misses[0], "max",
-                      (json_int_t)misses[of->plays - 1], "minor_faults", (json_int_t)live.minors, "pages_read",
-                      (json_int_t)live.pages_read, "faults_resolved", live.in_line ? "inline" : "by a fault thread"));
+    qsort(plays, of->plays, sizeof(plays[0]), compare_plays);
+    const struct live *median = &plays[(of->plays - 1) / 2];
+    add_row(of, "minnow, live", median->misses,
+            json_pack("{s:i, s:I, s:I, s:I, s:I, s:s}", "n", (int)of->plays, "min", (json_int_t)plays[0].misses, "max",
+                      (json_int_t)plays[of->plays - 1].misses, "minor_faults", (json_int_t)median->minors, "pages_read",
+                      (json_int_t)median->pages_read, "faults_resolved",
+                      median->in_line ? "inline" : "by a fault thread"));
     return true;
 }
 
@@ -250,8 +255,8 @@ static int load_and_compare(const char *path, struct comparison_of *of, long lon
     if (trace_load(&trace, path))
         return BENCH_USAGE;
     of->trace = &trace;
-    of->room = budget ? (uint32_t)budget : trace.budget_pages;
-    of->unit = unit ? (uint32_t)unit : trace.unit_pages;
+    of->room = budget != NOT_GIVEN ? (uint32_t)budget : trace.budget_pages;
+    of->unit = unit != NOT_GIVEN ? (uint32_t)unit : trace.unit_pages;
     if (of->unit > trace.store_pages)
         result = command_usage("--unit", "more than the store has pages");
     else
@@ -262,7 +267,7 @@ static int load_and_compare(const char *path, struct comparison_of *of, long lon
 
 int command_policies(int argc, const char **argv) {
     struct comparison_of of = {0};
-    long long budget = 0, unit = 0;
+    long long budget = NOT_GIVEN, unit = NOT_GIVEN;
     int live = 0, repeat = 3, json = 0;
     char *directory = NULL;
     struct poptOption options[] = {
@@ -283,9 +288,9 @@ int command_policies(int argc, const char **argv) {
         result = command_usage(poptBadOption(context, 0), poptStrerror(left));
     else if (!path || poptPeekArg(context))
         result = command_usage("policies", "of one trace, that minnow-bench trace wrote");
-    else if (!is_between(budget, 0, TRACE_STORE_MAX))
+    else if (budget != NOT_GIVEN && !is_between(budget, 1, TRACE_STORE_MAX))
         result = command_usage("--budget", "from 1 to 2^30 pages");
-    else if (!is_between(unit, 0, TRACE_STORE_MAX))
+    else if (unit != NOT_GIVEN && !is_between(unit, 1, TRACE_STORE_MAX))
         result = command_usage("--unit", "from 1 to 2^30 pages");
     else if (!is_between(repeat, 1, REPEAT_MAX))
         result = command_usage("--repeat", "from 1 to 99");

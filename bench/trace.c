@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 #include <xxhash.h>
 
 #define VERSION        1
@@ -176,16 +177,25 @@ int trace_load(struct trace *trace, const char *path) {
     return error ? tell(path, error, why) : 0;
 }
 
+/* Writes them and closes the file; half of them on a full disk are nobody's trace, and go. */
+static int write_whole(FILE *file, const char *path, const void *bytes, size_t size) {
+    struct stat status;
+    bool is_file = !fstat(fileno(file), &status) && S_ISREG(status.st_mode);
+    int error = fwrite(bytes, 1, size, file) == size ? 0 : -errno;
+    if (fclose(file) && !error)
+        error = -errno;
+    if (error && is_file)
+        unlink(path);
+    return error;
+}
+
 int trace_save(const struct trace *trace, const char *path) {
     size_t size;
     void *bytes = trace_encode(trace, &size);
     if (!bytes)
         return tell(path, -ENOMEM, "there is no memory to write it from");
     FILE *file = fopen(path, "we");
-    bool good = file && fwrite(bytes, 1, size, file) == size;
-    int error = good ? 0 : -errno;
-    if (file && fclose(file) && !error)
-        error = -errno;
+    int error = file ? write_whole(file, path, bytes, size) : -errno;
     free(bytes);
     return error ? tell(path, error, strerror(-error)) : 0;
 }

@@ -254,6 +254,10 @@ class Bench(unittest.TestCase):
             told, rows = self.policies(trace, "--budget", "4096", "--unit", "1")
             self.assertEqual({row["misses"] for row in rows.values()}, {len(set(pages[0]))})
             self.assertNotIn("as recorded", rows)
+            for option in ("--budget", "--unit"):
+                done = bench("policies", str(trace), option, "0")
+                self.assertEqual((done.returncode, done.stdout), (3, ""))
+                self.assertIn(f"{option}: from 1 to 2^30", done.stderr)
             words = bench("policies", str(trace)).stdout
             self.assertIn("optimum", words)
             trace.write_bytes(first[:-1] + bytes([first[-1] ^ 1]))
@@ -265,6 +269,7 @@ class Bench(unittest.TestCase):
         for arguments in (["trace"], ["trace", "--output", "/nonexistent/x", "x"], ["trace", "-o", "x", "--workload", "odd"],
                           ["trace", "-o", "x", "--pages", "0"], ["trace", "-o", "x", "--reads", "0"],
                           ["trace", "-o", "x", "--budget", "-1"], ["trace", "-o", "x", "--unit", "0"],
+                          ["trace", "-o", "/nonexistent/x", "--pages", "16", "--reads", "1", "--budget", "0"],
                           ["policies"], ["policies", "/etc/hostname"], ["policies", "/nonexistent"], ["policies", "/dev/zero"],
                           ["policies", "/etc/hostname", "--repeat", "0"], ["policies", "/etc/hostname", "--budget", "-1"]):
             done = bench(*arguments)

@@ -10,6 +10,7 @@
 #include "offline.h"
 
 #include <string.h>
+#include <sys/resource.h>
 
 enum { PAGES = 24, READS = 400, TRIES = 300 };
 
@@ -239,6 +240,45 @@ static void test_as_naively(void **state) {
             compare(all[i], seed);
 }
 
+/* ---- a large store of which little is read ---- */
+
+static void compare_sparse(const struct offline_ops *ops, uint64_t seed) {
+    enum { FEW = 100, STORE = 4096 };
+    struct random random = {seed};
+    uint32_t reads[FEW], unit = 1u << random_below(&random, 3), room = 4 + (uint32_t)random_below(&random, PAGES);
+    uint64_t misses = 0;
+    for (unsigned i = 0; i < FEW; i++)
+        reads[i] = (uint32_t)(random_below(&random, PAGES) * random_below(&random, 3)) * 90;
+    for (unsigned i = 0; i < FEW; i++)
+        reads[i] = reads[i] % STORE / unit * unit + (uint32_t)random_below(&random, unit);
+    struct offline *offline = offline_open(ops, STORE, room, unit);
+    assert_true(offline && offline_foresee(offline, reads, FEW));
+    for (unsigned i = 0; i < FEW; i++)
+        misses += !offline_read(offline, reads[i]);
+    offline_close(offline);
+    if (offline_misses(ops, reads, FEW, STORE, room, unit) != misses)
+        fail_msg("%s, seed %d: they differ", offline_name(ops), (int)seed);
+}
+
+static void test_sparse(void **state) {
+    static const struct offline_ops *const all[] = {&offline_clock,  &offline_lru,          &offline_s3fifo,
+                                                    &offline_sieve,  &offline_minnow_clock, &offline_minnow_s3fifo,
+                                                    &offline_optimum};
+    static const uint32_t far[] = {(1u << 30) - 1, 0, (1u << 30) - 1};
+    (void)state;
+    for (unsigned i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+        for (uint64_t seed = 1; seed <= TRIES; seed++)
+            compare_sparse(all[i], seed);
+        /* The largest store there is; a file of 88 bytes may name it. */
+        assert_int_equal(offline_misses(all[i], far, 3, 1u << 30, 1, 1), 3);
+        assert_int_equal(offline_misses(all[i], far, 3, 1u << 30, 2, 1), 2);
+        assert_int_equal(offline_misses(all[i], far, 3, 1u << 30, 2, 1u << 29), 2);
+    }
+    struct rusage used;
+    assert_int_equal(getrusage(RUSAGE_SELF, &used), 0);
+    assert_in_range(used.ru_maxrss, 1, 1 << 20); /* KiB */
+}
+
 /* ---- the optimum ---- */
 
 enum { FEW_PAGES = 6, FEW_READS = 14 };
@@ -274,10 +314,8 @@ static void test_nobody_misses_less(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_by_hand),
-        cmocka_unit_test(test_units_go_whole),
-        cmocka_unit_test(test_as_naively),
-        cmocka_unit_test(test_nobody_misses_less),
+        cmocka_unit_test(test_by_hand), cmocka_unit_test(test_units_go_whole),     cmocka_unit_test(test_as_naively),
+        cmocka_unit_test(test_sparse),  cmocka_unit_test(test_nobody_misses_less),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,8 +5,11 @@
 #include "trace.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
 #include <xxhash.h>
 
 static void make(struct trace *trace) {
@@ -121,12 +124,41 @@ static void test_impossible(void **state) {
     }
 }
 
+/* A disk that is full: nothing is left that looks like a trace. */
+static void test_saved_whole_or_not_at_all(void **state) {
+    (void)state;
+    struct trace trace, after;
+    struct rlimit before, little = {70, 70};
+    char path[] = "/tmp/minnow-trace-XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    close(fd);
+    make(&trace);
+    assert_int_equal(trace_save(&trace, path), 0);
+    assert_int_equal(trace_load(&after, path), 0);
+    trace_free(&after);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    little.rlim_max = before.rlim_max;
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &little), 0);
+    int error = trace_save(&trace, path);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    assert_int_equal(error, -EFBIG);
+    assert_int_equal(access(path, F_OK), -1);
+    /* What is no file stays. By a link, lest a mistake take the device. */
+    assert_int_equal(symlink("/dev/full", path), 0);
+    assert_int_equal(trace_save(&trace, path), -ENOSPC);
+    assert_int_equal(unlink(path), 0);
+    trace_free(&trace);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_comes_back),
         cmocka_unit_test(test_as_documented),
         cmocka_unit_test(test_every_flipped_bit_is_noticed),
         cmocka_unit_test(test_impossible),
+        cmocka_unit_test(test_saved_whole_or_not_at_all),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
