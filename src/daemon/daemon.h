@@ -180,7 +180,7 @@ struct mnw__daemon {
     unsigned session_count, child_count;
     struct mnw__daemon_view *orphans;
     struct mnw__stray *strays;
-    unsigned stray_count;
+    unsigned strays_born; /* forked by strays */
     uint64_t strays_ns; /* when they were last asked whether their processes are gone */
     struct mnw__daemon_prefetch *prefetches;
     uint64_t last_key;

@@ -4,7 +4,9 @@
  *
  * The loop's. A stray's userfaultfd is the last one: closed, the child would read zeros. So it stays with the holder,
  * under a name that no record will ever have, for as long as the process lives, and here: who touches what was not
- * mapped gets SIGBUS. Its own children become strays.
+ * mapped gets SIGBUS. Its own children become strays, too: STRAYS_MAX of them, then who forks waits, with those it has
+ * forked, and nobody else. Those that were left to us do not count, as the holder has them anyway. Whoever does not
+ * wait yet may fork once more, so that there are at most twice as many as when it became full.
  */
 #include "daemon/daemon.h"
 
@@ -18,7 +20,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
-/* One stray's events at a time; how often it is asked whether its process is gone; so many may fork. */
+/* One stray's events at a time; how often it is asked whether its process is gone; so many are forked here. */
 enum { BATCHES = 8, WATCH_MS = 1000, STRAYS_MAX = 1024 };
 /* Below every mapping; the kernel wants no lower one. */
 #define LOW_ADDRESS 0x10000
@@ -28,8 +30,14 @@ struct mnw__stray {
     struct mnw__source source;
     struct mnw__stray *next;
     int fd;
+    bool is_born; /* forked by a stray; it was not left to us */
+    bool waits;   /* there were too many when it forked, or was forked: its events are not read */
     char name[MNW__STATE_FDNAME_BYTES];
 };
+
+static bool is_full(const struct mnw__daemon *daemon) {
+    return daemon->strays_born >= STRAYS_MAX;
+}
 
 static void end(struct mnw__daemon *daemon, struct mnw__stray *stray) {
     for (struct mnw__stray **link = &daemon->strays; *link; link = &(*link)->next)
@@ -37,7 +45,7 @@ static void end(struct mnw__daemon *daemon, struct mnw__stray *stray) {
             *link = stray->next;
             break;
         }
-    daemon->stray_count--;
+    daemon->strays_born -= stray->is_born;
     mnw__daemon_unwatch(daemon, stray->fd);
     mnw__holding_remove(&daemon->holding, stray->name);
     mnw__uffd_close(stray->fd);
@@ -56,18 +64,19 @@ static void bar(int fd, uintptr_t address) {
         mnw__uffd_wake(fd, mnw__align_down(address, page_bytes[0]), page_bytes[0]);
 }
 
-static void take_event(struct mnw__daemon *daemon, int fd, const struct mnw__uffd_event *event) {
+static void take_event(struct mnw__daemon *daemon, struct mnw__stray *stray, const struct mnw__uffd_event *event) {
     switch (event->kind) {
     case MNW__UFFD_EV_FAULT:
-        bar(fd, event->address);
+        bar(stray->fd, event->address);
         break;
     case MNW__UFFD_EV_FORK:
+        stray->waits |= is_full(daemon);
         if (!mnw__strays_add(daemon, event->fd, NULL))
             mnw__uffd_close(event->fd);
         break;
     case MNW__UFFD_EV_UNMAP:
     case MNW__UFFD_EV_REMAP:
-        mnw__uffd_wake(fd, event->address, event->length);
+        mnw__uffd_wake(stray->fd, event->address, event->length);
         break;
     case MNW__UFFD_EV_REMOVE:
         break;
@@ -80,14 +89,13 @@ static void stray_ready(struct mnw__daemon *daemon, struct mnw__source *source, 
     struct mnw__uffd_event events[MNW__UFFD_BATCH];
     int count = 1;
     (void)unused;
-    if (daemon->stray_count >= STRAYS_MAX)
-        return; /* who forks without end waits until others have ended */
-    for (unsigned i = 0; i < BATCHES && count > 0; i++) {
-        count = mnw__uffd_read_nowait(stray->fd, events, MNW__UFFD_BATCH);
+    for (unsigned i = 0; i < BATCHES && count > 0 && !stray->waits; i++) {
+        /* Its threads may fork at once: one more is let in, not one of each. */
+        count = mnw__uffd_read_nowait(stray->fd, events, is_full(daemon) ? 1 : MNW__UFFD_BATCH);
         for (int at = 0; at < count; at++)
-            take_event(daemon, stray->fd, &events[at]);
+            take_event(daemon, stray, &events[at]);
     }
-    if (count > 0)
+    if (count > 0 && !stray->waits)
         mnw__daemon_rewatch(daemon, stray->fd, EPOLLIN | EPOLLET, &stray->source);
 }
 
@@ -125,10 +133,15 @@ bool mnw__strays_add(struct mnw__daemon *daemon, int fd, const char *name) {
             mnw__daemon_log("out of memory: a child of a consumer waits where it touches what it has not touched");
         return is_stray;
     }
-    *stray = (struct mnw__stray){.source.ready = stray_ready, .next = daemon->strays, .fd = fd};
+    bool is_born = !name;
+    *stray = (struct mnw__stray){.source.ready = stray_ready,
+                                 .next = daemon->strays,
+                                 .fd = fd,
+                                 .is_born = is_born,
+                                 .waits = is_born && is_full(daemon)};
     snprintf(stray->name, sizeof(stray->name), MNW__STRAY "%llx", (unsigned long long)description.identity);
     daemon->strays = stray;
-    daemon->stray_count++;
+    daemon->strays_born += is_born;
     mnw__uffd_tame(fd);
     int kept = keep(daemon, stray, name), watched = mnw__daemon_watch(daemon, fd, EPOLLIN | EPOLLET, &stray->source);
     if (kept || watched)
@@ -139,6 +152,14 @@ bool mnw__strays_add(struct mnw__daemon *daemon, int fd, const char *name) {
     return true;
 }
 
+static void let_go_on(struct mnw__daemon *daemon) {
+    for (struct mnw__stray *stray = daemon->strays; stray; stray = stray->next)
+        if (stray->waits) {
+            stray->waits = false;
+            mnw__daemon_rewatch(daemon, stray->fd, EPOLLIN | EPOLLET, &stray->source);
+        }
+}
+
 int mnw__strays_tick(struct mnw__daemon *daemon) {
     uint64_t now_ns = mnw__clock_ns();
     if (!daemon->strays)
@@ -146,13 +167,13 @@ int mnw__strays_tick(struct mnw__daemon *daemon) {
     if (now_ns - daemon->strays_ns < WATCH_MS * UINT64_C(1000000))
         return WATCH_MS;
     daemon->strays_ns = now_ns;
-    bool was_full = daemon->stray_count >= STRAYS_MAX;
+    bool was_full = is_full(daemon);
     for (struct mnw__stray *next, *stray = daemon->strays; stray; stray = next) {
         next = stray->next;
         if (is_gone(stray->fd))
             end(daemon, stray);
     }
-    for (struct mnw__stray *stray = daemon->strays; stray && was_full; stray = stray->next)
-        mnw__daemon_rewatch(daemon, stray->fd, EPOLLIN | EPOLLET, &stray->source);
+    if (was_full && !is_full(daemon))
+        let_go_on(daemon);
     return WATCH_MS;
 }

@@ -5,6 +5,7 @@ import array
 import json
 import os
 import re
+import resource
 import select
 import signal
 import socket
@@ -293,7 +294,8 @@ class Systemd:
     def start(self):
         passed = ([("minnow.socket", self.activation.fileno())] if self.activation else []) + self.store
         # dup2 below must not run over what it has yet to copy
-        moved = [(name, os.dup2(fd, 500 + i)) for i, (name, fd) in enumerate(passed)]
+        above = max([500, *(fd + 1 for _, fd in passed)])
+        moved = [(name, os.dup2(fd, above + i)) for i, (name, fd) in enumerate(passed)]
         self.ready = False
 
         def place():
@@ -426,18 +428,39 @@ class UnderSystemd(unittest.TestCase):
         self.assertTrue(os.path.exists(self.path))
         listener.close()
 
-    @unittest.skipIf(os.geteuid(), "EVENT_FORK takes CAP_SYS_PTRACE")
-    def test_children_of_another_version_are_barred(self):
-        """Records that cannot be read: whose last userfaultfd the holder has, gets SIGBUS where it has not been."""
+    def follow_forks(self):
         before, peer.FEATURES = peer.FEATURES, peer.FEATURES | peer.EVENT_FORK
         self.addCleanup(setattr, peer, "FEATURES", before)
         defaults = peer.userfaultfd.__defaults__
         self.addCleanup(setattr, peer.userfaultfd, "__defaults__", defaults)
         peer.userfaultfd.__defaults__ = (peer.FEATURES, *defaults[1:])
+
+    def started(self):
         manager = Systemd(self.folder.name, self.call)
         self.addCleanup(lambda: manager.process.kill())
         manager.start()
         manager.run_until(lambda: manager.ready)
+        return manager
+
+    def restart(self, manager, change=lambda store: store):
+        manager.process.kill()
+        manager.run_until(lambda: manager.process.poll() is not None)
+        while manager.take():
+            pass
+        manager.store = change(manager.store)
+        manager.start()
+        manager.run_until(lambda: manager.ready)
+
+    def restart_with_other_records(self, manager):
+        other = os.memfd_create("state")
+        self.restart(manager, lambda store: [(name, other if name == "state" else fd) for name, fd in store])
+        manager.run_until(lambda: "child" not in manager.names())
+
+    @unittest.skipIf(os.geteuid(), "EVENT_FORK takes CAP_SYS_PTRACE")
+    def test_children_of_another_version_are_barred(self):
+        """Records that cannot be read: whose last userfaultfd the holder has, gets SIGBUS where it has not been."""
+        self.follow_forks()
+        manager = self.started()
         said, saying = os.pipe()
         held, letting = os.pipe()
         consumer = os.fork()
@@ -460,21 +483,9 @@ class UnderSystemd(unittest.TestCase):
         manager.run_until(lambda: select.select([said], [], [], 0)[0])
         child, = struct.unpack("=i", os.read(said, 4))
         manager.run_until(lambda: "child" in manager.names())
-
-        def restart(change=lambda store: store):
-            manager.process.kill()
-            manager.run_until(lambda: manager.process.poll() is not None)
-            while manager.take():
-                pass
-            manager.store = change(manager.store)
-            manager.start()
-            manager.run_until(lambda: manager.ready)
-
-        other = os.memfd_create("state")
-        restart(lambda store: [(name, other if name == "state" else fd) for name, fd in store])
-        manager.run_until(lambda: "child" not in manager.names())
+        self.restart_with_other_records(manager)
         self.assertEqual(manager.names(), ["listen", "state", "stray"])
-        restart()
+        self.restart(manager)
         self.assertEqual(manager.names(), ["listen", "state", "stray"])
         os.write(letting, b"1")
         manager.run_until(lambda: select.select([said], [], [], 0)[0])
@@ -491,6 +502,91 @@ class UnderSystemd(unittest.TestCase):
         manager.run_until(lambda: "stray" not in manager.names())
         os.kill(consumer, signal.SIGKILL)
         os.waitpid(consumer, 0)
+        self.stop(manager)
+
+    def fork_without_end(self, saying, most):
+        """The parent goes on, near the limit by turns the child; the other says who it is, and whether it is a leaf."""
+        number = 0
+        while True:
+            number += 1
+            child = os.fork()
+            if not child:
+                peer.die_with_parent()
+            parents_turn = number % 2 or number < most - 20  # long lines of descent are slow
+            goes_on = number == most + 1 or bool(child) == bool(parents_turn)  # there both try, and neither may
+            if not goes_on:
+                os.write(saying, struct.pack("=ii", os.getpid(), not child))
+                while True:
+                    signal.pause()
+
+    @unittest.skipIf(os.geteuid(), "EVENT_FORK takes CAP_SYS_PTRACE")
+    def test_strays_that_fork_without_end(self):
+        """However many children are left of another version, they are barred; who forks more than 1024 waits alone."""
+        left, most, roles = 1030, 1024, 3
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, before)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+        self.follow_forks()
+        manager = self.started()
+        said, saying = os.pipe()
+        starts = [os.pipe() for _ in range(roles)]
+        consumer = os.fork()
+        if not consumer:  # this process is the manager
+            peer.die_with_parent()
+            view = View(Peer(self.path), "a")
+            children = []
+            for role in range(left):
+                children.append(os.fork())
+                if children[-1]:
+                    continue
+                peer.die_with_parent()
+                while role >= roles:
+                    signal.pause()
+                os.read(starts[role][0], 1)
+                if role == roles - 1:
+                    self.fork_without_end(saying, most)
+                view.read((200 + role) * PAGE, PAGE)
+                os._exit(0)
+            for child in children[:roles - 1]:
+                os.write(saying, struct.pack("=i", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
+            signal.pause()
+        self.addCleanup(lambda: consumer and os.kill(consumer, signal.SIGKILL))
+
+        def say(role):
+            os.write(starts[role][1], b"1")
+
+        def expect_sigbus():
+            manager.run_until(lambda: select.select([said], [], [], 0)[0])
+            self.assertEqual(struct.unpack("=i", os.read(said, 4)), (-signal.SIGBUS,))
+
+        manager.run_until(lambda: manager.names().count("child") == left, 60)
+        self.restart_with_other_records(manager)
+        self.assertEqual(manager.names().count("stray"), left)
+        say(0)
+        expect_sigbus()
+
+        waiting = []
+
+        def read_waiting():
+            while select.select([said], [], [], 0)[0]:
+                waiting.append(struct.unpack("=ii", os.read(said, 8)))
+            return len(waiting)
+
+        say(roles - 1)
+        manager.run_until(lambda: read_waiting() >= most, 60)
+        until = time.monotonic() + 1.5  # a look at who has ended lets nobody go on who should not
+        manager.run_until(lambda: time.monotonic() > until)
+        self.assertEqual(read_waiting(), most)
+        say(1)
+        expect_sigbus()
+        leaves = [pid for pid, is_leaf in waiting if is_leaf]
+        for pid in leaves[-2:]:
+            os.kill(pid, signal.SIGKILL)
+        manager.run_until(lambda: read_waiting() > most)
+        os.kill(consumer, signal.SIGKILL)
+        os.waitpid(consumer, 0)
+        consumer = None
+        manager.run_until(lambda: "stray" not in manager.names(), 60)
         self.stop(manager)
 
     def test_descriptors_that_do_not_fit(self):
