@@ -22,9 +22,9 @@
 
 /* One stray's events at a time; how often it is asked whether its process is gone; so many are forked here. */
 enum { BATCHES = 8, WATCH_MS = 1000, STRAYS_MAX = 1024 };
-/* Below every mapping; the kernel wants no lower one. */
+/* Below every mapping; the kernel wants no lower one. Whole pages, whatever the kernel's are. */
 #define LOW_ADDRESS 0x10000
-#define LOW_BYTES   4096
+#define LOW_BYTES   0x10000
 
 struct mnw__stray {
     struct mnw__source source;
@@ -60,8 +60,15 @@ static void bar(int fd, uintptr_t address) {
         int64_t done;
         error = mnw__uffd_poison(fd, mnw__align_down(address, page_bytes[i]), page_bytes[i], 0, &done);
     }
-    if (error) /* mapped or barred already, or its mapping changes: it looks again */
-        mnw__uffd_wake(fd, mnw__align_down(address, page_bytes[0]), page_bytes[0]);
+    /*
+     * Mapped or barred already, or its mapping changes: it looks again. The address is the one that it waits with, and
+     * this size is right for waking whatever its page is. That of the last call need not be: a change is told of before
+     * the size is looked at.
+     */
+    if (error) {
+        size_t kernel_page_bytes = (size_t)sysconf(_SC_PAGESIZE);
+        mnw__uffd_wake(fd, mnw__align_down(address, kernel_page_bytes), kernel_page_bytes);
+    }
 }
 
 static void take_event(struct mnw__daemon *daemon, struct mnw__stray *stray, const struct mnw__uffd_event *event) {
