@@ -119,13 +119,21 @@ static void wake_all(int fd) {
         error = mnw__uffd_wake(fd, LOW_ADDRESS, ((uintptr_t)1 << bits) - (1 << 16) - LOW_ADDRESS);
 }
 
-/* The new name comes before the old one goes. */
-static int keep(struct mnw__daemon *daemon, const struct mnw__stray *stray, const char *name) {
+/*
+ * The new name comes before the old one goes, and must be certain then; there is no hurry at a start. A fork is not
+ * kept waiting for an answer. Whoever has an old name and gets no new one keeps it, so that it can be removed in the
+ * end.
+ */
+static int keep(struct mnw__daemon *daemon, struct mnw__stray *stray, const char *name) {
     if (name && !strcmp(name, stray->name))
         return 0;
-    int error = mnw__holding_store(&daemon->holding, stray->name, stray->fd, name);
-    if (!error && name)
-        mnw__holding_remove(&daemon->holding, name);
+    bool certain = name != NULL;
+    int error = mnw__holding_store(&daemon->holding, stray->name, stray->fd, certain);
+    if (!name)
+        return error;
+    mnw__holding_remove(&daemon->holding, error ? stray->name : name); /* of an error it may have heard late */
+    if (error)
+        snprintf(stray->name, sizeof(stray->name), "%s", name);
     return error;
 }
 
