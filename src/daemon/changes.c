@@ -125,7 +125,7 @@ static struct mnw__daemon_view *add_child(struct mnw__daemon *daemon, struct mnw
     return NULL;
 }
 
-/* What the children of a session that is over have in common; they are all attached still. NULL: it is the first. */
+/* What the children of a session that is over have in common, as long as they are taken over. NULL: it is the first. */
 static struct mnw_limit *find_limit(const struct mnw__daemon *daemon, const struct mnw__record_view *record) {
     for (const struct mnw__daemon_view *view = daemon->orphans; view; view = view->next) {
         const struct mnw__record_view *other = &daemon->state.views[view->record];
@@ -135,16 +135,28 @@ static struct mnw_limit *find_limit(const struct mnw__daemon *daemon, const stru
     return NULL;
 }
 
-/* `made`: closed when it is attached. */
+/* A limit that is closed is given to nobody: it stays open until all who may share it are there. */
 static int limit_orphan(const struct mnw__daemon *daemon, const struct mnw__record_view *record,
-                        struct mnw_limit **limit, struct mnw_limit **made) {
+                        struct mnw__daemon_view *view) {
     uint32_t per_second = (uint32_t)daemon->config->limits.faults_per_second;
-    *limit = find_limit(daemon, record);
-    if (*limit || !per_second)
+    view->limit = find_limit(daemon, record);
+    if (view->limit || !per_second)
         return 0;
-    int error = mnw_limit_open(made, per_second);
-    *limit = *made;
+    int error = mnw_limit_open(&view->limit, per_second);
+    view->has_made_limit = !error;
     return error;
+}
+
+static void leave_limit(struct mnw__daemon_view *view) {
+    if (view->has_made_limit)
+        mnw_limit_close(view->limit); /* the views have it still */
+    view->has_made_limit = false;
+    view->limit = NULL;
+}
+
+void mnw__changes_end_adoption(struct mnw__daemon *daemon) {
+    for (struct mnw__daemon_view *view = daemon->orphans; view; view = view->next)
+        leave_limit(view);
 }
 
 int mnw__changes_adopt_child(struct mnw__daemon *daemon, struct mnw__session *session, unsigned index,
@@ -159,9 +171,7 @@ int mnw__changes_adopt_child(struct mnw__daemon *daemon, struct mnw__session *se
         .cookie = ++daemon->last_key,
         .ranges = ranges,
         .range_count = count,
-        .limit = session ? session->limit : NULL,
     };
-    struct mnw_limit *made = NULL;
     if (!count)
         return mnw__fail(-ESRCH, "it has unmapped all of it");
     struct mnw__daemon_view *view = calloc(1, sizeof(*view));
@@ -178,13 +188,12 @@ int mnw__changes_adopt_child(struct mnw__daemon *daemon, struct mnw__session *se
                                       .address = record->address,
                                       .length = record->length,
                                       .offset = record->offset};
-    int error = session ? 0 : limit_orphan(daemon, record, &options.limit, &made);
+    int error = session ? 0 : limit_orphan(daemon, record, view);
+    options.limit = session ? session->limit : view->limit;
     if (!error)
         error = mnw_view_attach(&view->view, image->cache, &options);
-    if (made)
-        mnw_limit_close(made); /* the view has it */
-    view->limit = session ? NULL : options.limit;
     if (error) {
+        leave_limit(view);
         free(view);
         return error;
     }

@@ -73,7 +73,8 @@ struct mnw__daemon_view {
     uint64_t closing; /* in daemon->ticks: since when it is DETACHING */
     uint32_t id, flags;
     uint64_t address, length, offset;
-    struct mnw_limit *limit; /* of an orphan that was taken over, as long as it is attached; NULL: none */
+    struct mnw_limit *limit; /* of an orphan, while views are taken over; NULL: none */
+    bool has_made_limit;     /* it is the one that closes it */
 };
 
 struct mnw__daemon_pin {
@@ -181,7 +182,7 @@ struct mnw__daemon {
     struct mnw__daemon_view *orphans;
     struct mnw__stray *strays;
     unsigned strays_born; /* forked by strays */
-    uint64_t strays_ns; /* when they were last asked whether their processes are gone */
+    uint64_t strays_ns;   /* when they were last asked whether their processes are gone */
     struct mnw__daemon_prefetch *prefetches;
     uint64_t last_key;
     uint64_t ticks;            /* one for each event, and for each who waits for events */
@@ -309,6 +310,8 @@ void mnw__changes_orphan(struct mnw__daemon *daemon, struct mnw__daemon_view *vi
 /* A child whose record is valid; `session` NULL: an orphan. */
 int mnw__changes_adopt_child(struct mnw__daemon *daemon, struct mnw__session *session, unsigned index,
                              struct mnw__daemon_image *image, int uffd);
+/* No more children are taken over: the limits that orphans share are theirs. */
+void mnw__changes_end_adoption(struct mnw__daemon *daemon);
 /* work->done is called when every child that was forked before this call is with the holder, or barred. Now, maybe. */
 void mnw__changes_settle(struct mnw__work *work);
 /* Once a turn: goes on with that. */

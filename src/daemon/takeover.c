@@ -236,6 +236,7 @@ int mnw__takeover(struct mnw__daemon *daemon) {
         take_over_session(daemon, i);
     for (unsigned i = 0; i < MNW__STATE_VIEWS; i++)
         take_over_view(daemon, i);
+    mnw__changes_end_adoption(daemon);
     for (unsigned i = 0; i < MNW__STATE_PINS; i++)
         take_over_pin(daemon, i);
     drop_rest(daemon);
