@@ -131,11 +131,11 @@ static void take_over_child(struct mnw__daemon *daemon, unsigned index, struct m
         close(fd); /* the view has its own */
         return;
     }
-    char name[MNW__STATE_FDNAME_BYTES];
+    char name[MNW__STATE_FDNAME_BYTES], reason[512];
     mnw__state_fdname(name, "child", index, record->serial);
+    snprintf(reason, sizeof(reason), "%s", image ? mnw_error() : "its image is lost"); /* what follows may fail, too */
     if (valid && fd >= 0 && error != -ESRCH && mnw__strays_add(daemon, fd, name))
-        mnw__daemon_log("the child of a consumer is not taken over, and gets SIGBUS from now on: %s",
-                        image ? mnw_error() : "its image is lost");
+        mnw__daemon_log("the child of a consumer is not taken over, and gets SIGBUS from now on: %s", reason);
     else
         drop_fd(daemon, "child", index, record, fd);
     mnw__state_free(record);
