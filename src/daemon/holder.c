@@ -320,7 +320,12 @@ static void show_records(const struct holder *holder) {
     char number[24];
     for (unsigned i = 0; i < holder->count; i++)
         if (!strcmp(holder->fds[i].name, "state")) {
-            snprintf(number, sizeof(number), "%d", fcntl(holder->fds[i].fd, F_DUPFD, FIRST_FD + 1));
+            int records = fcntl(holder->fds[i].fd, F_DUPFD, FIRST_FD + 1);
+            if (records < 0) { /* shown none, it would start afresh where it should refuse to */
+                mnw__daemon_log("holder: showing the next worker the records: %s", strerror(errno));
+                _exit(MNW__SERVE_FAILED);
+            }
+            snprintf(number, sizeof(number), "%d", records);
             setenv(MNW__HOLDING_RECORDS, number, 1);
         }
 }

@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -153,6 +154,28 @@ class Survival(unittest.TestCase):
                 view.close()
         finally:
             daemon.close()
+
+    def test_no_handover_without_the_records(self):
+        """A next worker that cannot be shown what it will take over is not let go ahead as if that were nothing."""
+        image = peer.make_image(self.folder.name, 2, seed=2)
+        with peer.Daemon(OPTIONS.command, {"a": image}) as daemon, peer.Peer(daemon.path) as session:
+            view = peer.View(session, "a")
+            worker, holder = daemon.worker(), daemon.process.pid
+            used = {int(fd) for fd in os.listdir(f"/proc/{holder}/fd")}
+            free = [fd for fd in range(len(used) + 2) if fd not in used]
+            before = resource.prlimit(holder, resource.RLIMIT_NOFILE)
+            # Two for the socket between it and the standby, and none for the records.
+            resource.prlimit(holder, resource.RLIMIT_NOFILE, (free[1] + 1, before[1]))
+            daemon.process.send_signal(signal.SIGHUP)
+            until = time.monotonic() + 20
+            while "no handover" not in daemon.read_log() and time.monotonic() < until and daemon.worker() == worker:
+                time.sleep(0.01)
+            resource.prlimit(holder, resource.RLIMIT_NOFILE, before)
+            self.assertIn("showing the next worker the records", daemon.read_log())
+            self.assertIn("no handover", daemon.read_log())
+            self.assertEqual(daemon.worker(), worker)
+            self.assertEqual(view.read(peer.PAGE, peer.PAGE), peer.page_bytes(1, 2))
+            view.close()
 
     def test_no_handover_to_other_records(self):
         """A program that cannot read what the worker leaves gets nothing, by a handover or when the worker dies."""
