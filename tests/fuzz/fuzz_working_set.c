@@ -2,11 +2,9 @@
 /*
  * Fuzz target: files of working sets. Whatever is decoded lies inside its store, comes out of a union with itself as
  * the same pages, and gives runs in order that hold just those; whatever is refused must say why.
- *
- * The checksum would let nothing else be tried, so each input is looked at as it is, with its checksum put right, and
- * with a header made to fit its entries.
  */
 #include "fuzz/fuzz.h"
+#include "fuzz/sealed.h"
 
 #include "base/error.h"
 #include "policy/working_set.h"
@@ -15,7 +13,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 /* A bit per page of the store is what unions and runs take: a real caller has checked that it is its own store. */
 #define PAGES_MAX ((uint64_t)1 << 18)
@@ -94,15 +91,6 @@ static void try_bytes(const uint8_t *data, size_t size) {
     check_union(&set);
 }
 
-static void put(uint8_t *to, uint64_t value, unsigned bytes) {
-    for (unsigned i = 0; i < bytes; i++)
-        to[i] = (uint8_t)(value >> (8 * i));
-}
-
-static void seal(uint8_t *bytes, size_t size) {
-    put(bytes + 56, XXH64(bytes + MNW__WORKING_SET_HEADER, size - MNW__WORKING_SET_HEADER, XXH64(bytes, 56, 0)), 8);
-}
-
 /* A header that fits the entries, whatever they are; the store is what the input says, within what is tried here. */
 static void mend(uint8_t *bytes, size_t size) {
     uint64_t entries = (size - MNW__WORKING_SET_HEADER) / 8, pages = 0, page_bytes = 4096ull << bytes[12] % 19;
@@ -112,33 +100,16 @@ static void mend(uint8_t *bytes, size_t size) {
     }
     uint64_t store_pages = 1 + (bytes[16] | (uint64_t)bytes[17] << 8) % 4096;
     memcpy(bytes, "MINNOWWS\1\0\0\0", 12);
-    put(bytes + 12, page_bytes, 4);
-    put(bytes + 16, store_pages * page_bytes - bytes[18], 8);
-    put(bytes + 32, entries, 8);
-    put(bytes + 40, pages, 8);
-    put(bytes + 48, 0, 8);
+    fuzz_put(bytes + 12, page_bytes, 4);
+    fuzz_put(bytes + 16, store_pages * page_bytes - bytes[18], 8);
+    fuzz_put(bytes + 32, entries, 8);
+    fuzz_put(bytes + 40, pages, 8);
+    fuzz_put(bytes + 48, 0, 8);
 }
 
+_Static_assert(MNW__WORKING_SET_HEADER == FUZZ_HEADER, "the header is another");
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    uint8_t *copy = calloc(1, size ? size : 1); /* exact, so that a sanitizer sees a read behind the end */
-    demand(copy != NULL, "out of memory");
-    if (size)
-        memcpy(copy, data, size);
-    try_bytes(copy, size);
-    if (size >= MNW__WORKING_SET_HEADER) {
-        seal(copy, size);
-        try_bytes(copy, size);
-    }
-    free(copy);
-    size -= size % 8;
-    if (size < MNW__WORKING_SET_HEADER)
-        return 0;
-    copy = malloc(size);
-    demand(copy != NULL, "out of memory");
-    memcpy(copy, data, size);
-    mend(copy, size);
-    seal(copy, size);
-    try_bytes(copy, size);
-    free(copy);
+    fuzz_sealed(data, size, try_bytes, mend);
     return 0;
 }
