@@ -15,15 +15,21 @@ static void test_resident_pages_are_mapped_ahead(void **state) {
     }
 }
 
-/* Of a stream of resident pages, each fault but the first few maps the window after the next. */
-static void test_the_window_behind_the_next_is_mapped(void **state) {
-    (void)state;
+/* Reads in order until the lead is as long as it gets; the next page. */
+static uint64_t read_until_led(void) {
     begin_resident(WINDOW);
     uint64_t page = 0;
     while (world.plan.lead_count < MNW__READAHEAD_AROUND_MAX - 1) {
         assert_true(page < PAGES / 2);
         touch(page++);
     }
+    return page;
+}
+
+/* Of a stream of resident pages, each fault but the first few maps the window after the next. */
+static void test_the_window_behind_the_next_is_mapped(void **state) {
+    (void)state;
+    uint64_t page = read_until_led();
     for (unsigned windows = 0; windows < 8; windows++) {
         while (world.mapped[page])
             page++;
@@ -40,12 +46,7 @@ static void test_the_window_behind_the_next_is_mapped(void **state) {
 /* A reader who leaves out every sign finds no more mapped behind the window that he has, and is not taken for lost. */
 static void test_a_reader_may_pass_the_sign(void **state) {
     (void)state;
-    begin_resident(WINDOW);
-    uint64_t page = 0;
-    while (world.plan.lead_count < MNW__READAHEAD_AROUND_MAX - 1) {
-        assert_true(page < PAGES / 2);
-        touch(page++);
-    }
+    uint64_t page = read_until_led();
     unsigned faults = world.faults;
     for (unsigned windows = 0; windows < 8; windows++) {
         uint64_t sign = world.plan.lead - 1;
