@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "harness.h"
 
+#include "interrupt.h"
+
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -182,7 +184,12 @@ static void print_result(const struct bench *bench, const struct bench_result *r
 
 /* ---- reporting ---- */
 
+/* Nothing after an interruption: what was measured then may have been cut short. */
 void bench_report(struct bench *bench, const struct bench_result *result) {
+    if (interrupted()) {
+        json_decref(result->detail);
+        return;
+    }
     double once = result->value, ratios[2] = {NAN, NAN};
     struct summary summary = result->count ? summarize(result->samples, result->count) : summarize(&once, 1);
     double value = result->count ? summary.median : once;
@@ -209,6 +216,8 @@ __attribute__((format(printf, 4, 0))) static void tell(struct bench *bench, cons
 
 void bench_skip(struct bench *bench, const char *name, const char *why, ...) {
     va_list arguments;
+    if (interrupted())
+        return;
     va_start(arguments, why);
     tell(bench, name, "skipped", why, arguments);
     va_end(arguments);
@@ -217,6 +226,8 @@ void bench_skip(struct bench *bench, const char *name, const char *why, ...) {
 
 void bench_break(struct bench *bench, const char *name, const char *why, ...) {
     va_list arguments;
+    if (interrupted())
+        return;
     va_start(arguments, why);
     tell(bench, name, "broken", why, arguments);
     va_end(arguments);

@@ -7,6 +7,7 @@
 #include "commands.h"
 #include "compare.h"
 #include "fingerprint.h"
+#include "interrupt.h"
 #include "machine.h"
 #include "measure.h"
 #include "minnow/output.h"
@@ -107,7 +108,9 @@ static void print_head(const struct bench *bench, const json_t *fingerprint) {
            "baseline", "ratio");
 }
 
-static enum bench_status status_of(const struct bench *bench, const struct comparison *comparison) {
+static int status_of(const struct bench *bench, const struct comparison *comparison) {
+    if (interrupted())
+        return 128 + interrupted();
     if (bench->broken)
         return BENCH_BROKEN;
     if ((bench->missed && !bench->smoke) || (comparison && comparison->worse))
@@ -116,24 +119,34 @@ static enum bench_status status_of(const struct bench *bench, const struct compa
 }
 
 static json_t *measure_all(struct bench *bench, const char *const *names) {
-    json_t *fingerprint = fingerprint_take(), *which = json_array();
+    json_t *fingerprint = fingerprint_take(), *which = json_array(), *unfinished = json_array();
     char checksum[20];
     uint64_t begin_ns = clock_ns();
+    interrupt_prepare();
     if (!bench->json)
         print_head(bench, fingerprint);
     for (unsigned i = 0; i < benchmark_count; i++) {
         if (!is_wanted(&benchmarks[i], names))
             continue;
         bench->benchmark = benchmarks[i].name;
-        json_array_append_new(which, json_string(bench->benchmark));
-        benchmarks[i].run(bench);
+        if (!interrupted()) {
+            json_array_append_new(which, json_string(bench->benchmark));
+            benchmarks[i].run(bench);
+        }
+        if (interrupted())
+            json_array_append_new(unfinished, json_string(bench->benchmark));
     }
     snprintf(checksum, sizeof(checksum), "%016" PRIx64, bench->checksum);
     json_object_set_new(fingerprint, "seed", json_integer((json_int_t)bench->seed));
     json_object_set_new(fingerprint, "checksum", json_string(checksum));
-    return json_pack("{s:s, s:o, s:b, s:i, s:I, s:f, s:o, s:o}", "program", "minnow-bench", "fingerprint", fingerprint,
-                     "smoke", bench->smoke, "repeat", (int)bench->repeat, "seed", (json_int_t)bench->seed, "seconds",
-                     (double)(clock_ns() - begin_ns) / 1e9, "benchmarks", which, "results", bench->results);
+    json_t *run = json_pack("{s:s, s:o, s:b, s:b, s:i, s:I, s:f, s:o, s:o}", "program", "minnow-bench", "fingerprint",
+                            fingerprint, "smoke", bench->smoke, "partial", interrupted() != 0, "repeat",
+                            (int)bench->repeat, "seed", (json_int_t)bench->seed, "seconds",
+                            (double)(clock_ns() - begin_ns) / 1e9, "benchmarks", which, "results", bench->results);
+    if (interrupted())
+        json_object_set(run, "unfinished", unfinished);
+    json_decref(unfinished);
+    return run;
 }
 
 static int run_and_tell(struct bench *bench, const char *const *names, const char *compare_path) {
@@ -154,8 +167,9 @@ static int run_and_tell(struct bench *bench, const char *const *names, const cha
         char missed[32] = "targets not looked at";
         if (!bench->smoke)
             snprintf(missed, sizeof(missed), "%u target%s missed", bench->missed, bench->missed == 1 ? "" : "s");
-        printf("\n%s, %u results broken, %u skipped; %.1f s, checksum %016" PRIx64 "\n", missed, bench->broken,
-               bench->skipped, json_number_value(json_object_get(run, "seconds")), bench->checksum);
+        printf("\n%s%s, %u results broken, %u skipped; %.1f s, checksum %016" PRIx64 "\n",
+               interrupted() ? "interrupted: this is a part; " : "", missed, bench->broken, bench->skipped,
+               json_number_value(json_object_get(run, "seconds")), bench->checksum);
         if (before)
             compare_print(&comparison);
     }
@@ -273,6 +287,8 @@ static int report(int argc, const char **argv) {
     } else {
         json_t *runs = load_runs(context, &bench);
         result = runs ? write_report(output ? output : "minnow-bench.html", runs) : BENCH_USAGE;
+        if (!result && interrupted())
+            result = 128 + interrupted();
         json_decref(runs);
     }
     poptFreeContext(context);

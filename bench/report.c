@@ -61,8 +61,10 @@ static void put_fingerprint(FILE *to, const json_t *run) {
         fputs("</td></tr>\n", to);
         free(text);
     }
-    fprintf(to, "<tr><th>rounds</th><td>%lld%s</td></tr></table>\n", json_integer_value(json_object_get(run, "repeat")),
-            json_is_true(json_object_get(run, "smoke")) ? " (smoke: the numbers mean little)" : "");
+    fprintf(to, "<tr><th>rounds</th><td>%lld%s%s</td></tr></table>\n",
+            json_integer_value(json_object_get(run, "repeat")),
+            json_is_true(json_object_get(run, "smoke")) ? " (smoke: the numbers mean little)" : "",
+            json_is_true(json_object_get(run, "partial")) ? " (interrupted: this is a part)" : "");
 }
 
 static void put_row(FILE *to, const json_t *result) {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Arms that take turns: see harness.h. Whatever else the machine does in a round falls on every arm of it. */
 #include "harness.h"
+#include "interrupt.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -111,10 +112,10 @@ static void check_sums(const struct bench_arm *arms, unsigned count, struct arm_
 void bench_take_turns(struct bench *bench, const struct bench_arm *arms, unsigned count) {
     struct arm_state states[BENCH_ARMS_MAX] = {0};
     for (unsigned round = 0; round <= bench->repeat; round++)
-        for (unsigned i = 0; i < count; i++)
+        for (unsigned i = 0; i < count && !interrupted(); i++)
             take_turn(bench, &arms[(i + round) % count], &states[(i + round) % count], round);
     check_sums(arms, count, states);
-    for (unsigned i = 0; i < count; i++) {
+    for (unsigned i = 0; i < count && !interrupted(); i++) {
         if (states[i].broken)
             bench_break(bench, arms[i].name, "%s", states[i].why);
         else if (!arms[i].hidden)

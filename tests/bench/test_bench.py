@@ -3,6 +3,7 @@
 """What minnow-bench prints, refuses and compares; the numbers themselves are not tested here. PROGRAM SMOKED."""
 import copy
 import json
+import os
 import pathlib
 import re
 import signal
@@ -17,6 +18,7 @@ SMOKED = sys.argv.pop(1).split()  # what the suite runs in smoke mode
 CHEAP = "engine-open"  # has values, no ratios
 RATIO = "engine-fault"
 TARGETED = "metadata"
+PINNED = "resident-thread"
 TARGETS = ["metadata", "resident-thread", "resident-inline", "scan-resident", "cold-random-inline", "fill-hugetlb-2M",
            "fill-graded", "fill-shmem", "zipf-quarter", "uniform-quarter", "zipf-memcg", "graded-promoted", "threads-64"]
 KEYS = {"name", "benchmark", "value", "unit", "n", "min", "median", "max", "baseline", "ratio", "verdict"}
@@ -225,6 +227,36 @@ class Bench(unittest.TestCase):
             while pathlib.Path(f"/proc/{child}/exe").exists():
                 self.assertLess(time.monotonic(), until, "what measures runs on")
                 time.sleep(0.02)
+
+    @unittest.skipIf(len(os.sched_getaffinity(0)) < 2, "one CPU")
+    def test_interrupted_tells_what_is_finished(self):
+        """In the second of two benchmarks, the one that pins itself to a CPU; the first does not."""
+        with subprocess.Popen([PROGRAM, "run", TARGETED, PINNED, "--smoke", "--repeat", "1000", "--json"], text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed_signals) as process:
+            children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
+            until = time.monotonic() + 60
+            while time.monotonic() < until:
+                for child in children.read_text(encoding="ascii").split():
+                    try:
+                        state = pathlib.Path(f"/proc/{child}/status").read_text(encoding="ascii")
+                    except (FileNotFoundError, ProcessLookupError):
+                        continue
+                    if re.search(r"^Cpus_allowed_list:\t[0-9]+$", state, re.M):
+                        until = 0
+                time.sleep(0.002)
+            process.send_signal(signal.SIGINT)
+            printed, said = process.communicate(timeout=60)
+        self.assertEqual((process.returncode, said), (128 + signal.SIGINT, ""))
+        run = json.loads(printed)
+        self.assertTrue(run["partial"])
+        self.assertEqual([result["name"] for result in run["results"]], [TARGETED])
+        self.assertEqual((run["benchmarks"], run["unfinished"]), ([TARGETED, PINNED], [PINNED]))
+        self.assertFalse(self.saved["partial"])
+        with tempfile.TemporaryDirectory() as folder:
+            path, page = pathlib.Path(folder, "part.json"), pathlib.Path(folder, "page.html")
+            path.write_text(json.dumps(run), encoding="utf-8")
+            self.assertEqual(bench("report", str(path), "--output", str(page)).returncode, 0)
+            self.assertIn("(interrupted: this is a part)", page.read_text(encoding="utf-8"))
 
     def policies(self, trace, *more):
         done = bench("policies", str(trace), "--json", *more)
