@@ -9,6 +9,7 @@
 #include "touches.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -230,7 +231,26 @@ static struct touches *add_touches(struct handlers *handlers, const char *series
     return &handlers->touches[i];
 }
 
-/* Pages of 1 GiB are dear: whoever does not change the file shares it. */
+/* The page that was given up went back to the pool, where others may have taken it. */
+static double moving_turn(void *context, struct bench_turn *turn) {
+    const struct touches *touches = context;
+    if (touches->give_up && !area_provide(AREA_1G, touches->length)) {
+        snprintf(turn->why, sizeof(turn->why), "the huge page is gone: others have taken it");
+        return NAN;
+    }
+    return touches_turn(context, turn);
+}
+
+/* A gigabyte is moved for each fault of the arm that was added last: one will do, which is other work. */
+static void move_one(struct handlers *handlers) {
+    handlers->touches[handlers->count - 1].count = 1;
+    handlers->arms[handlers->count - 1].turn = moving_turn;
+    handlers->arms[handlers->count - 1].same_work = false;
+    handlers->arms[handlers->count - 1].sane_low = 1;
+    handlers->arms[handlers->count - 1].sane_high = 1e8; /* times what the kernel takes to map it */
+}
+
+/* Of 1 GiB pages one is for all who do not change it, one for those who bring it in, by turns, and two are minnow's. */
 static int open_area(struct handlers *handlers, struct area *area, const struct scratch *contents) {
     if (handlers->kind == AREA_1G && contents && handlers->count)
         return area_share(area, &handlers->areas[0]);
@@ -279,9 +299,10 @@ static void add_way(struct handlers *handlers, const struct way *way) {
     touches->handler = handler;
     touches->thread = handler->thread_id;
     touches->thread_cpu = way->thread_cpu;
-    /* A gigabyte is moved for each: one will do. */
-    if (way->answer != ANSWER_CONTINUE && handlers->kind == AREA_1G)
-        touches->count = 1;
+    if (way->answer != ANSWER_CONTINUE && handlers->kind == AREA_1G) {
+        touches->give_up = true;
+        move_one(handlers);
+    }
 }
 
 static void forget_all(void *context) {
@@ -289,7 +310,11 @@ static void forget_all(void *context) {
     mnw_invalidate(rig->cache, 0, rig->length);
 }
 
-static int open_minnow(const struct handlers *handlers, struct rig *rig, bool in_line) {
+static int open_minnow(struct handlers *handlers, unsigned which) {
+    struct rig *rig = &handlers->rigs[which];
+    bool in_line = minnow_ways[which].in_line;
+    if (handlers->kind == AREA_1G && handlers->rigs[0].cache && which)
+        return rig_share(rig, &handlers->rigs[0], in_line);
     /* The reclaimer keeps some free, of 1 GiB pages one. */
     uint64_t budget = handlers->kind == AREA_1G ? 2 * GIB : fill_budget(handlers->length);
     if (!area_provide(handlers->kind, budget))
@@ -301,7 +326,7 @@ static int open_minnow(const struct handlers *handlers, struct rig *rig, bool in
 static void add_minnow(struct handlers *handlers, unsigned which) {
     const struct minnow_way *way = &minnow_ways[which];
     struct rig *rig = &handlers->rigs[which];
-    int error = open_minnow(handlers, rig, way->in_line);
+    int error = open_minnow(handlers, which);
     if (error) {
         bench_skip(handlers->bench, name_arm(handlers, way->name), "%s",
                    error == -ENOMEM ? "huge pages missing" : mnw_error());
@@ -315,6 +340,8 @@ static void add_minnow(struct handlers *handlers, unsigned which) {
         touches->thread = find_thread("mnw-fault-0");
     if (way->cold)
         touches->reset = forget_all, touches->reset_data = rig;
+    if (way->cold && handlers->kind == AREA_1G)
+        move_one(handlers);
     /* Promoted, one fault maps 2 MiB; cold, neighbours may come along; inline ones are seen by counters alone. */
     touches->any_faults = handlers->kind == AREA_GRADED || way->cold || way->in_line;
 }
@@ -325,7 +352,7 @@ static void close_all(struct handlers *handlers) {
         if (handlers->areas[i].alias)
             area_close(&handlers->areas[i]);
     }
-    for (unsigned i = 0; i < MINNOW_WAYS; i++)
+    for (unsigned i = MINNOW_WAYS; i--;) /* the first may be shared by the others */
         rig_close(&handlers->rigs[i]);
     if (handlers->quiet > 0)
         close(handlers->quiet);
@@ -341,20 +368,12 @@ static void add_arm_of(struct handlers *handlers, unsigned which) {
         add_minnow(handlers, which - 1 - WAYS);
 }
 
-/* Those that need a page of their own. */
-static bool is_alone(enum area_kind kind, unsigned which) {
-    return kind == AREA_1G && which && which <= WAYS && ways[which - 1].answer != ANSWER_CONTINUE;
+/* Each page of 1 GiB takes the machine seconds to make: in smoke mode there is one. */
+static bool is_left_out(const struct bench *bench, enum area_kind kind, unsigned which) {
+    bool shares = !which || (which <= WAYS && ways[which - 1].answer == ANSWER_CONTINUE);
+    return bench->smoke && kind == AREA_1G && !shares;
 }
 
-static void take_turns(struct handlers *handlers) {
-    if (handlers->count)
-        bench_take_turns(handlers->bench, handlers->arms, handlers->count);
-    close_all(handlers);
-    handlers->count = 0;
-    memset(handlers->areas, 0, sizeof(handlers->areas));
-}
-
-/* 1 GiB pages are few: those who share one take turns on it, with minnow; the others are measured one by one. */
 static void measure_handlers(struct bench *bench, enum area_kind kind, const struct scratch *scratch) {
     static struct handlers handlers;
     unsigned repeat = bench->repeat;
@@ -363,36 +382,37 @@ static void measure_handlers(struct bench *bench, enum area_kind kind, const str
     handlers.kind = kind;
     handlers.scratch = scratch;
     handlers.length = kind == AREA_1G ? GIB : scratch->size_bytes;
-    if (kind == AREA_1G)
-        bench->repeat = (repeat + 2) / 3;
-    else if (!area_provide(kind, (ARMS + 2) * handlers.length)) {
+    if (kind != AREA_1G && !area_provide(kind, (ARMS + 2) * handlers.length)) {
         bench_skip(bench, area_names[kind], "this machine could not give the huge pages");
         return;
     }
-    for (unsigned i = 0; i < ARMS; i++) {
-        /* Making more 1 GiB pages takes seconds. */
-        bool is_dear = kind == AREA_1G && i > WAYS && (bench->smoke || i > WAYS + 1);
-        if (!is_alone(kind, i) && !is_dear)
+    for (unsigned i = 0; i < ARMS; i++)
+        if (!is_left_out(bench, kind, i))
             add_arm_of(&handlers, i);
-    }
-    take_turns(&handlers);
-    for (unsigned i = 0; i < ARMS && !bench->smoke; i++) {
-        if (!is_alone(kind, i))
-            continue;
-        add_arm_of(&handlers, i);
-        handlers.arms[0].same_work = false;
-        take_turns(&handlers);
-    }
+    if (kind == AREA_1G)
+        bench->repeat = (repeat + 2) / 3;
+    /* Of what was free when the first of them was opened minnow may have taken some. */
+    if (kind == AREA_1G && !bench->smoke && handlers.count && !area_provide(kind, GIB))
+        bench_skip(bench, area_names[kind], "this machine could not give the huge pages");
+    else if (handlers.count)
+        bench_take_turns(bench, handlers.arms, handlers.count);
     bench->repeat = repeat;
+    close_all(&handlers);
 }
 
-void bench_handlers(struct bench *bench) {
+/* For 1 GiB pages a file as large, so that minnow moves as much as the others. */
+static void measure_kind(struct bench *bench, enum area_kind kind) {
     struct scratch scratch;
-    if (scratch_warm(&scratch, bench->directory, bench->smoke ? SMOKE : LENGTH)) {
+    uint64_t size_bytes = bench->smoke ? SMOKE : length_of(kind);
+    if (scratch_warm(&scratch, bench->directory, size_bytes)) {
         bench_break(bench, NULL, "no scratch file in %s", bench->directory);
         return;
     }
-    for (enum area_kind kind = 0; kind < AREA_KINDS; kind++)
-        measure_handlers(bench, kind, &scratch);
+    measure_handlers(bench, kind, &scratch);
     scratch_close(&scratch);
+}
+
+void bench_handlers(struct bench *bench) {
+    for (enum area_kind kind = 0; kind < AREA_KINDS; kind++)
+        measure_kind(bench, kind);
 }

@@ -1,119 +1,168 @@
 /* SPDX-License-Identifier: MIT */
-/* The same faults by 1 to 64 threads: the kernel's, a textbook thread's, textbook signal handlers', minnow's by its
- * thread and inline. */
+/* The same faults by 1 to 64 threads, by kind of pages: the kernel's, a textbook thread's, textbook signal handlers',
+ * minnow's by its thread and inline. */
+#include "fills.h"
 #include "measure.h"
 #include "parallel.h"
 #include "registry.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
-#define LENGTH  (64 * MIB)
-#define PAGE    4096
-#define TOUCHES 4096
-#define MOST    64
-#define POINTS  7
-#define SERIES  5
+#define LENGTH (64 * MIB)
+#define GIB    ((size_t)1 << 30)
+#define MOST   64
+#define POINTS 7
+#define SERIES 5
 
-struct threads {
-    struct area areas[3];
-    struct handler handlers[3];
-    struct rig rig, in_line;
-    int quiet; /* keeps the kernel's fault-around off */
-    struct parallel parallel[SERIES * POINTS];
-    struct bench_arm arms[SERIES * POINTS];
-    char names[SERIES * POINTS][32];
-    unsigned count;
+/* Names of the first kind are those of before there were others. */
+static const struct kind_of_threads {
+    const char *suffix, *by;
+    size_t contents;
+    unsigned touches; /* in one turn */
+} kinds[AREA_KINDS] = {
+    [AREA_4K] = {"", "threads", LENGTH, 4096},
+    [AREA_GRADED] = {"-graded", "threads on graded", LENGTH, 4096},
+    [AREA_2M] = {"-2M", "threads on 2M", 4 * LENGTH, 512},
+    [AREA_1G] = {"-1G", "threads on 1G", LENGTH, 64}, /* on one and the same page */
 };
 
-static void add_series(struct threads *threads, const struct bench *bench, const char *series,
-                       const struct touches *touches) {
-    for (unsigned many = 1; many <= MOST; many *= 2) {
+enum threads_way { BY_KERNEL, BY_THREAD, BY_SIGBUS, BARE };
+
+struct threads {
+    struct bench *bench;
+    enum area_kind kind;
+    size_t length;
+    const struct scratch *scratch;
+    struct area areas[BARE];
+    struct handler handlers[BARE];
+    struct rig rig, in_line; /* of one cache */
+    int quiet;               /* keeps the kernel's fault-around off */
+    struct parallel parallel[SERIES * POINTS];
+    struct bench_arm arms[SERIES * POINTS];
+    char series[SERIES][32], names[SERIES * POINTS][32];
+    unsigned count, series_count;
+};
+
+static const char *name_series(struct threads *threads, const char *name) {
+    char *text = threads->series[threads->series_count];
+    snprintf(text, sizeof(threads->series[0]), "%s%s", name, kinds[threads->kind].suffix);
+    return text;
+}
+
+static void add_series(struct threads *threads, const char *name, const struct touches *touches, size_t page_bytes) {
+    const struct kind_of_threads *kind = &kinds[threads->kind];
+    const char *series = name_series(threads, name);
+    bool smoke = threads->bench->smoke;
+    threads->series_count++;
+    for (unsigned many = 1; many <= MOST; many *= smoke && threads->kind ? 8 : 2) {
         unsigned i = threads->count++;
-        snprintf(threads->names[i], sizeof(threads->names[i]), "%s-%u", series, many);
+        snprintf(threads->names[i], sizeof(threads->names[i]), "%s%s-%u", name, kind->suffix, many);
         threads->parallel[i] = (struct parallel){.touches = *touches, .threads = many};
-        threads->parallel[i].touches.count = bench->smoke ? TOUCHES / 8 : TOUCHES;
-        threads->parallel[i].touches.length = LENGTH;
-        threads->parallel[i].touches.page_bytes = PAGE;
+        threads->parallel[i].touches.count = smoke ? kind->touches / 8 : kind->touches;
+        threads->parallel[i].touches.length = threads->length;
+        threads->parallel[i].touches.page_bytes = page_bytes;
         threads->arms[i] = (struct bench_arm){.name = threads->names[i],
                                               .unit = "faults/s",
                                               .turn = parallel_turn,
                                               .context = &threads->parallel[i],
-                                              .by = "threads",
+                                              .by = kind->by,
                                               .series = series,
                                               .at = many,
                                               .same_work = true};
     }
 }
 
-/* 0: the kernel alone, 1: a thread, 2: signal handlers. */
-static int add_bare(struct threads *threads, const struct bench *bench, unsigned which, const struct scratch *scratch) {
-    static const char *const names[] = {"kernel", "thread", "sigbus"};
-    struct area *area = &threads->areas[which];
-    struct handler *handler = &threads->handlers[which];
-    int error = area_open(area, AREA_4K, LENGTH, scratch);
+/* Nobody changes the file: huge pages are shared. */
+static int open_area(struct threads *threads, struct area *area) {
+    if (area > threads->areas && threads->areas[0].alias && threads->kind >= AREA_2M)
+        return area_share(area, &threads->areas[0]);
+    return area_open(area, threads->kind, threads->length, threads->scratch);
+}
+
+static int add_bare(struct threads *threads, enum threads_way way) {
+    static const char *const names[BARE] = {"kernel", "thread", "sigbus"};
+    struct area *area = &threads->areas[way];
+    struct handler *handler = &threads->handlers[way];
+    int error = open_area(threads, area);
     if (error)
         return error;
-    if (!which)
-        error = threads->quiet = fault_around_off(area->view, LENGTH);
-    else
-        error = handler_open(handler, area, which == 1 ? HANDLER_BLOCKING : HANDLER_SIGBUS, ANSWER_CONTINUE, NULL);
+    if (way)
+        error =
+            handler_open(handler, area, way == BY_THREAD ? HANDLER_BLOCKING : HANDLER_SIGBUS, ANSWER_CONTINUE, NULL);
+    else if (threads->kind == AREA_4K)
+        error = threads->quiet = fault_around_off(area->view, area->length);
     if (error >= 0)
-        add_series(threads, bench, names[which],
-                   &(struct touches){.data = area->view, .handler = which ? handler : NULL});
+        add_series(threads, names[way], &(struct touches){.data = area->view, .handler = way ? handler : NULL},
+                   area->page_bytes);
     return error < 0 ? error : 0;
 }
 
-static void add_inline(struct threads *threads, struct bench *bench, const struct scratch *scratch) {
-    struct rig *rig = &threads->in_line;
-    if (rig_open_inline(rig, scratch, MNW_BACKING_SHMEM, 2 * LENGTH)) {
-        bench_skip(bench, "minnow-inline", "%s", mnw_error());
-        return;
-    }
-    for (size_t at = 0; at < rig->length; at += PAGE)
+static int add_minnow(struct threads *threads) {
+    struct rig *rig = &threads->rig;
+    uint64_t budget = threads->kind == AREA_1G ? 2 * GIB : fill_budget(threads->length);
+    if (!area_provide(threads->kind, budget))
+        return -ENOMEM;
+    int error = rig_open(rig, threads->scratch, fill_backing(threads->kind), budget);
+    if (error)
+        return error;
+    for (size_t at = 0; at < rig->length; at += rig->page_bytes)
         (void)rig->data[at];
-    add_series(threads, bench, "minnow-inline", &(struct touches){.data = rig->data, .rig = rig});
+    add_series(threads, "minnow",
+               &(struct touches){.data = rig->data, .rig = rig, .thread = find_thread("mnw-fault-0")}, rig->page_bytes);
+    if (rig_share(&threads->in_line, rig, true))
+        bench_skip(threads->bench, name_series(threads, "minnow-inline"), "%s", mnw_error());
+    else
+        add_series(threads, "minnow-inline", &(struct touches){.data = threads->in_line.data, .rig = rig},
+                   rig->page_bytes);
+    return 0;
 }
 
-static void measure(struct bench *bench, struct threads *threads, const struct scratch *scratch) {
-    for (unsigned i = 0; i < 3; i++) {
-        int error = add_bare(threads, bench, i, scratch);
-        if (error) {
-            bench_break(bench, NULL, "%s", strerror(-error));
+static void close_all(struct threads *threads) {
+    rig_close(&threads->in_line);
+    rig_close(&threads->rig);
+    for (unsigned i = 0; i < BARE; i++) {
+        handler_close(&threads->handlers[i]);
+        if (threads->areas[i].alias)
+            area_close(&threads->areas[i]);
+    }
+    if (threads->quiet > 0)
+        close(threads->quiet);
+}
+
+static void measure(struct bench *bench, enum area_kind kind, const struct scratch *scratch) {
+    static struct threads threads;
+    memset(&threads, 0, sizeof(threads));
+    threads.bench = bench;
+    threads.kind = kind;
+    threads.scratch = scratch;
+    threads.length = kind == AREA_1G ? GIB : scratch->size_bytes;
+    int error = 0;
+    /* Graded memory the kernel alone maps 2 MiB at a time: no fault of 4 KiB. */
+    for (unsigned way = kind == AREA_GRADED ? BY_THREAD : BY_KERNEL; way < BARE && !error; way++)
+        error = add_bare(&threads, (enum threads_way)way);
+    if (!error)
+        error = add_minnow(&threads);
+    if (!error)
+        bench_take_turns(bench, threads.arms, threads.count);
+    else if (kind == AREA_4K)
+        bench_break(bench, NULL, "%s", strerror(-error));
+    else
+        bench_skip(bench, area_names[kind], "%s", strerror(-error));
+    close_all(&threads);
+}
+
+/* In smoke mode without those pages that take the machine seconds to make. */
+void bench_threads(struct bench *bench) {
+    for (enum area_kind kind = 0; kind < (bench->smoke ? AREA_1G : AREA_KINDS); kind++) {
+        struct scratch scratch;
+        if (scratch_warm(&scratch, bench->directory, bench->smoke ? LENGTH : kinds[kind].contents)) {
+            bench_break(bench, NULL, "no scratch file in %s", bench->directory);
             return;
         }
+        measure(bench, kind, &scratch);
+        scratch_close(&scratch);
     }
-    if (rig_open(&threads->rig, scratch, MNW_BACKING_SHMEM, 2 * LENGTH)) {
-        bench_break(bench, NULL, "could not be opened");
-        return;
-    }
-    for (size_t at = 0; at < threads->rig.length; at += PAGE)
-        (void)threads->rig.data[at];
-    add_series(
-        threads, bench, "minnow",
-        &(struct touches){.data = threads->rig.data, .rig = &threads->rig, .thread = find_thread("mnw-fault-0")});
-    add_inline(threads, bench, scratch);
-    bench_take_turns(bench, threads->arms, threads->count);
-}
-
-void bench_threads(struct bench *bench) {
-    static struct threads threads;
-    struct scratch scratch;
-    memset(&threads, 0, sizeof(threads));
-    if (scratch_warm(&scratch, bench->directory, LENGTH)) {
-        bench_break(bench, NULL, "no scratch file in %s", bench->directory);
-        return;
-    }
-    measure(bench, &threads, &scratch);
-    for (unsigned i = 0; i < 3; i++) {
-        handler_close(&threads.handlers[i]);
-        if (threads.areas[i].alias)
-            area_close(&threads.areas[i]);
-    }
-    if (threads.quiet > 0)
-        close(threads.quiet);
-    rig_close(&threads.rig);
-    rig_close(&threads.in_line);
-    scratch_close(&scratch);
 }

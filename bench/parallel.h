@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* Many threads that touch pages at once, each its own share of one shuffle. Owns nothing between turns. */
+/*
+ * Many threads that touch pages at once, each its own share of one shuffle; where there are fewer pages than touches
+ * the pages are unmapped and touched again, where there are fewer than threads several touch the same one at once. Owns
+ * nothing between turns.
+ */
 #ifndef MNW_BENCH_PARALLEL_H
 #define MNW_BENCH_PARALLEL_H
 

@@ -32,6 +32,7 @@ const struct benchmark benchmarks[] = {
     {"reclaim-latency", "minnow", "how long single reads take while memory is reclaimed", bench_reclaim_latency},
     {"restart", "minnow", "opening and reading a store whose cache was kept", bench_restart},
     {"scale-views", "minnow", "a fault, and opening a view, beside 1 to 1,024 views", bench_scale_views},
+    {"scale-eviction", "minnow", "taking an extent away that 1 to 1,024 views have mapped", bench_scale_eviction},
     {"scale-store", "minnow", "a fault, and opening, of stores of 256 MiB to 256 GiB", bench_scale_store},
     {"engine-metadata", "engine-targets", "anonymous memory per 4 KiB of store, by backing", row_metadata},
     {"engine-budget", "engine-targets", "resident bytes over the budget, seen from outside", row_budget},

@@ -51,6 +51,7 @@ void bench_working_set(struct bench *bench);
 void bench_reclaim_latency(struct bench *bench);
 void bench_restart(struct bench *bench);
 void bench_scale_views(struct bench *bench);
+void bench_scale_eviction(struct bench *bench);
 void bench_scale_store(struct bench *bench);
 
 /* engine-targets: what the engine must reach for programs that embed it. */

@@ -113,6 +113,10 @@ static void must(int error, const char *what) {
 void rig_close(struct rig *rig) {
     if (rig->view)
         must(mnw_view_close(rig->view), "closing the view");
+    if (rig->shares) {
+        *rig = (struct rig){0};
+        return;
+    }
     if (rig->cache)
         must(mnw_cache_close(rig->cache), "closing the cache");
     if (rig->pool)
@@ -132,6 +136,12 @@ static int open_all(struct rig *rig, const char *uri, const struct mnw_pool_opti
     return error ? error : mnw_view_open(&rig->view, rig->cache, &view);
 }
 
+static void take_view(struct rig *rig) {
+    rig->data = mnw_view_data(rig->view);
+    rig->length = mnw_view_length(rig->view);
+    rig->page_bytes = mnw_cache_page_size(rig->cache);
+}
+
 static int open_flagged(struct rig *rig, const struct scratch *scratch, const struct mnw_pool_options *options,
                         unsigned flags) {
     *rig = (struct rig){0};
@@ -142,9 +152,7 @@ static int open_flagged(struct rig *rig, const struct scratch *scratch, const st
         rig_close(rig);
         return error;
     }
-    rig->data = mnw_view_data(rig->view);
-    rig->length = mnw_view_length(rig->view);
-    rig->page_bytes = mnw_cache_page_size(rig->cache);
+    take_view(rig);
     return 0;
 }
 
@@ -157,6 +165,26 @@ int rig_open_pool(struct rig *rig, const struct scratch *scratch, const struct m
     return open_flagged(rig, scratch, options, 0);
 }
 
+/* Without the inline mode a flag that is refused. */
+#ifdef BENCH_HAS_INLINE
+#define VIEW_INLINE MNW_VIEW_INLINE
+#else
+#define VIEW_INLINE (1u << 31)
+#endif
+
+int rig_share(struct rig *rig, const struct rig *like, bool in_line) {
+    struct mnw_view_options options = {.size = sizeof(options), .flags = in_line ? VIEW_INLINE : 0};
+    *rig = *like;
+    rig->view = NULL;
+    rig->shares = true;
+    int error = mnw_view_open(&rig->view, rig->cache, &options);
+    if (error)
+        *rig = (struct rig){0};
+    else
+        take_view(rig);
+    return error;
+}
+
 int rig_open_inline(struct rig *rig, const struct scratch *scratch, enum mnw_backing backing, uint64_t budget_bytes) {
     struct mnw_pool_options options = {.size = sizeof(options), .backing = backing, .budget_bytes = budget_bytes};
     return rig_open_inline_pool(rig, scratch, &options);
@@ -164,7 +192,7 @@ int rig_open_inline(struct rig *rig, const struct scratch *scratch, enum mnw_bac
 
 int rig_open_inline_pool(struct rig *rig, const struct scratch *scratch, const struct mnw_pool_options *options) {
 #ifdef BENCH_HAS_INLINE
-    return open_flagged(rig, scratch, options, MNW_VIEW_INLINE);
+    return open_flagged(rig, scratch, options, VIEW_INLINE);
 #else
     (void)scratch, (void)options;
     *rig = (struct rig){0};

@@ -35,6 +35,7 @@ struct rig {
     struct mnw_view *view;
     volatile const unsigned char *data;
     size_t length, page_bytes;
+    bool shares; /* all but the view are another rig's */
 };
 
 /* All or nothing; mnw_error() says what went wrong. */
@@ -44,6 +45,8 @@ int rig_open_pool(struct rig *rig, const struct scratch *scratch, const struct m
 /* With a view whose faults are resolved in the faulting thread; -EOPNOTSUPP: not by this library, or this kernel. */
 int rig_open_inline(struct rig *rig, const struct scratch *scratch, enum mnw_backing backing, uint64_t budget_bytes);
 int rig_open_inline_pool(struct rig *rig, const struct scratch *scratch, const struct mnw_pool_options *options);
+/* Another view of the same cache, inline or not. `like` is closed after it. */
+int rig_share(struct rig *rig, const struct rig *like, bool in_line);
 /* A handle that does not close is a defect: it ends the process. */
 void rig_close(struct rig *rig);
 

@@ -77,6 +77,8 @@ double touches_turn(void *context, struct bench_turn *turn) {
     touches->per_touch = (double)(faults_so_far(touches) - before) / touches->count;
     if (touches->handler)
         handler_rest(touches->handler);
+    if (touches->give_up)
+        touches_reset(touches);
     if (!touches->stay)
         pin_thread(0, -1);
     samples_append(turn->latencies, ns, touches->count);

@@ -25,6 +25,7 @@ struct touches {
     void *reset_data;
     bool stay;        /* the toucher runs where it is: `cpu` does not count */
     bool write;       /* fresh memory: a read would get the zero page */
+    bool give_up;     /* a turn ends as it begins, so that others can have the pages */
     bool any_faults;  /* not every touch need fault: neighbours may come along */
     double per_touch; /* out: faults for each touch, of the last turn */
 };
