@@ -3,6 +3,7 @@
  * minnow by how much of the store fits in the budget, beside a plain mapping of the file: scans and random reads, and
  * how long single reads take while memory is reclaimed. working-set and reclaim-latency.
  */
+#include "confined.h"
 #include "fills.h"
 #include "measure.h"
 #include "reads.h"
@@ -92,46 +93,78 @@ void bench_working_set(struct bench *bench) {
 
 /* ---- reclaim-latency ---- */
 
-/* Every read is timed: of a cache in which all fits, and of one a quarter as large, which reclaims all the time. */
+#define OWN_ARMS 2
+
+/*
+ * Every read is timed: of a cache in which all fits, and of one a quarter as large, which reclaims all the time, with
+ * the file in the kernel's page cache; and with equal memory, by minnow and by plain mmap, from the disk.
+ */
+struct latency {
+    struct rig rigs[OWN_ARMS];
+    struct reads reads[OWN_ARMS];
+    struct confined confined[CONFINED_WAYS];
+};
+
+static bool open_own(struct bench *bench, struct latency *latency, const struct scratch *scratch) {
+    for (unsigned i = 0; i < OWN_ARMS; i++) {
+        struct rig *rig = &latency->rigs[i];
+        uint64_t budget = i ? scratch->size_bytes / 4 : fill_budget(scratch->size_bytes);
+        if (rig_open(rig, scratch, MNW_BACKING_SHMEM, budget))
+            return false;
+        for (size_t at = 0; at < rig->length; at += PAGE)
+            (void)rig->data[at];
+        latency->reads[i] = (struct reads){.data = rig->data,
+                                           .length = rig->length,
+                                           .page_bytes = PAGE,
+                                           .kind = READS_UNIFORM,
+                                           .threads = 2,
+                                           .whole = true,
+                                           .latencies = true,
+                                           .per_read = true,
+                                           .count = bench->smoke ? 2000 : 20000};
+        reads_begin(&latency->reads[i], bench->seed);
+    }
+    return true;
+}
+
+static void measure_latency(struct bench *bench, struct latency *latency, bool has_confined) {
+    struct bench_arm arms[OWN_ARMS + CONFINED_WAYS] = {
+        {.name = "all-resident", .same_work = true},
+        {.name = "reclaiming", .same_work = true, .against = {"all-resident"}},
+        {.name = "confined-mmap"},
+        {.name = "confined-minnow",
+         .against = {"confined-mmap", "confined-mmap-random"},
+         .detail = confined_detail,
+         .sane_low = 1e-6,
+         .sane_high = 1e4}, /* mmap that reads ahead may be slower by any factor */
+        {.name = "confined-mmap-random"},
+    };
+    for (unsigned i = 0; i < OWN_ARMS + CONFINED_WAYS; i++) {
+        bool own = i < OWN_ARMS;
+        arms[i].unit = "ns";
+        arms[i].turn = own ? reads_turn : confined_turn;
+        arms[i].context = own ? (void *)&latency->reads[i] : &latency->confined[i - OWN_ARMS];
+    }
+    bench_take_turns(bench, arms, has_confined ? OWN_ARMS + CONFINED_WAYS : OWN_ARMS);
+}
+
 void bench_reclaim_latency(struct bench *bench) {
-    static struct reads reads[2];
-    struct rig rigs[2] = {0};
+    static struct latency latency;
     struct scratch scratch;
-    struct bench_arm arms[2];
-    static const char *const names[2] = {"all-resident", "reclaiming"};
+    memset(&latency, 0, sizeof(latency));
     if (scratch_warm(&scratch, bench->directory, (bench->smoke ? 32 : 256) * MIB)) {
         bench_break(bench, NULL, "no scratch file in %s", bench->directory);
         return;
     }
-    bool open = true;
-    for (unsigned i = 0; i < 2 && open; i++) {
-        uint64_t budget = i ? scratch.size_bytes / 4 : fill_budget(scratch.size_bytes);
-        open = !rig_open(&rigs[i], &scratch, MNW_BACKING_SHMEM, budget);
-        for (size_t at = 0; open && at < rigs[i].length; at += PAGE)
-            (void)rigs[i].data[at];
-        reads[i] = (struct reads){.data = rigs[i].data,
-                                  .length = rigs[i].length,
-                                  .page_bytes = PAGE,
-                                  .kind = READS_UNIFORM,
-                                  .threads = 2,
-                                  .whole = true,
-                                  .latencies = true,
-                                  .per_read = true,
-                                  .count = bench->smoke ? 2000 : 20000};
-        if (open)
-            reads_begin(&reads[i], bench->seed);
-        arms[i] = (struct bench_arm){.name = names[i],
-                                     .unit = "ns",
-                                     .turn = reads_turn,
-                                     .context = &reads[i],
-                                     .same_work = true,
-                                     .against = {i ? names[0] : NULL}};
-    }
-    if (open)
-        bench_take_turns(bench, arms, 2);
+    /* First, and so without what this process maps afterwards. Less would have no room beside what is not pages. */
+    bool has_confined =
+        confined_start(bench, "confined", latency.confined, (bench->smoke ? 64 : 256) * MIB, READS_UNIFORM, true);
+    if (open_own(bench, &latency, &scratch))
+        measure_latency(bench, &latency, has_confined);
     else
         bench_break(bench, NULL, "could not be opened: %s", mnw_error());
-    for (unsigned i = 0; i < 2; i++)
-        rig_close(&rigs[i]);
+    for (unsigned i = 0; i < OWN_ARMS; i++)
+        rig_close(&latency.rigs[i]);
+    confined_stop(latency.confined);
     scratch_close(&scratch);
 }
