@@ -158,7 +158,7 @@ static void measure(struct bench *bench, enum area_kind kind, const struct scrat
 void bench_threads(struct bench *bench) {
     for (enum area_kind kind = 0; kind < (bench->smoke ? AREA_1G : AREA_KINDS); kind++) {
         struct scratch scratch;
-        if (scratch_warm(&scratch, bench->directory, bench->smoke ? LENGTH : kinds[kind].contents)) {
+        if (scratch_warm(&scratch, bench->directory, bench->smoke ? LENGTH / 4 : kinds[kind].contents)) {
             bench_break(bench, NULL, "no scratch file in %s", bench->directory);
             return;
         }
