@@ -100,14 +100,18 @@ static int add_bare(struct threads *threads, enum threads_way way) {
     return error < 0 ? error : 0;
 }
 
-static int add_minnow(struct threads *threads) {
+static void add_minnow(struct threads *threads) {
     struct rig *rig = &threads->rig;
+    /* The reclaimer keeps some free, of 1 GiB pages one. */
     uint64_t budget = threads->kind == AREA_1G ? 2 * GIB : fill_budget(threads->length);
-    if (!area_provide(threads->kind, budget))
-        return -ENOMEM;
-    int error = rig_open(rig, threads->scratch, fill_backing(threads->kind), budget);
-    if (error)
-        return error;
+    if (!area_provide(threads->kind, budget)) {
+        bench_skip(threads->bench, name_series(threads, "minnow"), "this machine could not give the huge pages");
+        return;
+    }
+    if (rig_open(rig, threads->scratch, fill_backing(threads->kind), budget)) {
+        bench_break(threads->bench, name_series(threads, "minnow"), "could not be opened: %s", mnw_error());
+        return;
+    }
     for (size_t at = 0; at < rig->length; at += rig->page_bytes)
         (void)rig->data[at];
     add_series(threads, "minnow",
@@ -117,7 +121,6 @@ static int add_minnow(struct threads *threads) {
     else
         add_series(threads, "minnow-inline", &(struct touches){.data = threads->in_line.data, .rig = rig},
                    rig->page_bytes);
-    return 0;
 }
 
 static void close_all(struct threads *threads) {
@@ -144,7 +147,7 @@ static void measure(struct bench *bench, enum area_kind kind, const struct scrat
     for (unsigned way = kind == AREA_GRADED ? BY_THREAD : BY_KERNEL; way < BARE && !error; way++)
         error = add_bare(&threads, (enum threads_way)way);
     if (!error)
-        error = add_minnow(&threads);
+        add_minnow(&threads);
     if (!error)
         bench_take_turns(bench, threads.arms, threads.count);
     else if (kind == AREA_4K)
