@@ -108,6 +108,7 @@ static void many_threads_map_and_read(void **state) {
 static int child_of(struct bed *bed, int (*body)(struct bed *)) {
     pid_t pid = fork();
     if (!pid) {
+        machine_be_a_child();
         alarm(20);
         _exit(body(bed));
     }

@@ -323,6 +323,7 @@ int bed_child(int (*body)(void *argument), void *argument) {
     pid_t child = fork();
     assert_true(child >= 0);
     if (!child) {
+        machine_be_a_child();
         bed_hurry(20);
         int status = body(argument);
         fflush(NULL);

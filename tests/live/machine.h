@@ -48,6 +48,12 @@ bool machine_free_hugepages(size_t page_bytes, uint64_t count);
 int machine_touch(volatile char *at, uintptr_t *fault_address);
 int machine_poke(volatile char *at, char value, uintptr_t *fault_address);
 
+/*
+ * In a child of a test: a fault that nobody expects ends it. cmocka's handlers would have it go on with the next test,
+ * as a second run of all that are left, while its parent waits.
+ */
+void machine_be_a_child(void);
+
 /* How many times longer than on ordinary hardware things may take: MINNOW_TEST_SLOWNESS, 1 by default. */
 int64_t machine_slowness(void);
 

@@ -86,6 +86,7 @@ void peer_start(struct peer *peer) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         if (getppid() != parent)
             _exit(1);
+        machine_be_a_child();
         alarm(120 * (unsigned)machine_slowness());
         int socket = dup2(sockets[1], 3);
         close_range(4, ~0u, 0);
@@ -121,11 +122,21 @@ void peer_ask(struct peer *peer, peer_body *body, const void *argument, size_t s
     assert_true(send_message(peer->socket, &order, sizeof(order), -1));
 }
 
+static void tell_end(struct peer *peer) {
+    int status = 0;
+    close(peer->socket);
+    while (waitpid(peer->pid, &status, 0) < 0 && errno == EINTR)
+        ;
+    peer->pid = 0;
+    fail_msg("the peer ended before it answered: %s",
+             WIFSIGNALED(status) ? strsignal(WTERMSIG(status)) : "it left of its own accord");
+}
+
 int64_t peer_answer(struct peer *peer) {
     int64_t result = 0;
     int fd;
     if (!receive_message(peer->socket, &result, sizeof(result), &fd))
-        fail_msg("the peer ended before it answered");
+        tell_end(peer);
     return result;
 }
 
@@ -244,7 +255,8 @@ struct mnw_view *peer_attach(struct peer *peer, struct mnw_cache *cache, const s
 
 #define HUGEPAGE ((size_t)2 << 20)
 
-void pair_open(struct pair *pair, enum mnw_backing backing, uint64_t length, uint64_t budget) {
+void pair_open_with(struct pair *pair, enum mnw_backing backing, uint64_t length, uint64_t budget,
+                    uint32_t read_deadline_ms) {
     memset(pair, 0, sizeof(*pair));
     bed_hurry(60);
     if (backing == MNW_BACKING_HUGETLB_2M && !machine_free_hugepages(HUGEPAGE, budget / HUGEPAGE + 2)) {
@@ -256,7 +268,12 @@ void pair_open(struct pair *pair, enum mnw_backing backing, uint64_t length, uin
     pair->length = length;
     bed_source_open(&pair->source, length);
     struct mnw_pool_options options = {.backing = backing, .budget_bytes = budget};
-    bed_open(&pair->bed, pair->source.store, options, NULL);
+    struct mnw_cache_options cache_options = {.size = sizeof(cache_options), .read_deadline_ms = read_deadline_ms};
+    bed_open(&pair->bed, pair->source.store, options, &cache_options);
+}
+
+void pair_open(struct pair *pair, enum mnw_backing backing, uint64_t length, uint64_t budget) {
+    pair_open_with(pair, backing, length, budget, 0);
 }
 
 void pair_close(struct pair *pair) {

@@ -82,6 +82,9 @@ struct pair {
 };
 /* A store, a cache of it, a view of our own, and two peers that have mapped nothing yet. */
 void pair_open(struct pair *pair, enum mnw_backing backing, uint64_t length, uint64_t budget);
+/* The same; `read_deadline_ms` as in mnw_cache_options. */
+void pair_open_with(struct pair *pair, enum mnw_backing backing, uint64_t length, uint64_t budget,
+                    uint32_t read_deadline_ms);
 void pair_close(struct pair *pair);
 
 /* ---- reading in the peer ---- */

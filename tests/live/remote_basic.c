@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define HUGE  ((size_t)2 << 20)
@@ -220,6 +221,25 @@ static int64_t hold_one(struct bed_source *source, const struct mnw_read *read) 
 }
 
 /* Killed while it waits; another waits for the same page, and is served as if nothing had been. */
+static int64_t touch_nothing(struct peer_side *side, const void *argument) {
+    (void)side;
+    (void)argument;
+    return *(volatile char *)mmap(NULL, BED_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+}
+
+/* Of these tests themselves: whoever waits for a peer that has died learns of it, at once. */
+static void test_a_fault_ends_a_peer(void **state) {
+    (void)state;
+    struct peer peer;
+    int status = 0;
+    bed_hurry(60);
+    peer_start(&peer);
+    peer_ask(&peer, touch_nothing, NULL, 0);
+    assert_int_equal(waitpid(peer.pid, &status, 0), peer.pid);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV);
+    close(peer.socket);
+}
+
 static void test_killed_while_waiting(void **state) {
     (void)state;
     struct world world;
@@ -384,6 +404,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_failure_shmem),
         cmocka_unit_test(test_failure_graded),
         cmocka_unit_test(test_failure_hugetlb),
+        cmocka_unit_test(test_a_fault_ends_a_peer),
         cmocka_unit_test(test_killed_while_waiting),
         cmocka_unit_test(test_closed_while_waiting),
         cmocka_unit_test(test_descriptor),

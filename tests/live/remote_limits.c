@@ -9,7 +9,11 @@
 #include "sys/uffd.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/memfd.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -178,7 +182,9 @@ static void test_hugetlb_copies(void **state) {
     struct bed_source other;
     struct mnw_cache *cache;
     struct mnw_view *view, *reader;
-    pair_open(&world, MNW_BACKING_HUGETLB_2M, units * HUGE, 8 * HUGE);
+    /* Should others take the pages away, it fails by SIGBUS, after four deadlines: before bed_hurry() loses patience.
+     */
+    pair_open_with(&world, MNW_BACKING_HUGETLB_2M, units * HUGE, 8 * HUGE, 10000);
     if (!machine_free_hugepages(HUGE, 8 + 2 + units)) {
         pair_close(&world);
         skip();
@@ -210,6 +216,42 @@ static void test_hugetlb_copies(void **state) {
     assert_int_equal(mnw_view_close(reader), 0);
     assert_int_equal(mnw_cache_close(cache), 0);
     bed_source_close(&other);
+    pair_close(&world);
+}
+
+/* ---- no huge page left ---- */
+
+/* Takes what is free, and counts it; others may give some back at any moment. */
+static void take_free_pages(int fd, uint64_t *taken) {
+    while (!fallocate(fd, 0, (off_t)(*taken * HUGE), HUGE))
+        ++*taken;
+}
+
+/* Whoever waits for a huge page that does not come gets SIGBUS in the end; when there are some again, the page heals.
+ */
+static void test_no_hugepage_left(void **state) {
+    (void)state;
+    struct pair world;
+    const uint32_t deadline_ms = 150;
+    peer_need_poison();
+    pair_open_with(&world, MNW_BACKING_HUGETLB_2M, 2 * HUGE, 4 * HUGE, deadline_ms);
+    struct mnw_view *view = peer_attach(&world.peers[0], world.bed.cache, &(struct peer_mapping){.length = 2 * HUGE});
+    int hoard = memfd_create("hoard", MFD_CLOEXEC | MFD_HUGETLB | 21 << MFD_HUGE_SHIFT);
+    uint64_t taken = 0, began = bed_now_ns();
+    struct peer_read read = {.offset = HUGE};
+    take_free_pages(hoard, &taken);
+    assert_true(taken > 0);
+    peer_ask(&world.peers[0], peer_touch, &read, sizeof(read));
+    while (!peer_has_answered(&world.peers[0], 1))
+        take_free_pages(hoard, &taken);
+    int64_t how = peer_answer(&world.peers[0]);
+    assert_int_equal(how & 255, SIGBUS);
+    assert_int_equal(how >> 8, HUGE);
+    assert_true(bed_now_ns() - began >= 4 * deadline_ms * 1000000ull);
+    close(hoard);
+    assert_int_equal(mnw_invalidate(world.bed.cache, HUGE, HUGE), 0);
+    peer_assert_right(&world.peers[0], 0, 0, 2 * HUGE, 1);
+    assert_int_equal(mnw_view_close(view), 0);
     pair_close(&world);
 }
 
@@ -335,10 +377,15 @@ int main(int argc, char **argv) {
     if (status >= 0)
         return status;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_limit),          cmocka_unit_test(test_shared_limit),
-        cmocka_unit_test(test_limit_of_child), cmocka_unit_test(test_hugetlb_copies),
-        cmocka_unit_test(test_sweep_shmem),    cmocka_unit_test(test_sweep_hugetlb),
-        cmocka_unit_test(test_no_poison),      cmocka_unit_test(test_no_poison_no_children),
+        cmocka_unit_test(test_limit),
+        cmocka_unit_test(test_shared_limit),
+        cmocka_unit_test(test_limit_of_child),
+        cmocka_unit_test(test_hugetlb_copies),
+        cmocka_unit_test(test_no_hugepage_left),
+        cmocka_unit_test(test_sweep_shmem),
+        cmocka_unit_test(test_sweep_hugetlb),
+        cmocka_unit_test(test_no_poison),
+        cmocka_unit_test(test_no_poison_no_children),
     };
     return cmocka_run_group_tests_name("remote_limits", tests, NULL, NULL);
 }
