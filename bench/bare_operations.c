@@ -21,6 +21,7 @@
 
 #define LENGTH (64 * MIB)
 #define KIB    ((size_t)1 << 10)
+#define GIB    ((size_t)1 << 30)
 #define CALLS  256 /* in one turn, at most */
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25
@@ -178,10 +179,19 @@ static double operation_turn(void *context, struct bench_turn *turn) {
     return median_of(ns, calls);
 }
 
-static int open_operation(const struct bench *bench, struct operation *operation, const struct scratch *scratch) {
-    uint64_t minor = operation->kind == AREA_2M ? UFFD_FEATURE_MINOR_HUGETLBFS : UFFD_FEATURE_MINOR_SHMEM;
+/* Pages of 1 GiB are dear: `like`'s is shared, where there is one, by all who do not give it up. */
+static int open_area(const struct bench *bench, struct operation *operation, const struct operation *like) {
+    size_t length = operation->kind == AREA_1G ? GIB : bench->smoke ? LENGTH / 4 : LENGTH;
+    if (operation->kind == AREA_1G && like && !operation->refill)
+        return area_share(&operation->area, &like->area);
+    return area_open(&operation->area, operation->kind, length, operation->scratch);
+}
+
+static int open_operation(const struct bench *bench, struct operation *operation, const struct scratch *scratch,
+                          const struct operation *like) {
+    uint64_t minor = operation->kind >= AREA_2M ? UFFD_FEATURE_MINOR_HUGETLBFS : UFFD_FEATURE_MINOR_SHMEM;
     operation->scratch = scratch;
-    int error = area_open(&operation->area, operation->kind, bench->smoke ? LENGTH / 4 : LENGTH, scratch);
+    int error = open_area(bench, operation, like);
     if (error)
         return error;
     operation->uffd = uffd_open(minor | operation->features, 0);
@@ -214,23 +224,28 @@ void bench_operations(struct bench *bench) {
         {"zap-2M-of-4K", AREA_4K, 2048 * KIB, NULL, do_zap},
         {"zap-2M-promoted", AREA_GRADED, 2048 * KIB, map_huge, do_zap},
         {"zap-hugetlb-2M", AREA_2M, 2048 * KIB, NULL, do_zap},
+        {"zap-hugetlb-1G", AREA_1G, GIB, NULL, do_zap},
         {"punch-4K", AREA_4K, 4 * KIB, NULL, do_punch, .refill = true},
         {"punch-64K", AREA_4K, 64 * KIB, NULL, do_punch, .refill = true},
         {"punch-2M-of-4K", AREA_4K, 2048 * KIB, NULL, do_punch, .refill = true},
         {"punch-graded-2M", AREA_GRADED, 2048 * KIB, NULL, do_punch, .refill = true},
         {"punch-2M-promoted", AREA_GRADED, 2048 * KIB, map_huge, do_punch, .refill = true},
         {"punch-hugetlb-2M", AREA_2M, 2048 * KIB, NULL, do_punch, .refill = true},
+        {"punch-hugetlb-1G", AREA_1G, GIB, NULL, do_punch, .refill = true},
         {"promote-in-place", AREA_GRADED, 2048 * KIB, NULL, do_collapse},
         {"promote-unmapped", AREA_GRADED, 2048 * KIB, map_nothing, do_collapse},
         {"promote-by-copy", AREA_4K, 2048 * KIB, scatter_pages, do_collapse_alias},
         {"poison-4K", AREA_4K, 4 * KIB, map_nothing, do_poison, .features = UFFD_FEATURE_POISON},
         {"poison-hugetlb-2M", AREA_2M, 2048 * KIB, map_nothing, do_poison, .features = UFFD_FEATURE_POISON},
+        {"poison-hugetlb-1G", AREA_1G, GIB, map_nothing, do_poison, .features = UFFD_FEATURE_POISON},
         {"protect-4K", AREA_4K, 4 * KIB, NULL, do_protect, .features = WP_FEATURES, .modes = UFFDIO_REGISTER_MODE_WP},
         {"protect-2M-of-4K", AREA_4K, 2048 * KIB, NULL, do_protect, .features = WP_FEATURES,
          .modes = UFFDIO_REGISTER_MODE_WP},
         {"protect-2M-of-graded", AREA_GRADED, 2048 * KIB, NULL, do_protect, .features = WP_FEATURES,
          .modes = UFFDIO_REGISTER_MODE_WP}, /* never promoted: what write-protect mode watches cannot be collapsed */
         {"protect-hugetlb-2M", AREA_2M, 2048 * KIB, NULL, do_protect, .features = WP_FEATURES,
+         .modes = UFFDIO_REGISTER_MODE_WP},
+        {"protect-hugetlb-1G", AREA_1G, GIB, NULL, do_protect, .features = WP_FEATURES,
          .modes = UFFDIO_REGISTER_MODE_WP},
         {"unprotect-4K", AREA_4K, 4 * KIB, protect_all, do_unprotect, .features = WP_FEATURES,
          .modes = UFFDIO_REGISTER_MODE_WP},
@@ -245,13 +260,18 @@ void bench_operations(struct bench *bench) {
         bench_break(bench, NULL, "no scratch file in %s", bench->directory);
         return;
     }
+    const struct operation *like = NULL; /* has a page of 1 GiB, and keeps it */
     for (unsigned i = 0; i < COUNT; i++) {
+        if (bench->smoke && all[i].kind == AREA_1G) /* which takes the machine seconds to make */
+            continue;
         operations[count] = all[i];
-        int error = open_operation(bench, &operations[count], &scratch);
+        int error = open_operation(bench, &operations[count], &scratch, like);
         if (error) {
             bench_skip(bench, all[i].name, "%s", strerror(-error));
             continue;
         }
+        if (all[i].kind == AREA_1G && !like)
+            like = &operations[count];
         arms[count] = (struct bench_arm){
             .name = all[i].name, .unit = "ns", .turn = operation_turn, .context = &operations[count]};
         count++;
@@ -273,7 +293,8 @@ static const struct ranges {
 } ranges[] = {{"4K", AREA_4K, do_continue},
               {"4K-dontwake", AREA_4K, do_continue_asleep},
               {"graded", AREA_GRADED, do_continue},
-              {"2M", AREA_2M, do_continue}};
+              {"2M", AREA_2M, do_continue},
+              {"1G", AREA_1G, do_continue}};
 #define SERIES (sizeof(ranges) / sizeof(ranges[0]))
 
 /* One area of each series; lengths take turns on it. */
@@ -290,13 +311,16 @@ void bench_range_continue(struct bench *bench) {
     for (unsigned s = 0; s < SERIES; s++) {
         struct operation operation = {
             .name = ranges[s].series, .kind = ranges[s].kind, .prepare = map_nothing, .act = ranges[s].act};
-        int error = open_operation(bench, &operation, &scratch);
+        if (bench->smoke && operation.kind == AREA_1G)
+            continue;
+        int error = open_operation(bench, &operation, &scratch, NULL);
         if (error) {
             bench_skip(bench, ranges[s].series, "%s", strerror(-error));
             continue;
         }
         opened[open_count++] = count;
-        size_t page = operation.area.page_bytes, most = operation.area.length / 2;
+        /* At least two calls in a turn; of 1 GiB there is one page. */
+        size_t page = operation.area.page_bytes, most = page < GIB ? operation.area.length / 2 : page;
         for (unsigned i = 0; i < LENGTHS && page << i <= most; i++, count++) {
             operations[count] = operation;
             operations[count].step = page << i;
