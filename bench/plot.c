@@ -11,7 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define LINES_MAX  12
+#define LINES_MAX  16
 #define POINTS_MAX 64
 
 extern char **environ;
@@ -41,8 +41,9 @@ static bool draw_nothing(struct plot *plot) {
     return true;
 }
 
-static const char *const colours[] = {"#1b6ca8", "#d1495b", "#2e8b57", "#8a5a00", "#6b4fa0", "#00798c",
-                                      "#c26a00", "#555555", "#b03a91", "#4b8b1d", "#99582a", "#003f5c"};
+static const char *const colours[LINES_MAX] = {"#1b6ca8", "#d1495b", "#2e8b57", "#8a5a00", "#6b4fa0", "#00798c",
+                                               "#c26a00", "#555555", "#b03a91", "#4b8b1d", "#99582a", "#003f5c",
+                                               "#7f7f00", "#e377c2", "#17202a", "#5d8aa8"};
 
 static bool start_gnuplot(int input, int output, pid_t *pid) {
     char *arguments[] = {(char *)(uintptr_t) "gnuplot", NULL};
@@ -200,7 +201,7 @@ bool plot_series(FILE *to, const json_t *results, const char *benchmark, const c
     snprintf(title, sizeof(title), "%s: %s by %s", benchmark, unit, by);
     begin(&plot, title, 420);
     /* Nodes have numbers, 0 among them, and no size that anything could grow with. */
-    bool grows = strcmp(by, PLOT_BY_NODE) != 0;
+    bool grows = strncmp(by, PLOT_BY_NODE, strlen(PLOT_BY_NODE)) != 0;
     fprintf(plot.script, "%s\nset xlabel '%s'\nset ylabel '%s'\nset format y '%%.0s%%c'\n",
             grows ? "set logscale xy" : "set logscale y\nset xtics 1\nset offsets 0.5, 0.5", by, unit);
     for (unsigned i = 0; i < count; i++) {
