@@ -400,19 +400,21 @@ static void measure_handlers(struct bench *bench, enum area_kind kind, const str
     close_all(&handlers);
 }
 
-/* For 1 GiB pages a file as large, so that minnow moves as much as the others. */
-static void measure_kind(struct bench *bench, enum area_kind kind) {
+/* On the kinds from `first` to before `end`. */
+static void handlers_with_file(struct bench *bench, uint64_t size_bytes, enum area_kind first, enum area_kind end) {
     struct scratch scratch;
-    uint64_t size_bytes = bench->smoke ? SMOKE : length_of(kind);
     if (scratch_warm(&scratch, bench->directory, size_bytes)) {
         bench_break(bench, NULL, "no scratch file in %s", bench->directory);
         return;
     }
-    measure_handlers(bench, kind, &scratch);
+    for (enum area_kind kind = first; kind < end; kind++)
+        measure_handlers(bench, kind, &scratch);
     scratch_close(&scratch);
 }
 
+/* For 1 GiB pages a file as large, so that minnow moves as much as the others. */
 void bench_handlers(struct bench *bench) {
-    for (enum area_kind kind = 0; kind < AREA_KINDS; kind++)
-        measure_kind(bench, kind);
+    handlers_with_file(bench, bench->smoke ? SMOKE : LENGTH, AREA_4K, bench->smoke ? AREA_KINDS : AREA_1G);
+    if (!bench->smoke)
+        handlers_with_file(bench, GIB, AREA_1G, AREA_KINDS);
 }
