@@ -220,7 +220,6 @@ static int64_t hold_one(struct bed_source *source, const struct mnw_read *read) 
     return bed_read_has(source, read, atomic_load(&source->bad_page)) ? BED_HOLD : (int64_t)read->length;
 }
 
-/* Killed while it waits; another waits for the same page, and is served as if nothing had been. */
 static int64_t touch_nothing(struct peer_side *side, const void *argument) {
     (void)side;
     (void)argument;
@@ -240,6 +239,7 @@ static void test_a_fault_ends_a_peer(void **state) {
     close(peer.socket);
 }
 
+/* Killed while it waits; another waits for the same page, and is served as if nothing had been. */
 static void test_killed_while_waiting(void **state) {
     (void)state;
     struct world world;
