@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""A consumer that compares every byte it reads: SOCKET IMAGE PAGES SEED. Ends when its standard input does; prints JSON.
+"""A consumer that compares every byte it reads: SOCKET IMAGE PAGES SEED [WRITABLE]. Ends when its standard input does;
+prints JSON.
 
-It maps the image, touches pages in a random order, and now and then gives its view back and attaches another, so that
-the daemon is also killed in the middle of that. A request that was not answered is sent again after EVENT_RESTARTED.
+It maps the image, touches pages in a random order, and now and then gives its view back and attaches another (a share
+of WRITABLE of them writable), so that the daemon is also killed in the middle of that. A request that was not answered
+is sent again after EVENT_RESTARTED.
 """
 import json
 import random
@@ -35,6 +37,7 @@ class Reader(peer.Peer):
 
 def main():
     path, image, pages, seed = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    writable = float(sys.argv[5]) if len(sys.argv) > 5 else 0.3
     chance = random.Random(seed)
     session = Reader(path, timeout=60)
     result = {"reads": 0, "wrong": 0, "attaches": 0, "longest": 0.0}
@@ -44,7 +47,7 @@ def main():
     while not select.select([sys.stdin], [], [], 0)[0]:
         if view is None:
             number += 1
-            view = peer.View(session, image, view=number, writable=chance.random() < 0.3)
+            view = peer.View(session, image, view=number, writable=chance.random() < writable)
             result["attaches"] += 1
         for _ in range(200):
             page = chance.randrange(pages)

@@ -22,6 +22,9 @@ import unittest
 
 import peer
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../vm"))
+from hugepages import HugePages  # noqa: E402 (its folder was just named)
+
 PARSER = argparse.ArgumentParser()
 PARSER.add_argument("command")
 PARSER.add_argument("--kills", type=int, default=10)
@@ -31,6 +34,8 @@ PARSER.add_argument("--backing", default="shmem")
 PARSER.add_argument("--next", help="a program of another version, whose records are others")
 OPTIONS, REST = PARSER.parse_known_args()
 MEGABYTES = 32
+# On hugetlb a writable view keeps its whole image in memory: nothing would be evicted, and nothing fault any more.
+WRITABLE = 0 if OPTIONS.backing.startswith("hugetlb") else 0.3
 SLOW = 10 if peer.sanitized() else 1
 # Seconds. The machine may be busy with other tests: a stall is measured best when nothing else runs.
 KILL_LIMIT, HANDOVER_LIMIT = 0.250, 0.050
@@ -49,7 +54,7 @@ class Consumers:
         here = os.path.dirname(os.path.abspath(__file__))
         self.processes = [
             subprocess.Popen([sys.executable, os.path.join(here, "reader.py"), daemon.path, "disk", str(MEGABYTES << 8),
-                              str(seed)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+                              str(seed), str(WRITABLE)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             for seed in range(count)]
         for process in self.processes:
             assert process.stdout.readline() == "ready\n"
@@ -72,6 +77,8 @@ class Consumers:
 class Survival(unittest.TestCase):
     def setUp(self):
         self.folder = tempfile.TemporaryDirectory(prefix="minnow-survival-")
+        if OPTIONS.backing == "hugetlb-2M":
+            self.enterContext(HugePages(MEGABYTES))
         image = peer.make_image(self.folder.name, MEGABYTES)
         # Half of the image: evictions, and therefore faults, never end.
         self.daemon = peer.Daemon(OPTIONS.command, {"disk": image}, budget=f"{MEGABYTES // 2}M",

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: MIT
 """What the tests of guests share: the guest that was saved, and the ways to start it again."""
+import contextlib
+import mmap
 import os
 import shutil
 import subprocess
 import unittest
 
 import guest
+import machine as machines
 import slowstore
 from daemon import Daemon
+from hugepages import HugePages
 from machine import INCOMING, Machine, hardware, memory, memory_memfd
 
 QEMU = "qemu-system-x86_64"
@@ -15,7 +19,7 @@ HERE = os.path.dirname(os.path.realpath(__file__))
 TOOLS = os.path.join(HERE, "../../tools/qemu")
 DATA_MIB = 160
 MINNOW = AGENT = FOLDER = None  # set by restores.py
-HUGE_PAGES = "/proc/sys/vm/nr_hugepages"
+ALL = False  # also what takes too long for CI
 
 
 def lacking():
@@ -82,37 +86,30 @@ def saved():
     return saved.made
 
 
-class HugePages:
-    """Borrows 2 MiB pages for one test."""
+def longer(test):
+    """Of a test that takes too long for CI."""
+    return unittest.skipUnless(ALL, "tools/test --all runs it")(test)
 
-    def __init__(self, mebibytes):
-        self.wanted = mebibytes // 2
-        self.before = None
 
-    def __enter__(self):
-        with open(HUGE_PAGES, encoding="ascii") as file:
-            self.before = file.read()
-        self._set(int(self.before) + self.wanted)
-        with open(HUGE_PAGES, encoding="ascii") as file:
-            got = int(file.read()) - int(self.before)
-        if got < self.wanted:
-            self._set(int(self.before))
-            raise unittest.SkipTest(f"only {got} of {self.wanted} huge pages of 2 MiB are to be had")
-        return self
-
-    def __exit__(self, *_):
-        self._set(int(self.before))
-
-    @staticmethod
-    def _set(number):
-        with open(HUGE_PAGES, "w", encoding="ascii") as file:
-            file.write(str(number))
+@contextlib.contextmanager
+def huge_copy():
+    """The path of a copy of the image in 2 MiB pages. It stays mapped here: what a guest maps besides is not private then."""
+    size = os.stat(saved().ram).st_size
+    with HugePages(size >> 20), contextlib.closing(os.fdopen(os.memfd_create("copy", os.MFD_HUGETLB), "r+b")) as file:
+        file.truncate(size)
+        with mmap.mmap(file.fileno(), size) as copy, open(saved().ram, "rb") as image:
+            image.readinto(copy)
+            yield f"/proc/{os.getpid()}/fd/{file.fileno()}"
 
 
 class GuestTest(unittest.TestCase):
     """Ends, in the right order, whatever a test has started."""
 
-    def serve(self, uri=None, backing="shmem", **options):
+    def serve(self, uri=None, backing="shmem", guests=1, **options):
+        """A daemon for so many guests at once; on hugetlb-2M each may come to write all of its memory, beside the image."""
+        if backing == "hugetlb-2M":
+            self.enterContext(HugePages((1 + guests) * machines.MEMORY_MIB + 64))
+            options.setdefault("budget_mib", machines.MEMORY_MIB + 32)
         daemon = Daemon(MINNOW, saved().folder, uri or f"file://{saved().ram}", backing, **options)
         self.addCleanup(daemon.end)
         return daemon
@@ -137,6 +134,13 @@ class GuestTest(unittest.TestCase):
         started = self.machine(name, command)
         return started, started.restore(saved().state)
 
+    @staticmethod
+    def sums(machines):
+        """Of guests that are at it together: what each one's sum() would be."""
+        for machine in machines:
+            machine.console.send("sum")
+        return [machine.sum(asked=True) for machine in machines]
+
     def assert_same(self, machine, timeout=None):
         """Every byte of the guest's data is what it was when it was saved."""
         checksum, wrong = machine.sum(timeout)
@@ -144,4 +148,4 @@ class GuestTest(unittest.TestCase):
         self.assertEqual(checksum, saved().sum)
 
 
-__all__ = ["GuestTest", "HugePages", "Saved", "saved", "lacking"]
+__all__ = ["GuestTest", "HugePages", "Saved", "huge_copy", "saved", "lacking", "longer"]

@@ -139,6 +139,24 @@ class Console:
             os.remove(self.path)
 
 
+def view_kib(pid):
+    """(what the memory of a guest holds that is this guest's alone, all of it that was touched), in KiB."""
+    found, inside = None, False
+    with open(f"/proc/{pid}/smaps", encoding="ascii", errors="replace") as smaps:
+        for line in smaps:
+            word, *rest = line.split()
+            if re.fullmatch(r"[0-9a-f]+-[0-9a-f]+", word):
+                first, last = (int(part, 16) for part in word.split("-"))
+                inside = last - first == MEMORY_MIB << 20
+                found = {} if inside else found
+            elif inside and rest and rest[0].isdigit():
+                found[word[:-1]] = int(rest[0])
+    if found is None:
+        raise AssertionError(f"process {pid} has no mapping of {MEMORY_MIB} MiB")
+    private = found["Anonymous"] + found["Private_Hugetlb"]
+    return private, found["Rss"] + found["Private_Hugetlb"] + found["Shared_Hugetlb"]
+
+
 class Machine:
     """A QEMU and whatever it was started through; `command` begins with the program."""
 
@@ -191,9 +209,9 @@ class Machine:
             raise self._explained(hang) from None
         return moment - self.started
 
-    def sum(self, timeout=None):
-        """(checksum, words that are wrong) of all the guest's data."""
-        checksum, wrong, _, _ = self.ask("sum", r"@sum (\w+) wrong (\d+) zeros (\d+) us (\d+)", timeout)
+    def sum(self, timeout=None, asked=False):
+        """(checksum, words that are wrong) of all the guest's data; `asked`: "sum" was sent already."""
+        checksum, wrong, _, _ = self.ask("" if asked else "sum", r"@sum (\w+) wrong (\d+) zeros (\d+) us (\d+)", timeout)
         return str(checksum), wrong
 
     def info(self):
@@ -217,21 +235,7 @@ class Machine:
         return self.first_answer()
 
     def view_kib(self):
-        """(what the guest's memory holds that is this guest's alone, all of it that was touched), in KiB."""
-        found, inside = None, False
-        with open(f"/proc/{self.process.pid}/smaps", encoding="ascii", errors="replace") as smaps:
-            for line in smaps:
-                word, *rest = line.split()
-                if re.fullmatch(r"[0-9a-f]+-[0-9a-f]+", word):
-                    first, last = (int(part, 16) for part in word.split("-"))
-                    inside = last - first == MEMORY_MIB << 20
-                    found = {} if inside else found
-                elif inside and rest and rest[0].isdigit():
-                    found[word[:-1]] = int(rest[0])
-        if found is None:
-            raise AssertionError(f"process {self.process.pid} has no mapping of {MEMORY_MIB} MiB")
-        private = found["Anonymous"] + found["Private_Hugetlb"]
-        return private, found["Rss"] + found["Private_Hugetlb"] + found["Shared_Hugetlb"]
+        return view_kib(self.process.pid)
 
     def end(self):
         """Ends the QEMU; its exit status."""
@@ -242,4 +246,4 @@ class Machine:
         return self.process.returncode
 
 
-__all__ = ["Machine", "Hang", "end_process", "Qmp", "QmpError", "hardware", "memory", "INCOMING", "MEMORY_MIB"]
+__all__ = ["Machine", "Hang", "view_kib", "end_process", "Qmp", "QmpError", "hardware", "memory", "INCOMING", "MEMORY_MIB"]

@@ -7,8 +7,8 @@ both. docs/qemu.md says what the numbers were. Not run by CI.
 Give the programs of a release build, and an idle machine.
 """
 import argparse
+import contextlib
 import json
-import mmap
 import os
 import statistics
 import subprocess
@@ -43,16 +43,6 @@ class Rig(bed.GuestTest):
     def runTest(self):
         pass
 
-    def preload_huge(self):
-        """The path of a copy of the image in 2 MiB pages, which lives as long as this program."""
-        self.huge = os.memfd_create("measure", os.MFD_HUGETLB)
-        with open(bed.saved().ram, "rb") as image:
-            size = os.fstat(image.fileno()).st_size
-            os.ftruncate(self.huge, size)
-            with mmap.mmap(self.huge, size) as copy:
-                image.readinto(copy)
-        return f"/proc/{os.getpid()}/fd/{self.huge}"
-
     def alone(self, function, *arguments):
         try:
             return function(*arguments)
@@ -85,15 +75,15 @@ class Rig(bed.GuestTest):
             guest.process.wait(10)
         return seconds
 
-    def first_answers(self, runs, backings):
-        """Without a working set, and with one that an earlier restore left ("replayed")."""
+    def first_answers(self, runs, backings, huge):
+        """Without a working set, and with one that an earlier restore left ("replayed"); `huge`: a copy in huge pages."""
         copy = f"/dev/shm/minnow-measure-{os.getpid()}"
         working_set = os.path.join(bed.saved().folder, "answer.mws")
         self.alone(self.lazy_answer, "shmem", working_set, "--record")
         arms = {"plain": (self.plain_answer, copy)}
         for backing in backings:
             if backing == "hugetlb-2M":
-                arms[f"plain {backing}"] = (self.plain_answer, self.preload_huge(), "align=2M", "reserve=off")
+                arms[f"plain {backing}"] = (self.plain_answer, huge, "align=2M", "reserve=off")
             arms[backing] = (self.lazy_answer, backing)
             arms[f"{backing} replayed"] = (self.lazy_answer, backing, working_set, "--replay")
         times = {name: [] for name in ("preload", *arms)}
@@ -143,8 +133,8 @@ class Rig(bed.GuestTest):
 
     # ---- clones
 
-    def clones(self, count):
-        daemon = self.serve(budget_mib=machine.MEMORY_MIB)
+    def clones(self, count, backing):
+        daemon = self.serve(backing=backing, guests=count, budget_mib=machine.MEMORY_MIB + 32)
         rows = []
         for number in range(1, count + 1):
             before = daemon.image()
@@ -167,12 +157,12 @@ class Rig(bed.GuestTest):
         self.assertEqual((wrong, zeros), (0, 0))
         return longest / 1000, extra
 
-    def stall(self, disturb):
-        daemon = self.serve(budget_mib=machine.MEMORY_MIB)
+    def stall(self, disturb, backing):
+        daemon = self.serve(backing=backing, budget_mib=machine.MEMORY_MIB + 32)
         guest, _ = self.restored(daemon, "stall")
         return self.crawl(guest, 6, lambda: disturb(daemon))
 
-    def stalls(self, runs):
+    def stalls(self, runs, backing):
         def nothing(_daemon):
             return 0
 
@@ -189,7 +179,7 @@ class Rig(bed.GuestTest):
 
         report = {}
         for name, disturb in (("undisturbed", nothing), ("ten_kills", kills), ("handover", handover)):
-            rows = [self.alone(self.stall, disturb) for _ in range(runs)]
+            rows = [self.alone(self.stall, disturb, backing) for _ in range(runs)]
             report[name] = {"longest_ms": median([row[0] for row in rows]), "worst_ms": max(row[0] for row in rows),
                             "new_worker_ms": median([row[1] for row in rows]), "times": rows}
         return report
@@ -216,14 +206,14 @@ def main():
     try:
         bed.saved()
         if "answer" in wanted:
-            with bed.HugePages(3 * options.memory + 32 if "hugetlb-2M" in backings else 0):
-                report["answer"] = rig.first_answers(options.runs, backings)
+            with bed.huge_copy() if "hugetlb-2M" in backings else contextlib.nullcontext() as huge:
+                report["answer"] = rig.first_answers(options.runs, backings, huge)
         if "working-set" in wanted:
             report["working_set"] = rig.working_sets(options.runs, options.delay)
         if "clones" in wanted:
-            report["clones"] = rig.alone(rig.clones, 4)
+            report["clones"] = {backing: rig.alone(rig.clones, 4, backing) for backing in backings}
         if "stall" in wanted:
-            report["stall"] = rig.stalls(max(3, options.runs // 2))
+            report["stall"] = {backing: rig.stalls(max(3, options.runs // 2), backing) for backing in backings}
     except unittest.SkipTest as why:
         sys.exit(str(why))
     finally:

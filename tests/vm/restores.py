@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""restores.py MINNOW AGENT FOLDER [unittest arguments]: guests saved and restored. FOLDER keeps what is made for one
-run to the next. Exits 77, and says why, where no guest can run."""
+"""restores.py MINNOW AGENT FOLDER [--all] [unittest arguments]: guests saved and restored. FOLDER keeps what is made for
+one run to the next; --all also runs what takes too long for CI. Exits 77, and says why, where no guest can run."""
 import os
 import sys
 import unittest
@@ -15,11 +15,13 @@ MODULES = ["test_tools", "test_restore", "test_clones", "test_store", "test_surv
 
 def main():
     bed.MINNOW, bed.AGENT, bed.FOLDER = (os.path.abspath(path) for path in sys.argv[1:4])
+    bed.ALL = "--all" in sys.argv[4:]
+    arguments = [argument for argument in sys.argv[4:] if argument != "--all"]
     if why := bed.lacking():
         print(why)
         return 77
     try:
-        program = unittest.main(module=None, argv=[sys.argv[0], *(sys.argv[4:] or MODULES)], verbosity=2, exit=False)
+        program = unittest.main(module=None, argv=[sys.argv[0], *(arguments or MODULES)], verbosity=2, exit=False)
     finally:
         if hasattr(bed.saved, "made") and not os.environ.get("MINNOW_KEEP"):
             bed.saved.made.remove()

@@ -2,7 +2,7 @@
 """One guest, saved and restored lazily: on each backing, with a balloon, through a reboot."""
 import time
 
-from bed import GuestTest, HugePages, saved
+from bed import GuestTest, longer, saved
 from machine import MEMORY_MIB
 
 
@@ -19,8 +19,8 @@ class Save(GuestTest):
 
 
 class Restore(GuestTest):
-    def restore_on(self, backing, budget_mib=768):
-        daemon = self.serve(backing=backing, budget_mib=budget_mib)
+    def restore_on(self, backing):
+        daemon = self.serve(backing=backing)
         lazy, _ = self.restored(daemon)
         # It answered with the least of its memory read: the rest comes as it is touched.
         self.assertLess(daemon.image()["resident_bytes"], 150 << 20)
@@ -44,9 +44,7 @@ class Restore(GuestTest):
         self.restore_on("graded")
 
     def test_hugetlb_2m(self):
-        with HugePages(MEMORY_MIB * 2 + 32):
-            self.restore_on("hugetlb-2M", MEMORY_MIB + 32)
-            self.doCleanups()  # the pages go back when nobody holds them
+        self.restore_on("hugetlb-2M")
 
 
 class Memfd(GuestTest):
@@ -66,12 +64,10 @@ class Memfd(GuestTest):
         self.assertEqual((one.end(), other.end()), (0, 0))
 
     def test_hugetlb_2m(self):
-        with HugePages(MEMORY_MIB * 2 + 32):
-            daemon = self.serve(backing="hugetlb-2M", budget_mib=MEMORY_MIB + 32)
-            lazy, _ = self.restored_by("huge", saved().lazy_memfd(daemon, "hugetlb=on", "hugetlbsize=2M"))
-            self.assert_same(lazy)
-            self.assertEqual(lazy.end(), 0)
-            self.doCleanups()
+        daemon = self.serve(backing="hugetlb-2M")
+        lazy, _ = self.restored_by("huge", saved().lazy_memfd(daemon, "hugetlb=on", "hugetlbsize=2M"))
+        self.assert_same(lazy)
+        self.assertEqual(lazy.end(), 0)
 
 
 class Balloon(GuestTest):
@@ -81,8 +77,8 @@ class Balloon(GuestTest):
             self.assertLess(time.monotonic(), deadline, f"the balloon stopped at {now} MiB; {mebibytes} were asked for")
             time.sleep(0.05)
 
-    def test_in_and_out(self):
-        daemon = self.serve()
+    def in_and_out(self, backing):
+        daemon = self.serve(backing=backing)
         lazy, _ = self.restored(daemon)
         lazy.qmp().ask("balloon", value=(MEMORY_MIB - 96) << 20)
         self.wait_for(lazy, MEMORY_MIB - 96)
@@ -100,10 +96,21 @@ class Balloon(GuestTest):
         again, _ = self.restored(daemon, "again")
         self.assert_same(again)
 
+    def test_in_and_out(self):
+        self.in_and_out("shmem")
+
+    @longer
+    def test_graded(self):
+        self.in_and_out("graded")
+
+    @longer
+    def test_hugetlb_2m(self):
+        self.in_and_out("hugetlb-2M")
+
 
 class Reboot(GuestTest):
-    def test_a_restored_guest_reboots(self):
-        daemon = self.serve()
+    def reboots(self, backing):
+        daemon = self.serve(backing=backing)
         lazy, _ = self.restored(daemon)
         lazy.ask("reboot", "@reboot")
         lazy.wait_ready()
@@ -113,3 +120,14 @@ class Reboot(GuestTest):
         again, _ = self.restored(daemon, "again")
         self.assertEqual(again.info()["boot"], saved().info["boot"])
         self.assert_same(again)
+
+    def test_a_restored_guest_reboots(self):
+        self.reboots("shmem")
+
+    @longer
+    def test_graded(self):
+        self.reboots("graded")
+
+    @longer
+    def test_hugetlb_2m(self):
+        self.reboots("hugetlb-2M")

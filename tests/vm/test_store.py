@@ -2,27 +2,49 @@
 """A guest restored from a store that is slow, and from one that fails now and then."""
 import os
 
-from bed import GuestTest, saved
+from bed import GuestTest, longer, saved
 
 
 class Store(GuestTest):
-    def test_a_slow_store_delays_and_nothing_else(self):
+    def slowly(self, backing):
         store = self.slow(delay_ms=5)
-        daemon = self.serve(store.uri)
+        daemon = self.serve(store.uri, backing)
         lazy, _ = self.restored(daemon)
         self.assert_same(lazy, timeout=120)
         self.assertEqual(lazy.end(), 0)
         self.assertEqual(daemon.end(), 0)
 
-    def test_a_store_that_fails_now_and_then_is_healed_by_trying_again(self):
+    def test_a_slow_store_delays_and_nothing_else(self):
+        self.slowly("shmem")
+
+    @longer
+    def test_a_slow_store_graded(self):
+        self.slowly("graded")
+
+    @longer
+    def test_a_slow_store_hugetlb_2m(self):
+        self.slowly("hugetlb-2M")
+
+    def failing(self, backing):
         store = self.slow(error_percent=20)
         store.fail(True)
-        daemon = self.serve(store.uri, read_retries=30, retry_delay_ms=2)
+        daemon = self.serve(store.uri, backing, read_retries=30, retry_delay_ms=2)
         lazy, _ = self.restored(daemon)
         self.assert_same(lazy, timeout=120)
         self.assertGreater(store.errors(), 10, "the store did not fail: this test has shown nothing")
         self.assertEqual(lazy.end(), 0)
         self.assertEqual(daemon.end(), 0)
+
+    def test_a_store_that_fails_now_and_then_is_healed_by_trying_again(self):
+        self.failing("shmem")
+
+    @longer
+    def test_a_failing_store_graded(self):
+        self.failing("graded")
+
+    @longer
+    def test_a_failing_store_hugetlb_2m(self):
+        self.failing("hugetlb-2M")
 
     def test_a_recorded_working_set_makes_the_next_restore_faster(self):
         store = self.slow(delay_ms=5)
