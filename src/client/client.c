@@ -13,6 +13,7 @@
 
 #define NS_PER_MS       1000000ull
 #define TIMEOUT_MS      30000u
+#define IMAGES_MAX      65536u /* of a daemon; who tells of more would tell without end */
 #define DEFAULT_SOCKET  "/run/minnow/socket"
 #define SOCKET_VARIABLE "MINNOW_SOCKET"
 
@@ -199,6 +200,9 @@ int mnw_client_images(struct mnw_client *client, void (*each)(void *context, con
         error = mnw__request_ask(client, &request, "mnw_client_images");
         if (error)
             return error;
+        if (answer.list_answer.total > IMAGES_MAX)
+            return mnw__fail(-EPROTO, "mnw_client_images: the daemon tells of %u images; at most %u are believed",
+                             answer.list_answer.total, IMAGES_MAX);
         for (uint32_t i = 0; i < answer.list_answer.count; i++)
             show(&answer.list_answer.images[i], each, context);
         first += answer.list_answer.count;

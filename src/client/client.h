@@ -147,7 +147,7 @@ struct mnw_client {
     struct mnw__kept socket; /* -1: none */
     bool send_blocked;
     bool heard_nonsense; /* in the last session that broke: the next is no proof of a sane daemon */
-    uint64_t retry_at_ns, retry_pause_ns, tick_at_ns;
+    uint64_t connected_at_ns, retry_at_ns, retry_pause_ns, tick_at_ns;
     char path[108];
     struct mnw__wire_packet in, out;
 };
@@ -178,6 +178,8 @@ int mnw__image_enter(struct mnw__image **image, struct mnw_client *client, const
 void mnw__image_leave(struct mnw_client *client, struct mnw__image *image);
 /* Locked, client's thread: asks for it if it is not known in this session and nobody has asked yet. */
 void mnw__image_want(struct mnw_client *client, struct mnw__image *image);
+/* Is it a file of memory, of which nobody can make a reader wait? */
+bool mnw__image_is_memory(int fd);
 /* 0 when offset and length are whole pages inside the image. */
 int mnw__image_check_range(const struct mnw__image *image, uint64_t offset, uint64_t length, const char *call);
 

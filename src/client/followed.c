@@ -19,6 +19,8 @@
 #define PAUSE_MAX_NS   (500 * NS_PER_MS)
 /* A daemon that is there and does not want us. */
 #define REFUSALS_MAX 20
+/* Before an answer come events at most, and few. */
+#define OTHERS_MAX 64
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -32,7 +34,7 @@ static int ask(int link, struct mnw__wire_packet *packet, enum mnw__wire_type ty
     size_t bytes = mnw__wire_seal(&question, type, type, body_bytes);
     struct mnw__socket_received received;
     int error = mnw__socket_send(link, &question, bytes, &fd, fd >= 0);
-    while (!error) {
+    for (unsigned others = 0; !error && others < OTHERS_MAX; others++) {
         error = mnw__socket_receive(link, packet, sizeof(*packet), &received);
         for (unsigned i = 0; !error && i < received.fd_count; i++)
             close(received.fds[i]); /* what OPEN brings is mapped already */
@@ -44,10 +46,10 @@ static int ask(int link, struct mnw__wire_packet *packet, enum mnw__wire_type ty
             error = mnw__socket_send(link, &question, bytes, &fd, fd >= 0);
         else if (!error && packet->header.type == MNW__WIRE_EVENT_ENDED)
             return packet->header.status;
-        else if (!error && packet->header.request == (uint32_t)type)
+        else if (!error && packet->header.request == (uint32_t)type && packet->header.type == type)
             return packet->header.status;
     }
-    return error;
+    return error ? error : -EPROTO;
 }
 
 /* A link to a daemon that has seen to every child made before; or a negative errno. */
@@ -58,7 +60,11 @@ static int greet(const struct mnw_client *client) {
         return link;
     packet.hello = client->hello.body.hello;
     packet.hello.features = MNW__WIRE_SETTLED;
-    int status = ask(link, &packet, MNW__WIRE_HELLO, sizeof(packet.hello), -1);
+    int status = client->lost_after_ms ? mnw__socket_set_patience(link, client->lost_after_ms) : 0;
+    if (!status)
+        status = ask(link, &packet, MNW__WIRE_HELLO, sizeof(packet.hello), -1);
+    if (!status && packet.hello_answer.version != MNW__WIRE_VERSION)
+        status = -EPROTONOSUPPORT;
     if (!status && packet.hello_answer.features & MNW__WIRE_SETTLED)
         return link;
     close(link);

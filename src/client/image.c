@@ -7,12 +7,17 @@
 #include "base/bits.h"
 #include "base/error.h"
 #include "client/client.h"
+#include "sys/backing.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/magic.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
 
 /* ---- answered: the client's thread, locked ---- */
 
@@ -34,14 +39,38 @@ static void refuse_requests(struct mnw_client *client, const struct mnw__image *
     }
 }
 
+/* Asking this of any other file may take as long as whoever serves its file system likes. */
+bool mnw__image_is_memory(int fd) {
+    return fcntl(fd, F_GET_SEALS) >= 0;
+}
+
+/*
+ * Of the kind that was said, and as long: the kernel maps huge pages whole, over what lies beside a smaller view, and
+ * what lies behind the end of a file is no memory.
+ */
+static bool fits(const struct mnw__wire_image *about, int fd, const struct stat *status) {
+    struct statfs system;
+    if (about->backing > MNW_BACKING_HUGETLB_1G ||
+        about->page_bytes != mnw__backing_page_bytes((enum mnw_backing)about->backing) || fstatfs(fd, &system))
+        return false;
+    bool is_huge = mnw__backing_is_hugetlb((enum mnw_backing)about->backing);
+    if (is_huge ? system.f_type != HUGETLBFS_MAGIC || (uint64_t)system.f_bsize != about->page_bytes
+                : system.f_type != TMPFS_MAGIC)
+        return false;
+    uint64_t length = (uint64_t)status->st_size;
+    return about->size_bytes && about->size_bytes <= length &&
+           mnw__align_up(about->size_bytes, about->page_bytes) <= length;
+}
+
 static int understand(struct mnw_client *client, struct mnw__image *image, int fd) {
     const struct mnw__wire_open_answer *answer = &client->in.open_answer;
     const struct mnw__wire_image *about = &answer->about;
     struct stat status;
+    if (!mnw__image_is_memory(fd))
+        return -EPROTO;
     if (fstat(fd, &status))
         return -errno;
-    if (status.st_dev != answer->device || status.st_ino != answer->inode || !about->size_bytes ||
-        !mnw__is_power_of_two(about->page_bytes) || about->backing > MNW_BACKING_HUGETLB_1G)
+    if (status.st_dev != answer->device || status.st_ino != answer->inode || !fits(about, fd, &status))
         return -EPROTO;
     image->number = answer->image;
     image->device = answer->device;
@@ -60,9 +89,12 @@ static void opened(struct mnw_client *client, struct mnw__request *request) {
     if (!error) {
         error = understand(client, image, fd);
         request->result = error;
+    }
+    if (!error) {
         mnw__keep_set(&image->file, fd);
-        if (error)
-            strcpy(request->message, "the daemon's description of the image does not fit its descriptor");
+    } else if (fd >= 0) { /* what is known of the image goes with the descriptor of before */
+        close(fd);
+        strcpy(request->message, "the daemon's description of the image does not fit its descriptor");
     }
     image->known = !error;
     if (error) {

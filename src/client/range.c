@@ -80,14 +80,6 @@ static void discard_pin(struct mnw_client *client, struct mnw__pin *pin) {
     free(pin);
 }
 
-void mnw__pins_discard(struct mnw_client *client) {
-    while (client->pins) {
-        struct mnw__pin *pin = client->pins;
-        client->pins = pin->next;
-        discard_pin(client, pin);
-    }
-}
-
 /* It is in the list while it waits: a session that breaks meanwhile is told again by the queue itself. */
 static void unlink_pin(struct mnw_client *client, struct mnw__pin *pin) {
     struct mnw__pin **link = &client->pins;
@@ -96,6 +88,15 @@ static void unlink_pin(struct mnw_client *client, struct mnw__pin *pin) {
     if (*link)
         *link = pin->next;
     mnw__request_forget(client, &pin->pin);
+}
+
+/* Some may still wait to be told to the daemon again. */
+void mnw__pins_discard(struct mnw_client *client) {
+    while (client->pins) {
+        struct mnw__pin *pin = client->pins;
+        unlink_pin(client, pin);
+        discard_pin(client, pin);
+    }
 }
 
 int mnw_client_pin(struct mnw_client *client, const char *name, uint64_t offset, uint64_t length) {
@@ -160,9 +161,14 @@ int mnw_client_unpin(struct mnw_client *client, const char *name, uint64_t offse
 
 /* ---- what comes as a descriptor full of text ---- */
 
+/* Of statistics: hundreds of times what a daemon has to tell. */
+#define TEXT_MAX (64u << 20)
+
 /* `room` bytes at most, which may lie in a view: nothing is locked here. */
 static int read_whole(int fd, void *to, size_t room, const char *call) {
     size_t got = 0;
+    if (!mnw__image_is_memory(fd))
+        return mnw__fail(-EPROTO, "%s: the answer's descriptor is no memory", call);
     while (got < room) {
         ssize_t some = pread(fd, (char *)to + got, room - got, (off_t)got);
         if (some < 0 && errno == EINTR)
@@ -218,8 +224,11 @@ char *mnw_client_stats(struct mnw_client *client, enum mnw_stats_format format) 
     if (mnw__request_ask(client, &request, call))
         return NULL;
     uint64_t bytes = answer.text_answer.bytes;
-    char *text = bytes < SIZE_MAX ? malloc((size_t)bytes + 1) : NULL;
-    if (!text) {
+    char *text = bytes <= TEXT_MAX ? malloc((size_t)bytes + 1) : NULL;
+    if (bytes > TEXT_MAX) {
+        mnw__fail(-EPROTO, "%s: the daemon tells of %llu bytes of text; at most %u are read", call,
+                  (unsigned long long)bytes, TEXT_MAX);
+    } else if (!text) {
         mnw__fail(-ENOMEM, "%s: no memory for %llu bytes of text", call, (unsigned long long)bytes);
     } else if (read_whole(request.answer_fd, text, (size_t)bytes, call)) {
         free(text);

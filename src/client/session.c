@@ -11,6 +11,7 @@
 #include "sys/packet.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -22,6 +23,7 @@
 #define SEND_AGAIN_NS     NS_PER_MS
 #define LOST_WATCH_NS     (1000 * NS_PER_MS)
 #define TAGS              16
+#define PACKETS_A_TURN    256
 #define HELLO_DEADLINE_NS (5000 * NS_PER_MS)
 
 /* ---- the link goes down ---- */
@@ -45,7 +47,8 @@ static void break_link(struct mnw_client *client) {
     client->send_blocked = false;
     if (!client->down_since_ns)
         client->down_since_ns = now;
-    client->retry_at_ns = now + client->retry_pause_ns;
+    /* A daemon that lets everybody in and hangs up would be asked as fast as it can. */
+    client->retry_at_ns = mnw__max(now + client->retry_pause_ns, client->connected_at_ns + RETRY_FIRST_NS);
     client->retry_pause_ns = mnw__min(mnw__max(2 * client->retry_pause_ns, RETRY_FIRST_NS), RETRY_MAX_NS);
     for (struct mnw__image *image = client->images; image; image = image->next)
         image->known = false;
@@ -71,6 +74,11 @@ static void restore(struct mnw_client *client) {
 }
 
 static void greeted(struct mnw_client *client, struct mnw__request *hello) {
+    if (!hello->result && client->in.hello_answer.version != MNW__WIRE_VERSION) {
+        hello->result = -EPROTONOSUPPORT;
+        snprintf(hello->message, sizeof(hello->message), "the daemon wants to speak version %u; this library knows %d",
+                 client->in.hello_answer.version, MNW__WIRE_VERSION);
+    }
     if (hello->result) {
         break_link(client);
         return;
@@ -114,7 +122,8 @@ static int connect_now(struct mnw_client *client) {
         return error;
     }
     client->link = MNW__LINK_GREETING;
-    client->tick_at_ns = mnw__clock_ns() + HELLO_DEADLINE_NS;
+    client->connected_at_ns = mnw__clock_ns();
+    client->tick_at_ns = client->connected_at_ns + HELLO_DEADLINE_NS;
     client->hello.ended = greeted;
     mnw__request_queue(client, &client->hello);
     return 0;
@@ -266,8 +275,9 @@ static bool take_packet(struct mnw_client *client, struct mnw__socket_received *
     return true;
 }
 
-static void receive_all(struct mnw_client *client) {
-    while (client->link != MNW__LINK_DOWN) {
+/* In portions: whoever sends without end keeps nobody from the lock. The rest is reported again. */
+static void receive_some(struct mnw_client *client) {
+    for (unsigned packets = 0; packets < PACKETS_A_TURN && client->link != MNW__LINK_DOWN; packets++) {
         struct mnw__socket_received received;
         int error = mnw__socket_receive(client->socket.fd, &client->in, sizeof(client->in), &received);
         if (error == -EAGAIN)
@@ -288,7 +298,7 @@ static void send_waiting(struct mnw_client *client) {
     for (struct mnw__request *request = client->requests; request && !client->send_blocked; request = request->next)
         if (request->state == MNW__REQUEST_WAITING && may_send(client, request) && !send_one(client, request)) {
             /* Why the daemon closed it may still be there to be read. */
-            receive_all(client);
+            receive_some(client);
             if (client->link != MNW__LINK_DOWN)
                 break_link(client);
             return;
@@ -351,7 +361,7 @@ void mnw__session_run(void *argument) {
         /* Every other tag is a lost view: tend() looks after all of them. */
         for (int i = 0; i < count; i++)
             if (tags[i] == &client->socket)
-                receive_all(client);
+                receive_some(client);
     }
     mnw__mutex_unlock(&client->lock);
 }

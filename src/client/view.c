@@ -70,16 +70,22 @@ static int open_uffd(struct mnw_client *client, struct mnw_client_view *view) {
 
 /* ---- the mapping ---- */
 
-/* Under the lock: a reconnection may replace the descriptor at any time. */
+/* Under the lock: a reconnection may replace the descriptor at any time, by one of another image. */
 static int backing_of(struct mnw_client *client, struct mnw_client_view *view) {
-    struct mnw__image *image = view->image;
+    const struct mnw__image *image = view->image;
     mnw__mutex_lock(&client->lock);
+    bool fits = view->page_bytes == image->page_bytes &&
+                view->offset + view->length <= mnw__align_up(image->size_bytes, image->page_bytes);
     int fd = fcntl(image->file.fd, F_DUPFD_CLOEXEC, 0), error = fd < 0 ? -errno : 0;
     view->device = image->device;
     view->inode = image->inode;
     mnw__mutex_unlock(&client->lock);
-    return error ? mnw__fail(error, "mnw_client_map: duplicating a descriptor: %s; raise ulimit -n", strerror(-error))
-                 : fd;
+    if (error)
+        return mnw__fail(error, "mnw_client_map: duplicating a descriptor: %s; raise ulimit -n", strerror(-error));
+    if (fits)
+        return fd;
+    close(fd);
+    return mnw__fail(-ESTALE, "mnw_client_map: image '%s' has become another one meanwhile", image->name);
 }
 
 static int map_veiled(struct mnw_client *client, struct mnw_client_view *view) {
@@ -107,12 +113,17 @@ static int map_veiled(struct mnw_client *client, struct mnw_client_view *view) {
     return 0;
 }
 
-static int unveil(const struct mnw_client_view *view) {
-    int protection = view->flags & MNW_VIEW_WRITE ? PROT_READ | PROT_WRITE : PROT_READ;
+/* Under the lock: who loses the view closes it for good, where it cannot be barred page by page. */
+static int unveil(struct mnw_client *client, const struct mnw_client_view *view) {
+    int protection = view->flags & MNW_VIEW_WRITE ? PROT_READ | PROT_WRITE : PROT_READ, error = 0;
     munlock((void *)view->address, view->length); /* mlockall() would populate it all */
-    if (mprotect((void *)view->address, view->length, protection))
-        return mnw__fail(-errno, "mnw_client_map: making %zu bytes accessible: %s", view->length, strerror(errno));
-    return 0;
+    mnw__mutex_lock(&client->lock);
+    if (view->state == MNW__CLIENT_VIEW_LOST)
+        error = mnw__fail(view->lost, "mnw_client_map: the daemon gave the view up at once: %s", strerror(-view->lost));
+    else if (mprotect((void *)view->address, view->length, protection))
+        error = mnw__fail(-errno, "mnw_client_map: making %zu bytes accessible: %s", view->length, strerror(errno));
+    mnw__mutex_unlock(&client->lock);
+    return error;
 }
 
 /*
@@ -239,7 +250,7 @@ static int attach_new(struct mnw_client *client, struct mnw_client_view *view) {
     if (!error && view->flags & MNW_CLIENT_REPLAY)
         error = replay(client, view);
     if (!error)
-        error = unveil(view);
+        error = unveil(client, view);
     if (error)
         strike(client, view);
     return error;

@@ -13,6 +13,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -139,6 +140,14 @@ int mnw__socket_set_blocking(int fd, bool blocking) {
     int flags = fcntl(fd, F_GETFL);
     if (flags < 0 || fcntl(fd, F_SETFL, blocking ? flags & ~O_NONBLOCK : flags | O_NONBLOCK))
         return mnw__fail(-errno, "changing the blocking mode of a socket: %s", strerror(errno));
+    return 0;
+}
+
+int mnw__socket_set_patience(int fd, uint32_t ms) {
+    struct timeval most = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
+    if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &most, sizeof(most)) ||
+        setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &most, sizeof(most)))
+        return mnw__fail(-errno, "saying how long to wait at a socket: %s", strerror(errno));
     return 0;
 }
 

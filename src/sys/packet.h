@@ -43,6 +43,8 @@ int mnw__socket_accept(int listener);
 /* Blocking descriptor. -ENOENT, -ECONNREFUSED: no daemon there; -EACCES. */
 int mnw__socket_connect(const char *path);
 int mnw__socket_set_blocking(int fd, bool blocking);
+/* From now on a blocking call of it ends after so long: -EAGAIN. */
+int mnw__socket_set_patience(int fd, uint32_t ms);
 
 /* Who connected, as the kernel noted it at that moment. */
 int mnw__socket_peer(int fd, struct mnw__socket_peer *peer);

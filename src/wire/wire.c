@@ -16,6 +16,7 @@ struct shape {
     uint8_t request_fds, answer_fds;
 };
 
+#define ERRNO_MAX  4095
 #define BODY(type) sizeof(struct mnw__wire_##type)
 
 static const struct shape requests[] = {
@@ -179,12 +180,17 @@ static bool is_event(const struct mnw__wire_header *header) {
     return header->type >= MNW__WIRE_EVENT_PREFETCH;
 }
 
+/* What callers may negate, print and compare; the kernel has no other. */
+static int check_errno(int32_t status, const char *what) {
+    return status < -ERRNO_MAX ? mnw__fail(-EPROTO, "%s: %d is no errno", what, status) : 0;
+}
+
 static int check_failure(const struct mnw__wire_packet *packet, size_t bytes, unsigned descriptors, const char *what) {
     if (bytes != sizeof(packet->header) + sizeof(packet->failure) || descriptors)
         return mnw__fail(-EPROTO, "%s: a failure of %zu bytes with %u descriptors", what, bytes, descriptors);
     if (!memchr(packet->failure.message, 0, sizeof(packet->failure.message)))
         return mnw__fail(-EPROTO, "%s: a failure's message has no final zero", what);
-    return 0;
+    return check_errno(packet->header.status, what);
 }
 
 static int check_image(const struct mnw__wire_image *image) {
@@ -199,6 +205,19 @@ static int check_list_answer(const struct mnw__wire_packet *packet, size_t bytes
         if (check_image(&packet->list_answer.images[i]))
             return -EPROTO;
     return 0;
+}
+
+static int check_answer_body(const struct mnw__wire_packet *packet, const char *what) {
+    switch (packet->header.type) {
+    case MNW__WIRE_OPEN:
+        return check_image(&packet->open_answer.about);
+    case MNW__WIRE_EVENT_PREFETCH:
+        return check_errno(packet->event_prefetch.result, what);
+    case MNW__WIRE_EVENT_DETACHED:
+        return check_errno(packet->event_detached.reason, what);
+    default:
+        return 0;
+    }
 }
 
 int mnw__wire_check_answer(const struct mnw__wire_packet *packet, size_t bytes, unsigned descriptors) {
@@ -222,7 +241,7 @@ int mnw__wire_check_answer(const struct mnw__wire_packet *packet, size_t bytes, 
         return check_list_answer(packet, bytes);
     if (bytes != least || header->type == MNW__WIRE_EVENT_ENDED)
         return mnw__fail(-EPROTO, "%s: %zu bytes instead of %zu", shape->name, bytes, least);
-    return header->type == MNW__WIRE_OPEN ? check_image(&packet->open_answer.about) : 0;
+    return check_answer_body(packet, shape->name);
 }
 
 size_t mnw__wire_seal(struct mnw__wire_packet *packet, enum mnw__wire_type type, uint32_t request, size_t body_bytes) {

@@ -154,8 +154,10 @@ static int carry_out(int session, const struct mnw__wire_packet *in, int uffd, s
     struct stat status;
     switch (in->header.type) {
     case MNW__WIRE_HELLO:
-        out->hello_answer = (struct mnw__wire_hello_answer){
-            .version = 1, .features = in->hello.features & ~atomic_load(&self->shared->lacks), .requests_max = 64};
+        out->hello_answer =
+            (struct mnw__wire_hello_answer){.version = 1 + atomic_load(&self->shared->ahead),
+                                            .features = in->hello.features & ~atomic_load(&self->shared->lacks),
+                                            .requests_max = 64};
         *bytes = sizeof(out->hello_answer);
         return 0;
     case MNW__WIRE_LIST:

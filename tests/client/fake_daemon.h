@@ -41,6 +41,7 @@ struct fake_shared {
     _Atomic uint32_t forks;                /* children's userfaultfds taken */
     _Atomic bool lose_forks;               /* and closed at once */
     _Atomic uint32_t lacks;                /* features that it does not know */
+    _Atomic uint32_t ahead;                /* versions that it is ahead of the library, and speaks no other */
 };
 
 struct fake {

@@ -257,6 +257,19 @@ static void no_daemon_for_too_long_means_sigbus(void **state) {
     close_bed(&bed);
 }
 
+static void a_daemon_that_speaks_another_version_is_refused(void **state) {
+    (void)state;
+    struct fake fake;
+    struct mnw_client *client;
+    fake_open(&fake, SIZE);
+    atomic_store(&fake.shared->ahead, 1);
+    refused(mnw_client_connect(&client, fake.path, NULL), -EPROTONOSUPPORT, "version 2");
+    atomic_store(&fake.shared->ahead, 0);
+    assert_int_equal(mnw_client_connect(&client, fake.path, NULL), 0);
+    assert_int_equal(mnw_client_close(client), 0);
+    fake_close(&fake);
+}
+
 int main(int argc, char **argv) {
     int code = machine_guard(argv);
     (void)argc;
@@ -270,6 +283,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(recording_begins_again_with_the_next_daemon),
         cmocka_unit_test(pins_are_told_to_the_next_daemon),
         cmocka_unit_test(a_daemon_that_talks_nonsense_is_left_and_tried_again),
+        cmocka_unit_test(a_daemon_that_speaks_another_version_is_refused),
         cmocka_unit_test(another_backing_means_sigbus),
         cmocka_unit_test(refused_by_the_next_daemon_means_sigbus),
         cmocka_unit_test(detached_by_the_daemon_means_sigbus),

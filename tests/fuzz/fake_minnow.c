@@ -29,30 +29,9 @@ struct mnw_view {
     bool is_dead; /* the daemon was told */
 };
 
-void demand(bool condition, const char *what) {
-    if (!condition) {
-        fprintf(stderr, "fuzz_wire: %s\n", what);
-        abort();
-    }
-}
-
-uint8_t fake_byte(void) {
-    if (!fake.left)
-        return 0;
-    fake.left--;
-    return *fake.input++;
-}
-
-int fake_fd(void) {
-    static int null = -1;
-    if (null < 0)
-        null = fcntl(open("/dev/null", O_RDWR | O_CLOEXEC), F_DUPFD_CLOEXEC, 900);
-    return fcntl(null, F_DUPFD_CLOEXEC, 0);
-}
-
 /* One call in eight fails, where the input goes on. */
 static int maybe(int error, const char *what) {
-    return fake.left && fake_byte() % 8 == 7 ? mnw__fail(error, "%s: as the input wants it", what) : 0;
+    return fuzz_input.left && fake_byte() % 8 == 7 ? mnw__fail(error, "%s: as the input wants it", what) : 0;
 }
 
 /* ---- minnow.h ---- */
@@ -345,7 +324,7 @@ int mnw__holding_store(struct mnw__holding *holding, const char *name, int fd, b
 }
 bool mnw__holding_keeps(const struct mnw__holding *holding) {
     (void)holding;
-    return true;
+    return !fake.holder_lost;
 }
 void mnw__holding_remove(const struct mnw__holding *holding, const char *name) {
     (void)holding;

@@ -6,6 +6,7 @@
 #ifndef MNW_TESTS_FUZZ_FAKE_MINNOW_H
 #define MNW_TESTS_FUZZ_FAKE_MINNOW_H
 
+#include "fuzz/input.h"
 #include "sys/packet.h"
 #include "wire/wire.h"
 
@@ -17,8 +18,6 @@
 enum { FAKE_VIEWS = 64, FAKE_PREFETCHES = 64 };
 
 struct fake {
-    const uint8_t *input;
-    size_t left;
     struct mnw_view *views[FAKE_VIEWS]; /* open */
     unsigned view_count;
     unsigned pins, caches, stores, limits;
@@ -26,21 +25,16 @@ struct fake {
     unsigned prefetch_count;
     struct mnw__wire_packet packet; /* what is received next, when packet_bytes is not SIZE_MAX */
     struct mnw__socket_received next;
-    bool has_next, send_blocked;
+    bool has_next, send_blocked, holder_lost;
     uint64_t sent;
 };
 
 extern struct fake fake;
 
-void demand(bool condition, const char *what);
-/* The next byte of the input; 0 at its end. */
-uint8_t fake_byte(void);
 /* With which a view was attached. */
 uint64_t fake_cookie(const struct mnw_view *view);
 /* The daemon is being told that the view's process has ended. */
 void fake_die(struct mnw_view *view);
 bool fake_is_dead(const struct mnw_view *view);
-/* A descriptor that can be closed. */
-int fake_fd(void);
 
 #endif

@@ -131,6 +131,7 @@ static void fill_body(void) {
     switch (packet->header.type) {
     case MNW__WIRE_HELLO:
         packet->hello.version = (uint32_t)field();
+        packet->hello.features = packet->hello.version / 16 % 8;
         fill_name(packet->hello.name);
         break;
     case MNW__WIRE_LIST:
@@ -245,7 +246,7 @@ static void change_view(void) {
 }
 
 static void step(void) {
-    uint8_t choice = fake_byte();
+    uint8_t choice = fake_byte(), state;
     struct mnw__session *session = peer_of(choice >> 4);
     if (!session)
         return;
@@ -260,7 +261,9 @@ static void step(void) {
         change_view();
         break;
     case 3:
-        fake.send_blocked = fake_byte() % 4 == 0;
+        state = fake_byte();
+        fake.send_blocked = state % 4 == 0;
+        fake.holder_lost = state >= 128;
         if (!fake.send_blocked)
             session->source.ready(&daemon_, &session->source, EPOLLOUT);
         break;
@@ -292,8 +295,8 @@ static void settle(void) {
 }
 
 static void tear_down(void) {
-    fake.left = 0;
-    fake.send_blocked = false;
+    fuzz_input.left = 0;
+    fake.send_blocked = fake.holder_lost = false;
     settle();
     for (unsigned i = 0; i < fake.view_count; i++)
         demand(!fake_is_dead(fake.views[i]), "the view of a process that has ended is served on");
@@ -319,13 +322,12 @@ static bool all_free(void *records, size_t bytes, unsigned count) {
     return true;
 }
 
-static void check_nothing_left(int first_fd) {
+static void check_nothing_left(void) {
     const struct mnw__state *state = &daemon_.state;
-    int fd = fake_fd();
-    close(fd);
-    demand(fd == first_fd, "a descriptor was left open, or closed twice");
+    fuzz_check_descriptors();
     demand(!daemon_.dead && !daemon_.prefetches && !daemon_.session_count && !daemon_.child_count && !daemon_.works,
            "a session was left");
+    demand(!daemon_.waiting, "somebody still waits for children to be settled");
     demand(!fake.view_count && !fake.pins && !fake.caches && !fake.stores && !fake.limits,
            "a view, pin, image or limit was left");
     for (unsigned i = 0; i < daemon_.image_count; i++)
@@ -339,13 +341,12 @@ static void check_nothing_left(int first_fd) {
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (!daemon_.config)
         set_up();
-    int first_fd = fake_fd();
-    close(first_fd);
-    fake = (struct fake){.input = data, .left = size};
+    fuzz_begin(data, size);
+    fake = (struct fake){0};
     memset(peers, 0, sizeof(peers));
-    for (int i = 0; i < STEPS_MAX && fake.left; i++)
+    for (int i = 0; i < STEPS_MAX && fuzz_input.left; i++)
         step();
     tear_down();
-    check_nothing_left(first_fd);
+    check_nothing_left();
     return 0;
 }
