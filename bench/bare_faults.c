@@ -247,7 +247,7 @@ static void move_one(struct handlers *handlers) {
     handlers->arms[handlers->count - 1].turn = moving_turn;
     handlers->arms[handlers->count - 1].same_work = false;
     handlers->arms[handlers->count - 1].sane_low = 1;
-    handlers->arms[handlers->count - 1].sane_high = 1e8; /* times what the kernel takes to map it */
+    handlers->arms[handlers->count - 1].sane_high = 1e12; /* millions of times what the kernel takes to map it */
 }
 
 /* Of 1 GiB pages one is for all who do not change it, one for those who bring it in, by turns, and two are minnow's. */

@@ -20,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #define REPEAT_DEFAULT 15
 #define REPEAT_SMOKE   3
@@ -321,6 +322,15 @@ static int command(int argc, const char **argv) {
     return help(stderr, BENCH_USAGE);
 }
 
+/* Of 1,024 views each has a userfaultfd: more descriptors than a login commonly lets a program have at first. */
+static void allow_descriptors(void) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit))
+        return;
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 int main(int argc, char **argv) {
     output_begin("minnow-bench", BENCH_BROKEN);
     int status = machine_guard(argv);
@@ -332,6 +342,7 @@ int main(int argc, char **argv) {
         return BENCH_BROKEN;
     for (int i = 0; i < argc; i++)
         arguments[i] = argv[i];
+    allow_descriptors();
     cpu_count(); /* remembers the CPUs before anything is pinned */
     status = command(argc, arguments);
     free(arguments);

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -257,6 +258,14 @@ class Bench(unittest.TestCase):
             path.write_text(json.dumps(run), encoding="utf-8")
             self.assertEqual(bench("report", str(path), "--output", str(page)).returncode, 0)
             self.assertIn("(interrupted: this is a part)", page.read_text(encoding="utf-8"))
+
+    def test_descriptors_as_many_as_may_be(self):
+        """A login's first limit is less than a thousand views take; more may be had."""
+        def lower():
+            resource.setrlimit(resource.RLIMIT_NOFILE, (24, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        done = subprocess.run([PROGRAM, "run", "scale-eviction", "--smoke"], capture_output=True, text=True, timeout=60,
+                              preexec_fn=lower, check=False)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
 
     def policies(self, trace, *more):
         done = bench("policies", str(trace), "--json", *more)
