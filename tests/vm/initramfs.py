@@ -19,6 +19,10 @@ VIRTIO = ["virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_d
 LEFT_OUT = ["__pycache__", ".git", "test", "idlelib", "tkinter", "ensurepip", "lib2to3", "site-packages", "dist-packages"]
 
 
+# The C library loads it when a thread is cancelled, and no program names it.
+WITH_LIBC = "libgcc_s.so.1"
+
+
 class NotRunnable(RuntimeError):
     """A program that cannot be taken along, and why."""
 
@@ -45,6 +49,8 @@ def _foreign_objects(path, sysroot, triplet):
         if not file:
             raise NotRunnable(f"{path}: {name} not found")
         found += [(file.removeprefix(sysroot), file), *_foreign_objects(file, sysroot, triplet)]
+        if beside := _beside_libc(file):
+            found.append((beside.removeprefix(sysroot), beside))
     return found
 
 
@@ -59,7 +65,14 @@ def shared_objects(path):
     lost = re.findall(r"^\s*(\S+) => not found", done.stdout, re.M)
     if done.returncode or lost:
         raise NotRunnable(f"ldd {path}: {', '.join(lost) + ' not found' if lost else done.stderr.strip()}")
-    return re.findall(r"(?:=> |^\s*)(/\S+) \(0x", done.stdout, re.M)
+    found = re.findall(r"(?:=> |^\s*)(/\S+) \(0x", done.stdout, re.M)
+    return found + [file for name in found if (file := _beside_libc(name))]
+
+
+def _beside_libc(path):
+    """WITH_LIBC, where the path is that of the C library; None of other paths."""
+    file = os.path.join(os.path.dirname(path), WITH_LIBC)
+    return file if os.path.basename(path) == "libc.so.6" and os.path.exists(file) else None
 
 
 class Initramfs:

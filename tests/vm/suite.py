@@ -65,7 +65,7 @@ class Test:
         print(f"{self.word:4} {self.name:24} {self.job.seconds or 0:6.1f} s  {why}", flush=True)
 
 
-# What tells most about a kernel comes first, should there be no time for all.
+# What tells most about a kernel comes first, should there be no time for all, or nobody to wait for it.
 FIRST = ["uffd_", "bad_input", "stress-", "errors", "closing", "remote_", "inline", "adopt_", "limits", "fork_", "verify"]
 AT_ONCE = 6  # tests in one guest, where time is short: between two guests the clock is looked at
 
@@ -77,7 +77,6 @@ def in_order(tests):
 def run_in_time(shape, tests, minutes):
     """Those that can be begun in so many minutes; the others have the word "none"."""
     started = time.monotonic()
-    tests = in_order(tests)
     while tests and time.monotonic() - started < 60 * minutes:
         run(shape, tests[:AT_ONCE])
         tests = tests[AT_ONCE:]
@@ -135,6 +134,8 @@ def main():
         for test in [test for test in tests if test.needs_python]:
             print(f"not run: {test.name}: there is no Python for {chosen.arch} to take along", flush=True)
             tests.remove(test)
+    jobs.end_in_order()
+    tests = in_order(tests)
     shape = jobs.Shape(chosen.kernel, chosen.nodes, node_mib=chosen.node_memory, architecture=chosen.arch)
     if chosen.minutes:
         run_in_time(shape, tests, chosen.minutes)

@@ -20,10 +20,10 @@ class Placement(unittest.TestCase):
     def run_on(self, kernel, nodes, patterns, memory="512M", programs=None):
         for program in programs or PROGRAMS:
             with self.subTest(program=os.path.basename(program)):
-                done = subprocess.run([*RUN, "--kernel", kernel, "--nodes", str(nodes), "--node-memory", memory, "--timeout", "200",
+                done = subprocess.run([*RUN, "--kernel", kernel, "--nodes", str(nodes), "--node-memory", memory, "--timeout", "300",
                                        "--", program, *patterns.get(os.path.basename(program), [])],
                                       stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                                      timeout=300, check=False)
+                                      timeout=400, check=False)
                 self.assertEqual(done.returncode, 0, done.stdout[-4000:])
                 self.assertNotIn("skipped", done.stdout)
 

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
 """tests/vm/run: what a program in a guest sees, and what its caller gets to see of it."""
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 import unittest
 
@@ -37,13 +39,18 @@ class Run(unittest.TestCase):
         self.assertTrue(200 << 10 < int(total.split()[-2]) <= 256 << 10, total)
 
     def test_what_it_writes_is_shown_when_it_writes_it_and_nothing_is_left_of_a_guest(self):
-        with subprocess.Popen([*RUN, "--", "/bin/sh", "-c", "echo first; sleep 1000"], stdin=subprocess.DEVNULL,
-                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        with (tempfile.TemporaryDirectory() as folder,
+              subprocess.Popen([*RUN, "--", "/bin/sh", "-c", "echo first; sleep 1000"], stdin=subprocess.DEVNULL,
+                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                               env={**os.environ, "TMPDIR": folder}) as process):
             self.assertEqual(process.stdout.readline(), "first\n")
             self.assertIsNone(process.poll())
             with open(f"/proc/{process.pid}/task/{process.pid}/children", encoding="ascii") as children:
                 emulator = children.read().split()
+            self.assertEqual(len(os.listdir(folder)), 1)
             process.terminate()
+            self.assertEqual(process.wait(20), 128 + signal.SIGTERM)
+            self.assertEqual(os.listdir(folder), [], "what it laid down for its guest is still there")
         self.assertEqual(len(emulator), 1)
         deadline = time.monotonic() + 10
         while os.path.exists(f"/proc/{emulator[0]}"):
