@@ -181,6 +181,16 @@ static void test_pool_that_a_node_cannot_hold_is_refused(void **state) {
     bed_refused(mnw_pool_open(&pool, &options), -ENOMEM, "nodes", "budget");
 }
 
+/* A pool that may have so many huge pages of node 1, and no other memory, over a store of 16. Deadline 0: the usual
+ * one. */
+static void open_bound(struct bed *bed, struct bed_source *source, uint64_t huge, unsigned deadline_ms) {
+    struct mnw_pool_options pool = {.backing = MNW_BACKING_HUGETLB_2M, .numa = MNW_NUMA_BIND, .nodes = "1"};
+    struct mnw_cache_options cache = {.size = sizeof(cache), .read_deadline_ms = deadline_ms};
+    pool.budget_bytes = huge * HUGE;
+    bed_source_open(source, 16 * HUGE);
+    bed_open(bed, source->store, pool, &cache);
+}
+
 static void test_a_budget_that_a_node_cannot_hold_is_refused(void **state) {
     struct bed bed = {0};
     struct bed_source source;
@@ -188,10 +198,7 @@ static void test_a_budget_that_a_node_cannot_hold_is_refused(void **state) {
     if (!has_huge)
         skip();
     bed_hurry(100);
-    bed_source_open(&source, 16 * HUGE);
-    struct mnw_pool_options options = {.backing = MNW_BACKING_HUGETLB_2M, .numa = MNW_NUMA_BIND, .nodes = "1"};
-    options.budget_bytes = 8 * HUGE;
-    bed_open(&bed, source.store, options, NULL);
+    open_bound(&bed, &source, 8, 0);
     read_some(&bed, 0, 4 * 512); /* what it holds is not free, and need not be */
     bed_refused(mnw_pool_set_budget(bed.pool, (HUGE_PAGES + 1) * HUGE), -ENOMEM, "2 MiB pages on node 1: ",
                 "echo 25 > /sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages");
@@ -208,11 +215,7 @@ static void test_a_pin_that_a_node_cannot_hold_says_so(void **state) {
     if (!has_huge)
         skip();
     bed_hurry(100);
-    bed_source_open(&source, 16 * HUGE);
-    struct mnw_pool_options options = {.backing = MNW_BACKING_HUGETLB_2M, .numa = MNW_NUMA_BIND, .nodes = "1"};
-    struct mnw_cache_options cache = {.size = sizeof(cache), .read_deadline_ms = 500};
-    options.budget_bytes = 16 * HUGE;
-    bed_open(&bed, source.store, options, &cache);
+    open_bound(&bed, &source, 16, 500);
     char *hog = mmap(NULL, HUGE_PAGES * HUGE, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_NORESERVE, -1, 0);
     assert_ptr_not_equal(hog, MAP_FAILED);
