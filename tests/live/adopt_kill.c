@@ -417,7 +417,7 @@ int main(int argc, char **argv) {
     if (board == MAP_FAILED)
         adopt_fail("no memory");
     setbuf(stdout, NULL);
-    alarm(60 + test.kills);
+    alarm((60 + test.kills) * (unsigned)machine_slowness());
     adopt_file(test.path, test.uri, test.image_bytes);
     run();
     unlink(test.path);

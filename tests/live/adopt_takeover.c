@@ -575,7 +575,7 @@ int main(int argc, char **argv) {
     int status = machine_guard(argv);
     if (status >= 0)
         return status;
-    alarm(200);
+    alarm(200 * (unsigned)machine_slowness());
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(survive_shmem),
         cmocka_unit_test(survive_graded),

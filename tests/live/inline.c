@@ -265,7 +265,7 @@ static int many_threads(void *argument) {
     open_file_bed(PAGES * BED_PAGE / 8);
     start_readers(threads);
     uint64_t rounds = 0;
-    while (atomic_load(&handled) < (MACHINE_SANITIZED ? 20000 : 200000)) {
+    while (atomic_load(&handled) < (MACHINE_SANITIZED || machine_slowness() > 1 ? 20000 : 200000)) {
         int error = mnw_invalidate(bed.cache, (rounds++ * 16 % PAGES) * BED_PAGE, 16 * BED_PAGE);
         bed_check(!error || error == -EBUSY);
         usleep(200);

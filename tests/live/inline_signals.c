@@ -110,7 +110,7 @@ static int starved(void *argument) {
     bed_check(!mnw_view_close(bed.view));
     bed_check(!mnw_view_open(&bed.view, bed.cache, &options));
     const char *data = mnw_view_data(bed.view);
-    alarm(20);
+    alarm(20 * (unsigned)machine_slowness());
     bed_check(faults_at(data + 5 * BED_PAGE) == SIGBUS && faults_at(data + 5 * BED_PAGE) == SIGBUS);
     close_file_bed();
     return 0;
@@ -260,7 +260,7 @@ static int forks(void *argument) {
     for (int round = 0; round < 10; round++) {
         pid_t child = fork();
         if (!child) {
-            alarm(20);
+            alarm(20 * (unsigned)machine_slowness());
             struct mnw_store *own;
             bed_check(mnw_view_populate(bed.view, 0, 1) == -EOWNERDEAD);
             bed_check(mnw_view_close(bed.view) == -EOWNERDEAD);
