@@ -303,7 +303,8 @@ int mnw__uffd_read_nowait(int fd, struct mnw__uffd_event *events, int count) {
         bytes = preadv2(fd, &room, 1, -1, RWF_NOWAIT);
     } while (bytes < 0 && errno == EINTR);
     if (bytes < 0 && (errno == EOPNOTSUPP || errno == ENOSYS || errno == ESPIPE)) {
-        return mnw__uffd_read(fd, events, count);
+        int error = mnw__uffd_tame(fd);
+        return error ? error : mnw__uffd_read(fd, events, count);
     }
     return take(bytes, messages, events);
 }
@@ -397,7 +398,8 @@ int mnw__uffd_duplicate(int fd) {
 
 int mnw__uffd_tame(int fd) {
     int flags = fcntl(fd, F_GETFL);
-    if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) || fcntl(fd, F_SETFD, FD_CLOEXEC)) {
+    if (flags < 0 || (!(flags & O_NONBLOCK) && fcntl(fd, F_SETFL, flags | O_NONBLOCK)) ||
+        fcntl(fd, F_SETFD, FD_CLOEXEC)) {
         return -errno;
     }
     return 0;

@@ -150,7 +150,10 @@ struct mnw__uffd_event {
 /* Takes up to `count` (at most MNW__UFFD_BATCH) events, oldest first: their number, 0 when none, or an errno. */
 int mnw__uffd_read(int fd, struct mnw__uffd_event *events, int count);
 
-/* The same, and never blocks even where another process has made the descriptor block (since 6.10; before, it may). */
+/*
+ * The same, and does not block where another process has made the descriptor block. Before 6.10 it is made to block no
+ * more; should that process undo this at once, it does block.
+ */
 int mnw__uffd_read_nowait(int fd, struct mnw__uffd_event *events, int count);
 
 /*

@@ -13,6 +13,7 @@
 #include "syscall_fail.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -123,6 +124,18 @@ static int run_uffd(void) {
     return no_leak(before, judge(fd < 0 ? fd : 0));
 }
 
+/* Another process has a duplicate, and does with it as it likes. */
+static int run_blocking_uffd(void) {
+    struct mnw__uffd_event event;
+    int fd = mnw__uffd_open(MNW__UFFD_MINOR_SHMEM);
+    if (fd < 0 || fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK)) {
+        return 1;
+    }
+    int events = mnw__uffd_read_nowait(fd, &event, 1);
+    mnw__uffd_close(fd);
+    return events ? 2 : CLEAN;
+}
+
 static _Atomic int64_t bytes_read;
 
 static void read_done(void *context, uint64_t token, int64_t result) {
@@ -177,8 +190,9 @@ static int run_io_threads(void) {
 }
 
 static const struct fail_case cases[] = {
-    {"shmem", run_shmem},   {"graded", run_graded}, {"graded, mounted", run_graded}, {"hugetlb", run_hugetlb},
-    {"poller", run_poller}, {"uffd", run_uffd},     {"io auto", run_io_auto},        {"io threads", run_io_threads}};
+    {"shmem", run_shmem},     {"graded", run_graded},         {"graded, mounted", run_graded},
+    {"hugetlb", run_hugetlb}, {"poller", run_poller},         {"uffd", run_uffd},
+    {"io auto", run_io_auto}, {"io threads", run_io_threads}, {"uffd that blocks", run_blocking_uffd}};
 #define CASES (sizeof(cases) / sizeof(cases[0]))
 
 static void test_every_call(void **state) {
@@ -212,6 +226,19 @@ static void test_every_call(void **state) {
     }
 }
 
+/* What Linux says before 6.10. */
+static void test_read_without_nowait(void **state) {
+    const struct fail_case *tested = *state;
+    static const struct fail_watch nowait = {SYS_preadv2, -1, 0};
+    struct fail_result result;
+    if (!fail_run(tested->name, &nowait, 1, 1, EOPNOTSUPP, &result)) {
+        print_message("no seccomp notifications here\n");
+        skip();
+    }
+    assert_true(result.failed);
+    assert_int_equal(result.status, CLEAN);
+}
+
 int main(int argc, char **argv) {
     int status = fail_enter(argc, argv, cases, CASES);
     if (status < 0 && MACHINE_SANITIZED) {
@@ -229,5 +256,6 @@ int main(int argc, char **argv) {
         tests[i] = (struct CMUnitTest){
             .name = cases[i].name, .test_func = test_every_call, .initial_state = (void *)(uintptr_t)&cases[i]};
     }
+    tests[CASES - 1].test_func = test_read_without_nowait;
     return cmocka_run_group_tests_name("system call failures", tests, NULL, NULL);
 }
