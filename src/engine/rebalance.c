@@ -21,16 +21,25 @@
 #define IDLE_SAMPLES 16
 /* Rounds that everything is sampled for after an extent was found to be elsewhere. */
 #define EAGER_ROUNDS 40
-/* Rounds without a vote, and an extent is not used enough to be worth a move. */
-#define PATIENCE 8
-/* Of the bytes of a second, what may be moved at once. */
-#define BURST_SHARE 8
+/* Rounds without a vote, and an extent is not used enough to be worth a move; the first of them are hurried, and then
+ * its place may be another's. */
+#define PATIENCE 64
+#define FRESH    8
 /* Votes that are counted: far from where the counter wraps, however many threads vote at once. */
 #define VOTES_MAX 0x7fff
 /* Pages of each run mapped by one fault that are looked at for whether they are sampled. */
 #define AROUND_MAX 1024
-/* Pages asked for, or moved, by one system call. */
-#define BATCH 64
+/* Pages asked for, or moved, by one system call: before it moves any, the kernel waits for every CPU to give up what it
+ * keeps of pages, however few they are. */
+#define BATCH 256
+
+/* Extents of a cache that are moved to a node together. */
+struct load {
+    int target;
+    unsigned count;
+    uint64_t extents[MNW__SAMPLES];
+    uint64_t there, misplaced; /* of their pages, before */
+};
 
 struct mnw__rebalance {
     struct mnw__thread thread;
@@ -43,6 +52,7 @@ struct mnw__rebalance {
     uint64_t refilled_ns, pause_ns;
     unsigned eager;            /* rounds yet */
     bool is_active, is_behind; /* in this round: samples are under way; some wait for the budget */
+    struct load load;
 };
 
 /* ---- votes ---- */
@@ -159,54 +169,77 @@ static void find_misplaced(struct batch *batch, struct survey *survey) {
     batch->count = misplaced;
 }
 
+/* Asks where the batch's pages are, and moves those that are to be. It is empty then. */
 static void carry(const struct mnw__rebalance *own, struct batch *batch, struct survey *survey) {
-    int status[BATCH];
+    int status[BATCH], error = 0;
     find_misplaced(batch, survey);
-    if (!batch->moves || !batch->count)
-        return;
-    int error = mnw__numa_move(batch->addresses, status, batch->count, batch->target, own->everywhere);
-    for (size_t i = 0; !error && i < batch->count; i++) {
+    if (batch->moves && batch->count)
+        error = mnw__numa_move(batch->addresses, status, batch->count, batch->target, own->everywhere);
+    for (size_t i = 0; batch->moves && !error && i < batch->count; i++) {
         survey->scarce += status[i] == -ENOMEM;
         survey->shared += status[i] == -EACCES;
     }
     if (error == -EPERM)
         survey->shared += batch->count;
+    batch->count = 0;
 }
 
-static struct survey go_through(const struct mnw__rebalance *own, struct mnw_cache *cache, uint64_t extent, int target,
-                                bool moves) {
-    struct batch batch = {.target = target, .moves = moves};
-    struct survey survey = {0};
+/* The extent's pages that are in memory. The last of them stay in the batch. */
+static void gather(const struct mnw__rebalance *own, struct mnw_cache *cache, uint64_t extent, struct batch *batch,
+                   struct survey *survey) {
     uint64_t end = mnw__extent_end(&cache->pages, extent);
     for (uint64_t page = mnw__extent_first(&cache->pages, extent); page < end; page++) {
         if (mnw__page_state(mnw__page_load(&cache->pages, page)) != MNW__PAGE_PRESENT)
             continue;
-        batch.addresses[batch.count++] = (char *)cache->backing.alias + mnw__cache_page_offset(cache, page);
-        if (batch.count == BATCH) {
-            carry(own, &batch, &survey);
-            batch.count = 0;
-        }
+        batch->addresses[batch->count++] = (char *)cache->backing.alias + mnw__cache_page_offset(cache, page);
+        if (batch->count == BATCH)
+            carry(own, batch, survey);
     }
+}
+
+static struct survey go_through(const struct mnw__rebalance *own, struct mnw_cache *cache, const uint64_t *extents,
+                                unsigned count, int target, bool moves) {
+    struct batch batch = {.target = target, .moves = moves};
+    struct survey survey = {0};
+    for (unsigned i = 0; i < count; i++)
+        gather(own, cache, extents[i], &batch, &survey);
     carry(own, &batch, &survey);
     return survey;
 }
 
-/*
- * Without the right to move what is mapped twice, it must not be: the alias maps it, and the views are unmapped. Not
- * what the kernel says of each page counts (a folio moves with its first one), but where it lies afterwards.
- */
-static void move(struct mnw__rebalance *own, struct mnw_cache *cache, uint64_t extent, int target,
-                 const struct survey *before) {
-    if (!own->everywhere)
-        zap(own, cache, extent);
-    struct survey moving = go_through(own, cache, extent, target, true);
-    struct survey after = go_through(own, cache, extent, target, false);
-    uint64_t more = after.there > before->there ? after.there - before->there : 0;
-    own->bytes_left -= (double)(before->misplaced * cache->backing.page_bytes);
-    mnw__count(&cache->counters, MNW__PAGES_MOVED, mnw__min(more, before->misplaced));
+/* Not what the kernel says of each page counts (a folio moves with its first one), but where it lies afterwards. */
+static void unload(struct mnw__rebalance *own, struct mnw_cache *cache) {
+    struct load *load = &own->load;
+    if (!load->count)
+        return;
+    struct survey moving = go_through(own, cache, load->extents, load->count, load->target, true);
+    struct survey after = go_through(own, cache, load->extents, load->count, load->target, false);
+    uint64_t more = after.there > load->there ? after.there - load->there : 0;
+    mnw__count(&cache->counters, MNW__PAGES_MOVED, mnw__min(more, load->misplaced));
     mnw__count(&cache->counters, MNW__PAGES_UNMOVED, after.misplaced);
     mnw__count(&cache->counters, MNW__UNMOVED_SCARCE, mnw__min(moving.scarce, after.misplaced));
     mnw__count(&cache->counters, MNW__UNMOVED_SHARED, mnw__min(moving.shared, after.misplaced));
+    *load = (struct load){0};
+}
+
+/*
+ * To be moved with the next ones for that node. Without the right to move what is mapped twice it must not be, and goes
+ * alone, at once: the alias maps it, and the views are unmapped.
+ */
+static void move(struct mnw__rebalance *own, struct mnw_cache *cache, uint64_t extent, int target,
+                 const struct survey *before) {
+    struct load *load = &own->load;
+    if (load->target != target)
+        unload(own, cache);
+    load->target = target;
+    load->extents[load->count++] = extent;
+    load->there += before->there;
+    load->misplaced += before->misplaced;
+    own->bytes_left -= (double)(before->misplaced * cache->backing.page_bytes);
+    if (own->everywhere)
+        return;
+    zap(own, cache, extent);
+    unload(own, cache);
 }
 
 /* ---- a round ---- */
@@ -217,7 +250,7 @@ static bool settle(struct mnw__rebalance *own, struct mnw_cache *cache, uint64_t
         return true;
     if (own->is_behind) /* nor is this one asked for, round after round */
         return false;
-    struct survey before = go_through(own, cache, extent, target, false);
+    struct survey before = go_through(own, cache, &extent, 1, target, false);
     if (!before.misplaced)
         return true;
     own->eager = EAGER_ROUNDS;
@@ -235,13 +268,13 @@ static bool look_at(struct mnw__rebalance *own, struct mnw_cache *cache, struct 
     uint32_t votes = count_votes(sample, &target);
     if (votes == sample->votes_before)
         return ++sample->rounds == PATIENCE;
+    sample->rounds = 0;
     if (sample->zaps == 2)
         return settle(own, cache, extent, target);
     if (!may_zap(own, cache))
         return false;
     sample->votes_before = votes;
     sample->zaps = 2;
-    sample->rounds = 0;
     return !zap(own, cache, extent);
 }
 
@@ -254,14 +287,16 @@ static void look_at_samples(struct mnw__rebalance *own, struct mnw_cache *cache)
         if (look_at(own, cache, &samples->samples[i], extent))
             forget(samples, extent);
         else
-            own->is_active = true;
+            own->is_active |= samples->samples[i].rounds < FRESH;
     }
+    unload(own, cache);
 }
 
 /* The place in the table is the extent's, and its votes count from now on, before anybody can fault. */
 static bool begin(struct mnw__rebalance *own, struct mnw_cache *cache, uint64_t extent) {
     struct mnw__samples *samples = cache->samples;
     struct mnw__sample *sample = &samples->samples[extent % MNW__SAMPLES];
+    forget(samples, extent); /* whoever had it */
     for (int node = 0; node < MNW_NODES_MAX; node++)
         atomic_store_explicit(&sample->votes[node], 0, memory_order_relaxed);
     sample->zaps = 1;
@@ -276,8 +311,10 @@ static bool begin(struct mnw__rebalance *own, struct mnw_cache *cache, uint64_t 
     return false;
 }
 
+/* The place is free, or has waited for long enough. */
 static bool has_place(const struct mnw__samples *samples, uint64_t extent) {
-    return !atomic_load_explicit(&samples->sampled[extent % MNW__SAMPLES], memory_order_relaxed);
+    return !atomic_load_explicit(&samples->sampled[extent % MNW__SAMPLES], memory_order_relaxed) ||
+           samples->samples[extent % MNW__SAMPLES].rounds >= FRESH;
 }
 
 /* From where the last round ended, to the end of the cache; then from its beginning, but not at once. */
@@ -293,7 +330,7 @@ static void begin_samples(struct mnw__rebalance *own, struct mnw_cache *cache) {
         extent = mnw__words_next_extent(cache, extent, count);
         if (extent >= count)
             break;
-        if (!mnw__extent_load(&cache->pages, extent).present || ++seen % step)
+        if (!mnw__extent_load(&cache->pages, extent).present || is_sampled(cache, extent) || ++seen % step)
             continue;
         if (!has_place(samples, extent)) /* it is next: passed over, it might be so by each round that comes here */
             break;
@@ -315,8 +352,8 @@ static void refill(struct mnw__rebalance *own, const struct mnw_pool *pool) {
     uint64_t faults = pool->recency_faults_per_second;
     double seconds = (double)passed_ns / 1e9;
     own->refilled_ns = now_ns;
-    earn(&own->bytes_left, own->bytes_per_second, seconds,
-         mnw__max(own->bytes_per_second / BURST_SHARE, pool->extent_bytes));
+    /* What a second was not enough to notice, or a round took too long for, is made up for in the next one. */
+    earn(&own->bytes_left, own->bytes_per_second, seconds, own->bytes_per_second + pool->extent_bytes);
     earn(&own->zaps_left, faults, seconds, mnw__max(faults, pool->extent_bytes / pool->page_bytes));
 }
 

@@ -47,6 +47,7 @@ struct fake_config {
     bool kernel_sizes;     /* huge pages of real sizes; otherwise scaled down, for speed */
     uint64_t hugepages;    /* huge pages of the machine, each size */
     uint64_t exhausted_ns; /* how long the lack of memory lasts */
+    uint64_t move_ns;      /* how long a call takes that moves pages to another node, however few */
     uint64_t fault_ns_max; /* law 2: no fault may last longer */
     unsigned chance[FAKE_TROUBLES];
 };

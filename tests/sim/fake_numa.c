@@ -184,6 +184,8 @@ static int move_page(struct fake_file *file, uint64_t page, int node, bool every
 
 int mnw__numa_move(void *const *addresses, int *status, size_t count, int node, bool everywhere) {
     fake_call("move_pages to a node");
+    if (fake_config.move_ns)
+        fiber_sleep(fake_config.move_ns, "every CPU gives up its pages");
     if (everywhere && !fake_config.may_move_all)
         return -EPERM;
     if (check_nodes(MNW_NUMA_BIND, (uint64_t)1 << node))

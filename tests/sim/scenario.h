@@ -32,6 +32,8 @@ void world_move(uintptr_t from, size_t length, uintptr_t to);
 unsigned world_nodes(unsigned wanted);
 /* Pages that the kernel was asked for where they lie, so far; 0: this world does not count. */
 uint64_t world_asked_where(void);
+/* Each call that moves pages takes so long from now on. False: this world takes the time it takes. */
+bool world_move_slowly(uint64_t ns);
 /* mbind(MPOL_BIND) by a consumer, of a mapping of its own. */
 void world_mbind(uintptr_t address, size_t length, unsigned node);
 /* Can this backing be had here? If not, says why. */

@@ -75,6 +75,11 @@ uint64_t world_asked_where(void) {
     return fake_asked_where();
 }
 
+bool world_move_slowly(uint64_t ns) {
+    fake_config.move_ns = ns;
+    return true;
+}
+
 void world_mbind(uintptr_t address, size_t length, unsigned node) {
     fake_mbind(address, length, (int)node);
 }
