@@ -5,6 +5,7 @@
  * Owns the handlers of SIGBUS and SIGSEGV, and the huge pages it borrows: the pool is given back as it was, also
  * when the program fails.
  */
+#include "machine.h"
 #include "sim/scenario.h"
 
 #include "base/error.h"

@@ -39,9 +39,9 @@ ARCHITECTURES = {
     "arm64": Architecture("qemu-system-aarch64", ["-machine", "virt,gic-version=3", "-cpu", "max,pauth-impdef=on,sve=off"],
                           ("ttyAMA0", "ttyS0", "ttyS1"), "pci-serial"),
 }
-SLOWER = 5  # how many times longer than on the machine itself things may take
-BOOT_SECONDS = 120
-BETWEEN_SECONDS = 30  # from one job to the next
+SLOWER = 5  # how many times longer than on the machine itself things may take, when that does little else
+BOOT_SECONDS = 24  # this and the next one times as much
+BETWEEN_SECONDS = 6  # from one job to the next
 PR_SET_PDEATHSIG = 1
 HUGE_PAGE = "/sys/devices/system/node/node%d/hugepages/hugepages-2048kB/nr_hugepages"
 INIT = """#!/bin/sh
@@ -94,6 +94,7 @@ class Shape:
     distances: dict = dataclasses.field(default_factory=dict)  # (node, node): distance, in both directions
     disk_mib: int = 1024
     architecture: str = "amd64"
+    slower: int = SLOWER
 
     def about(self):
         return ARCHITECTURES[self.architecture]
@@ -144,7 +145,7 @@ def _initramfs(shape, jobs, files):
         made.bring(path)
     huge_pages = [SET_HUGE_PAGES % {"count": shape.huge_pages, "path": HUGE_PAGE % node, "node": node}
                   for node in range(shape.nodes)]
-    words = {**dict(zip(Guest.LINES, shape.about().terminals)), "slower": SLOWER, "modules": made.modules([*VIRTIO, "virtio_blk", *EXT4]),
+    words = {**dict(zip(Guest.LINES, shape.about().terminals)), "slower": shape.slower, "modules": made.modules([*VIRTIO, "virtio_blk", *EXT4]),
              "huge_pages": "\n".join(huge_pages) if shape.huge_pages else "    true"}
     made.write("/init", (INIT % words).encode())
     return made
@@ -204,7 +205,7 @@ class Guest:
 
     def _follow(self):
         """Reads all three lines until all is done, or QEMU closes them."""
-        self.deadline = time.monotonic() + BOOT_SECONDS
+        self.deadline = time.monotonic() + BOOT_SECONDS * self.shape.slower
         with selectors.DefaultSelector() as selector:
             for name, pipe in zip(self.LINES, self.pipes):
                 selector.register(pipe, selectors.EVENT_READ, name)
@@ -242,7 +243,7 @@ class Guest:
                 self.running.status, self.running.seconds = int(match[2]), now - self.started
                 self.ended(self.running)
                 self.running = None
-                self.deadline = now + BETWEEN_SECONDS
+                self.deadline = now + BETWEEN_SECONDS * self.shape.slower
             else:
                 raise GuestError(f"the guest {' '.join(words)}\n{self._explained()}")
 

@@ -31,13 +31,13 @@ def known_tests(build):
 class Test:
     """One test of the build folder, as a job for a guest."""
 
-    def __init__(self, about, build, architecture):
+    def __init__(self, about, build, architecture, slower):
         self.name = about["name"]
         self.output = b""
         self.word = None  # "ok", "skip" or "FAIL", once it has ended
         self.error = None
         # Meson runs tests in the build folder.
-        self.job = jobs.Job(about["cmd"], jobs.SLOWER * (about["timeout"] or 30), build, about["env"])
+        self.job = jobs.Job(about["cmd"], slower * (about["timeout"] or 30), build, about["env"])
         words = [os.path.join(build, word) for word in about["cmd"][1:]]
         self.files = [word for word in words if os.path.exists(word)]
         for folder in about["env"].get("LD_LIBRARY_PATH", "").split(":"):
@@ -114,6 +114,8 @@ def main():
     parser.add_argument("--arch", choices=debian.ARCHITECTURES, default="amd64", help="what the build folder is for (amd64)")
     parser.add_argument("--nodes", type=int, default=2, help="NUMA nodes (2)")
     parser.add_argument("--node-memory", type=int, default=1536, metavar="MIB", help="MiB per node (1536)")
+    parser.add_argument("--slower", type=int, default=jobs.SLOWER, metavar="N",
+                        help=f"how many times longer than on the machine itself things may take ({jobs.SLOWER}); more on a busy one")
     parser.add_argument("--minutes", type=int, help="begin none after so many (all are run)")
     parser.add_argument("--suite", action="append", help="the tests of this suite (live and guest); may be repeated")
     parser.add_argument("build", help="a build folder")
@@ -127,7 +129,7 @@ def main():
     unknown = set(chosen.names) - {about["name"] for about in found}
     if unknown or not found:
         parser.error(f"suite {' or '.join(suites)} of {chosen.build} has no test {', '.join(sorted(unknown))}")
-    tests = [Test(about, os.path.abspath(chosen.build), chosen.arch) for about in found
+    tests = [Test(about, os.path.abspath(chosen.build), chosen.arch, chosen.slower) for about in found
              if not chosen.names or about["name"] in chosen.names]
     print(f"Linux {debian.kernel(chosen.kernel, chosen.arch).release}, {chosen.nodes} nodes", flush=True)
     if chosen.arch != "amd64":
@@ -136,7 +138,8 @@ def main():
             tests.remove(test)
     jobs.end_in_order()
     tests = in_order(tests)
-    shape = jobs.Shape(chosen.kernel, chosen.nodes, node_mib=chosen.node_memory, architecture=chosen.arch)
+    shape = jobs.Shape(chosen.kernel, chosen.nodes, node_mib=chosen.node_memory, architecture=chosen.arch,
+                       slower=chosen.slower)
     if chosen.minutes:
         run_in_time(shape, tests, chosen.minutes)
     else:
