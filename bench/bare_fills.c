@@ -5,23 +5,24 @@
 
 #include <stdio.h>
 
-#define WAYS 8
+#define WAYS 13
 
 static const struct way {
     const char *name;
     enum fill_way way;
-    unsigned depth;
+    unsigned depth, threads;
 } ways[WAYS] = {
-    {"pread", FILL_PREAD, 0},     {"populate", FILL_POPULATE, 0}, {"sendfile", FILL_SENDFILE, 0},
-    {"io_uring", FILL_URING, 1},  {"io_uring", FILL_URING, 4},    {"io_uring", FILL_URING, 16},
-    {"io_uring", FILL_URING, 64}, {"minnow", FILL_MINNOW, 0},
+    {"pread", FILL_PREAD, 0, 1},       {"pread-twice", FILL_PREAD, 0, 2},
+    {"populate", FILL_POPULATE, 0, 1}, {"populate-twice", FILL_POPULATE, 0, 2},
+    {"beside", FILL_BESIDE, 0, 2},     {"sendfile", FILL_SENDFILE, 0, 1},
+    {"copy", FILL_COPY, 0, 1},         {"copy-twice", FILL_COPY, 0, 2},
+    {"io_uring", FILL_URING, 1, 1},    {"io_uring", FILL_URING, 4, 1},
+    {"io_uring", FILL_URING, 16, 1},   {"io_uring", FILL_URING, 64, 1},
+    {"minnow", FILL_MINNOW, 0, 1},
 };
 
-/* What minnow takes to fill a page of 1 GiB is told by handlers, beside those who do it by hand. */
 static bool fits(const struct way *way, enum area_kind kind) {
-    if (way->way == FILL_MINNOW)
-        return kind != AREA_1G;
-    return way->way != FILL_SENDFILE || kind == AREA_4K || kind == AREA_GRADED;
+    return (way->way != FILL_SENDFILE && way->way != FILL_COPY) || kind == AREA_4K || kind == AREA_GRADED;
 }
 
 static void measure(struct bench *bench, enum area_kind kind, const struct scratch *scratch) {
@@ -36,7 +37,7 @@ static void measure(struct bench *bench, enum area_kind kind, const struct scrat
             snprintf(names[count], sizeof(names[count]), "%s-%u-%s", ways[i].name, ways[i].depth, area_names[kind]);
         else
             snprintf(names[count], sizeof(names[count]), "%s-%s", ways[i].name, area_names[kind]);
-        fills[count] = (struct fill){.scratch = scratch, .kind = kind, .way = ways[i].way, .depth = ways[i].depth};
+        fills[count] = (struct fill){scratch, kind, ways[i].way, ways[i].depth, ways[i].threads};
         arms[count] = (struct bench_arm){.name = names[count],
                                          .unit = "MiB/s",
                                          .turn = fill_turn,

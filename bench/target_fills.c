@@ -6,15 +6,27 @@
 #include <stdio.h>
 
 static void measure(struct bench *bench, enum area_kind kind, double limit, const struct scratch *scratch) {
-    static const char *const names[] = {"pread into fresh pages", "pread into pages populated before",
-                                        "io_uring, 4 deep", "io_uring, 16 deep", "sendfile into the file"};
-    struct fill by_hand[] = {
-        {scratch, kind, FILL_PREAD, 0},  {scratch, kind, FILL_POPULATE, 0}, {scratch, kind, FILL_URING, 4},
-        {scratch, kind, FILL_URING, 16}, {scratch, kind, FILL_SENDFILE, 0},
+    /* Those that write come last: hugetlb files cannot be written to. */
+    static const char *const names[] = {"pread into fresh pages",
+                                        "the same in two threads",
+                                        "pread into pages populated before",
+                                        "populate and pread in two threads",
+                                        "pread beside a thread that populates",
+                                        "io_uring, 4 deep",
+                                        "io_uring, 16 deep",
+                                        "sendfile into the file",
+                                        "pread into a buffer and pwrite",
+                                        "pread into buffers and pwrite in two threads"};
+    enum { WAYS = 10, READING = 7 };
+    struct fill by_hand[WAYS] = {
+        {scratch, kind, FILL_PREAD, 0, 1},    {scratch, kind, FILL_PREAD, 0, 2},
+        {scratch, kind, FILL_POPULATE, 0, 1}, {scratch, kind, FILL_POPULATE, 0, 2},
+        {scratch, kind, FILL_BESIDE, 0, 2},   {scratch, kind, FILL_URING, 4, 1},
+        {scratch, kind, FILL_URING, 16, 1},   {scratch, kind, FILL_SENDFILE, 0, 1},
+        {scratch, kind, FILL_COPY, 0, 1},     {scratch, kind, FILL_COPY, 0, 2},
     };
-    struct fill by_minnow = {scratch, kind, FILL_MINNOW, 0};
-    /* hugetlb files cannot be written to. */
-    int best = fill_best_by_hand(bench, by_hand, kind == AREA_2M ? 4 : 5);
+    struct fill by_minnow = {.scratch = scratch, .kind = kind, .way = FILL_MINNOW};
+    int best = fill_best_by_hand(bench, by_hand, kind == AREA_2M ? READING : WAYS);
     if (best < 0) {
         bench_break(bench, NULL, "no loop by hand worked");
         return;
