@@ -35,6 +35,7 @@ struct bench {
     const char *benchmark; /* the one that runs */
     json_t *results;
     unsigned missed, broken, skipped;
+    bool partial;      /* interrupted before all was measured */
     uint64_t checksum; /* of the bytes that were read, result by result */
 };
 

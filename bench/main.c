@@ -110,7 +110,7 @@ static void print_head(const struct bench *bench, const json_t *fingerprint) {
 }
 
 static int status_of(const struct bench *bench, const struct comparison *comparison) {
-    if (interrupted())
+    if (bench->partial)
         return 128 + interrupted();
     if (bench->broken)
         return BENCH_BROKEN;
@@ -137,14 +137,15 @@ static json_t *measure_all(struct bench *bench, const char *const *names) {
         if (interrupted())
             json_array_append_new(unfinished, json_string(bench->benchmark));
     }
+    bench->partial = json_array_size(unfinished);
     snprintf(checksum, sizeof(checksum), "%016" PRIx64, bench->checksum);
     json_object_set_new(fingerprint, "seed", json_integer((json_int_t)bench->seed));
     json_object_set_new(fingerprint, "checksum", json_string(checksum));
     json_t *run = json_pack("{s:s, s:o, s:b, s:b, s:i, s:I, s:f, s:o, s:o}", "program", "minnow-bench", "fingerprint",
-                            fingerprint, "smoke", bench->smoke, "partial", interrupted() != 0, "repeat",
-                            (int)bench->repeat, "seed", (json_int_t)bench->seed, "seconds",
-                            (double)(clock_ns() - begin_ns) / 1e9, "benchmarks", which, "results", bench->results);
-    if (interrupted())
+                            fingerprint, "smoke", bench->smoke, "partial", bench->partial, "repeat", (int)bench->repeat,
+                            "seed", (json_int_t)bench->seed, "seconds", (double)(clock_ns() - begin_ns) / 1e9,
+                            "benchmarks", which, "results", bench->results);
+    if (bench->partial)
         json_object_set(run, "unfinished", unfinished);
     json_decref(unfinished);
     return run;
@@ -169,7 +170,7 @@ static int run_and_tell(struct bench *bench, const char *const *names, const cha
         if (!bench->smoke)
             snprintf(missed, sizeof(missed), "%u target%s missed", bench->missed, bench->missed == 1 ? "" : "s");
         printf("\n%s%s, %u results broken, %u skipped; %.1f s, checksum %016" PRIx64 "\n",
-               interrupted() ? "interrupted: this is a part; " : "", missed, bench->broken, bench->skipped,
+               bench->partial ? "interrupted: this is a part; " : "", missed, bench->broken, bench->skipped,
                json_number_value(json_object_get(run, "seconds")), bench->checksum);
         if (before)
             compare_print(&comparison);
@@ -288,7 +289,7 @@ static int report(int argc, const char **argv) {
     } else {
         json_t *runs = load_runs(context, &bench);
         result = runs ? write_report(output ? output : "minnow-bench.html", runs) : BENCH_USAGE;
-        if (!result && interrupted())
+        if (!result && bench.partial)
             result = 128 + interrupted();
         json_decref(runs);
     }
