@@ -193,7 +193,7 @@ struct mnw__daemon {
     struct mnw__daemon_counts counts;
 };
 
-/* "minnow: <text>" on stderr. */
+/* "minnow: <text>" on stderr; what a pipe or socket does not take at once is counted, and told with the next line. */
 void mnw__daemon_log(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* ---- loop.c ---- */

@@ -71,6 +71,8 @@ struct holder {
     bool ready, was_ready;      /* this worker; any */
     bool stopping, worker_stops;
     uint64_t started_ns, start_at_ns, kill_at_ns; /* 0: no */
+    int death;                                    /* the status of a worker that ended */
+    bool tells_death;                             /* it is still to be logged */
     unsigned quick_deaths;
     bool refusal_told; /* of workers that refused to start, one after the other */
     bool prefers_own;  /* the program on disk cannot read the worker's records; the one that we are could */
@@ -255,13 +257,21 @@ static void note_death(struct holder *holder, int status) {
     }
     bool killed = WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
     bool handed_over = WIFEXITED(status) && WEXITSTATUS(status) == MNW__SERVE_FINE && holder->ready;
-    if (!handed_over)
-        mnw__daemon_log("holder: the worker ended (%s %d); its consumers wait for the next one",
-                        WIFSIGNALED(status) ? "signal" : "status",
-                        WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+    holder->tells_death = !handed_over;
+    holder->death = status;
     bool lived = holder->ready && mnw__clock_ns() - holder->started_ns > PAUSE_MS * MS;
     holder->quick_deaths = killed || handed_over || lived ? 0 : holder->quick_deaths + 1;
     holder->start_at_ns = mnw__clock_ns() + (holder->quick_deaths > QUICK_DEATHS ? PAUSE_MS * MS : 0);
+}
+
+/* When the next one is under way: a log on a slow disk may take seconds, and consumers wait. */
+static void tell_death(struct holder *holder) {
+    if (!holder->tells_death)
+        return;
+    holder->tells_death = false;
+    mnw__daemon_log("holder: the worker ended (%s %d); its consumers wait for the next one",
+                    WIFSIGNALED(holder->death) ? "signal" : "status",
+                    WIFSIGNALED(holder->death) ? WTERMSIG(holder->death) : WEXITSTATUS(holder->death));
 }
 
 /* ---- the standby ---- */
@@ -476,6 +486,7 @@ static void hold(struct holder *holder) {
     struct pollfd wait[] = {{holder->signals, POLLIN, 0}, {holder->notify, POLLIN, 0}};
     while (holder->worker || !holder->stopping) {
         look_at_clock(holder);
+        tell_death(holder);
         if (poll(wait, 2, timeout_ms(holder)) <= 0)
             continue;
         if (wait[1].revents)

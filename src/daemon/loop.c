@@ -6,8 +6,10 @@
 #include "sys/thread.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -18,12 +20,26 @@
 
 enum { EVENTS_MAX = 64, LEAVE_MS = 20, SAVE_MS = 2000 };
 
+/* A pipe that nobody empties, or a full socket, takes nothing more. */
+static bool log_takes_more(void) {
+    struct pollfd wait = {.fd = STDERR_FILENO, .events = POLLOUT};
+    return poll(&wait, 1, 0) != 0;
+}
+
 void mnw__daemon_log(const char *format, ...) {
+    static _Atomic unsigned lost;
     char text[640];
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(text, sizeof(text), format, arguments);
     va_end(arguments);
+    if (!log_takes_more()) {
+        atomic_fetch_add(&lost, 1);
+        return;
+    }
+    unsigned before = atomic_exchange(&lost, 0);
+    if (before)
+        fprintf(stderr, "minnow: %u lines are missing here: they could not be written without waiting\n", before);
     fprintf(stderr, "minnow: %s\n", text);
 }
 

@@ -240,7 +240,8 @@ def sanitized():
 class Daemon:
     """`minnow serve` in a folder of its own."""
 
-    def __init__(self, command, images, arguments=(), config=None, budget="64M", environment=None, wait=True):
+    def __init__(self, command, images, arguments=(), config=None, budget="64M", environment=None, wait=True,
+                 stderr=None):
         self.folder = tempfile.TemporaryDirectory(prefix="minnow-daemon-")
         os.chmod(self.folder.name, 0o755)  # its worker may become another user
         self.path = os.path.join(self.folder.name, "socket")
@@ -258,7 +259,7 @@ class Daemon:
         for image, path in images.items():
             call += ["--image", f"{image}={path}"]
         self.process = subprocess.Popen(call + list(arguments), stdin=subprocess.DEVNULL, stdout=self.log,
-                                        stderr=self.log, env={**os.environ, **(environment or {})})
+                                        stderr=self.log if stderr is None else stderr, env={**os.environ, **(environment or {})})
         if wait:
             self.wait_ready()
 

@@ -117,6 +117,38 @@ class Survival(unittest.TestCase):
         longest, start = self.run_consumers(kill, OPTIONS.kills)
         self.assertLess(longest, ((KILL_LIMIT if STRICT else 5.0) + start) * SLOW)
 
+    def test_killed_while_nobody_reads_the_log(self):
+        """The log is a pipe that is full: nobody waits for whoever should read it."""
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        with self.assertRaises(BlockingIOError):
+            while True:
+                os.write(writing, bytes(4096))
+        os.set_blocking(writing, True)
+        image = peer.make_image(self.folder.name, MEGABYTES)
+        with peer.Daemon(OPTIONS.command, {"disk": image}, stderr=writing) as daemon:
+            consumers = Consumers(daemon, 1)
+            for process in consumers.processes:
+                self.addCleanup(process.kill)
+            for _ in range(3):
+                pid = daemon.kill_worker()
+                daemon.wait_worker(pid)
+            result, = consumers.finish()
+            self.assertEqual(result["wrong"], 0)
+            self.assertGreater(result["reads"], 0)
+            os.set_blocking(reading, False)
+            with self.assertRaises(BlockingIOError):
+                while True:
+                    os.read(reading, 65536)
+            os.set_blocking(reading, True)
+            daemon.kill_worker()
+            said = b""
+            while b"the worker ended" not in said:
+                said += os.read(reading, 65536)
+            self.assertIn(b"lines are missing here", said)
+        os.close(reading)
+        os.close(writing)
+
     def test_killed_again_while_it_takes_over(self):
         """The second kill comes at any moment of the start of the next worker."""
         chance = random.Random(3)
