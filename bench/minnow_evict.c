@@ -15,7 +15,6 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define PAGE      4096
 #define EXTENT    (64 << 10) /* minnow's, of small pages */
 #define LENGTH    (2 * MIB)
 #define LEFT      (LENGTH / 4) /* what the lower budget holds */
@@ -82,7 +81,7 @@ static double evict_by_minnow(struct eviction *eviction, unsigned many, struct b
         uint64_t took_ns = clock_ns() - begin_ns, extents = evicted_so_far(eviction) - before;
         if (!error && extents >= (LENGTH - LEFT) / EXTENT)
             ns = (double)took_ns / (double)extents;
-        else
+        else if (!error)
             snprintf(turn->why, sizeof(turn->why), "%" PRIu64 " extents were evicted", extents);
     }
     if (isnan(ns) && !turn->why[0])
