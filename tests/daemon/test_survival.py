@@ -37,8 +37,9 @@ MEGABYTES = 32
 # On hugetlb a writable view keeps its whole image in memory: nothing would be evicted, and nothing fault any more.
 WRITABLE = 0 if OPTIONS.backing.startswith("hugetlb") else 0.3
 SLOW = 10 if peer.sanitized() else 1
-# Seconds. The machine may be busy with other tests: a stall is measured best when nothing else runs.
-KILL_LIMIT, HANDOVER_LIMIT = 0.250, 0.050
+# Seconds. The machine may be busy with other tests: a stall is measured best when nothing else runs (STRICT). Else it is
+# compared with what only somebody who hangs takes.
+KILL_LIMIT, HANDOVER_LIMIT, BUSY_LIMIT = 0.250, 0.050, 15
 STRICT = os.environ.get("MINNOW_STRICT") == "1"
 
 
@@ -115,7 +116,7 @@ class Survival(unittest.TestCase):
             self.daemon.wait_worker(pid)
 
         longest, start = self.run_consumers(kill, OPTIONS.kills)
-        self.assertLess(longest, ((KILL_LIMIT if STRICT else 5.0) + start) * SLOW)
+        self.assertLess(longest, ((KILL_LIMIT if STRICT else BUSY_LIMIT) + start) * SLOW)
 
     def test_killed_while_nobody_reads_the_log(self):
         """The log is a pipe that is full: nobody waits for whoever should read it."""
@@ -170,7 +171,7 @@ class Survival(unittest.TestCase):
             self.daemon.wait_worker(pid)
 
         longest, _ = self.run_consumers(hand_over, OPTIONS.handovers)
-        self.assertLess(longest, (HANDOVER_LIMIT if STRICT else 5.0) * SLOW)
+        self.assertLess(longest, (HANDOVER_LIMIT if STRICT else BUSY_LIMIT) * SLOW)
 
     def test_no_handover_to_what_would_not_start(self):
         """A broken configuration is found while the old worker goes on."""
