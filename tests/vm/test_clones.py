@@ -20,10 +20,19 @@ class Clone(Machine):
         self.console = Console(os.path.join(folder, f"serial-clone-{number}"))
         self.started = time.monotonic()
 
+    def pid(self):
+        """Of its QEMU, as minnow-restore says when the guest runs."""
+        number = self.name.rsplit("-", maxsplit=1)[1]
+        deadline = time.monotonic() + self.timeout
+        while time.monotonic() < deadline:
+            with open(self.log_path, encoding="utf-8", errors="replace") as log:
+                if said := re.search(rf"guest {number} \(process (\d+)\)", log.read()):
+                    return int(said.group(1))
+            time.sleep(0.01)
+        raise AssertionError(f"minnow-restore does not name the process of guest {number}")
+
     def view_kib(self):
-        with open(self.log_path, encoding="utf-8", errors="replace") as log:
-            number = self.name.rsplit("-", maxsplit=1)[1]
-            return view_kib(int(re.search(rf"guest {number} \(process (\d+)\)", log.read()).group(1)))
+        return view_kib(self.pid())
 
     def end(self):
         self.console.close()
