@@ -28,6 +28,7 @@ const struct benchmark benchmarks[] = {
     {"range-continue", "bare", "UFFDIO_CONTINUE of 1 to 1,024 pages", bench_range_continue},
     {"operations", "bare", "zap, punch, promote, poison, write-protect", bench_operations},
     {"fills", "bare", "ways to bring a file into fresh pages", bench_fills},
+    {"depths", "bare", "reading a file from its disk, direct and cold, with 1 to 256 reads in flight", bench_depths},
     {"working-set", "minnow", "scans and random reads, the store 1 to 8 times the budget", bench_working_set},
     {"reclaim-latency", "minnow", "how long single reads take while memory is reclaimed", bench_reclaim_latency},
     {"restart", "minnow", "opening and reading a store whose cache was kept", bench_restart},

@@ -45,6 +45,7 @@ void bench_nodes(struct bench *bench);
 void bench_range_continue(struct bench *bench);
 void bench_operations(struct bench *bench);
 void bench_fills(struct bench *bench);
+void bench_depths(struct bench *bench);
 
 /* minnow: the library over what it depends on. */
 void bench_working_set(struct bench *bench);
