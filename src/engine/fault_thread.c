@@ -17,6 +17,9 @@
 #include <errno.h>
 #include <stdio.h>
 
+/* A disk gains that far from single pages asked for at once (minnow-bench depths). */
+#define READS_IN_FLIGHT_DEFAULT 128
+
 #define TAGS_MAX 64
 /* Batches of all the views that have events, before the thread looks who else has; each gets one at least. */
 #define BATCHES_MAX 16
@@ -299,7 +302,7 @@ static int start(struct mnw__fault_thread *thread, unsigned index, const struct 
     char name[16];
     thread->timer_ns = UINT64_MAX;
     thread->watch_ns = mnw__clock_ns() + WATCH_IDLE_NS;
-    thread->fill_count = options->reads_in_flight ? options->reads_in_flight : 128;
+    thread->fill_count = options->reads_in_flight ? options->reads_in_flight : READS_IN_FLIGHT_DEFAULT;
     /* Whole pages of their own: what malloc() gives may lie on any node. */
     thread->fills = mnw__memory_reserve(fills_bytes(thread));
     thread->latency = mnw__memory_reserve(sizeof(*thread->latency));
