@@ -193,6 +193,11 @@ void mnw__view_record_again(struct mnw_client *client, struct mnw_client_view *v
 void mnw__view_lose(struct mnw_client_view *view, int reason);
 /* Locked, client's thread: ends the faults that wait in a lost view. */
 void mnw__view_bury(struct mnw_client_view *view);
+/*
+ * Of a child, whose descriptor this is: every page that is not mapped is SIGBUS. While it changes its mapping, it waits
+ * for its events to be read.
+ */
+void mnw__child_bar(int uffd, uintptr_t address, size_t length, size_t page_bytes);
 
 /* ---- range.c ---- */
 

@@ -3,6 +3,7 @@
 
 #include "base/bits.h"
 #include "client/client.h"
+#include "client/minder.h"
 #include "sys/packet.h"
 #include "sys/process.h"
 #include "sys/uffd.h"
@@ -11,6 +12,7 @@
 #include <pthread.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -28,16 +30,29 @@ static struct mnw__followed *all; /* lock */
 
 /* ---- one question after the other, in a process of one thread ---- */
 
-/* Sends it, again if the daemon was restarted meanwhile, until the answer comes. Its status, or how the link broke. */
-static int ask(int link, struct mnw__wire_packet *packet, enum mnw__wire_type type, size_t body_bytes, int fd) {
+/* What came along; at most one is wanted. */
+static void take_descriptors(const struct mnw__socket_received *received, int *wanted) {
+    for (unsigned i = 0; i < received->fd_count; i++)
+        if (wanted && *wanted < 0)
+            *wanted = received->fds[i];
+        else
+            close(received->fds[i]);
+}
+
+/*
+ * Sends it, again if the daemon was restarted meanwhile, until the answer comes. Its status, or how the link broke.
+ * `taken` NULL: no descriptor is wanted.
+ */
+static int ask(int link, struct mnw__wire_packet *packet, enum mnw__wire_type type, size_t body_bytes, int fd,
+               int *taken) {
     struct mnw__wire_packet question = *packet;
     size_t bytes = mnw__wire_seal(&question, type, type, body_bytes);
     struct mnw__socket_received received;
     int error = mnw__socket_send(link, &question, bytes, &fd, fd >= 0);
     for (unsigned others = 0; !error && others < OTHERS_MAX; others++) {
         error = mnw__socket_receive(link, packet, sizeof(*packet), &received);
-        for (unsigned i = 0; !error && i < received.fd_count; i++)
-            close(received.fds[i]); /* what OPEN brings is mapped already */
+        if (!error) /* it may be another answer, to what was asked twice */
+            take_descriptors(&received, packet->header.request == (uint32_t)type ? taken : NULL);
         if (!error && !received.bytes)
             return -ECONNRESET;
         if (!error && (received.cut || mnw__wire_check_answer(packet, received.bytes, received.fd_count)))
@@ -62,7 +77,7 @@ static int greet(const struct mnw_client *client) {
     packet.hello.features = MNW__WIRE_SETTLED;
     int status = client->lost_after_ms ? mnw__socket_set_patience(link, client->lost_after_ms) : 0;
     if (!status)
-        status = ask(link, &packet, MNW__WIRE_HELLO, sizeof(packet.hello), -1);
+        status = ask(link, &packet, MNW__WIRE_HELLO, sizeof(packet.hello), -1, NULL);
     if (!status && packet.hello_answer.version != MNW__WIRE_VERSION)
         status = -EPROTONOSUPPORT;
     if (!status && packet.hello_answer.features & MNW__WIRE_SETTLED)
@@ -173,15 +188,9 @@ struct settling {
     unsigned flags; /* of ATTACH */
     bool is_asked;
     int error; /* of asking: nothing is known to be kept */
+    int end;   /* to be minded */
     struct group group;
 };
-
-/* Ours, made because the daemon of our birth was lost. The last of them must not be closed before the mapping is. */
-enum { OWN_MAX = 64 };
-static struct {
-    unsigned count;
-    int fds[OWN_MAX];
-} own;
 
 static void close_part(uintptr_t start, uintptr_t end) {
     mprotect((void *)start, end - start, PROT_NONE);
@@ -192,23 +201,128 @@ static int open_uffd(const struct mnw_client_view *view) {
     return fd == -EPERM ? mnw__uffd_open(view->features & ~(uint64_t)MNW__UFFD_EVENT_FORK) : fd;
 }
 
-/* 0 once the daemon has said that it keeps every child of before. */
-static int await_daemon(const struct mnw_client *client) {
-    struct patience patience = new_patience(client);
-    int link;
-    while ((link = greet(client)) < 0)
-        if (!wait_on(&patience, link))
-            return link;
-    close(link);
-    return 0;
+/* ---- what is ours already: we need duplicates ---- */
+
+/* Two pages where nobody else has any, of which the first is watched: by this we are known. */
+struct mark {
+    uintptr_t address;
+    size_t page_bytes;
+    int uffd;
+};
+
+/* Not by the C library, as it is with advice. */
+static int map_somewhere(struct mark *mark) {
+    for (unsigned bits = 46; bits > 30; bits--) {
+        uintptr_t at;
+        if (getrandom(&at, sizeof(at), 0) != sizeof(at))
+            return -EAGAIN;
+        at = mnw__align_down(at & (((uintptr_t)1 << bits) - 1), mark->page_bytes) | (uintptr_t)1 << (bits - 1);
+        if ((uintptr_t)syscall(SYS_mmap, at, 2 * mark->page_bytes, PROT_READ | PROT_WRITE,
+                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0) == at) {
+            mark->address = at;
+            return 0;
+        }
+    }
+    return -ENOMEM;
 }
+
+/* The userfaultfd goes first: nobody then waits for its events to be read. */
+static void remove_mark(const struct mark *mark) {
+    if (mark->uffd >= 0)
+        mnw__uffd_close(mark->uffd);
+    if (mark->address)
+        syscall(SYS_munmap, mark->address, 2 * mark->page_bytes);
+}
+
+static int make_mark(struct mark *mark) {
+    *mark = (struct mark){.page_bytes = (size_t)sysconf(_SC_PAGESIZE), .uffd = mnw__uffd_open(0)};
+    int error = mark->uffd < 0 ? mark->uffd : map_somewhere(mark);
+    if (!error)
+        error = mnw__uffd_register(mark->uffd, mark->address, mark->page_bytes, MNW__UFFD_MODE_MISSING, NULL);
+    if (error)
+        remove_mark(mark);
+    return error;
+}
+
+/* What a daemon has of ours, before it is known whether we got all of it. */
+struct claimed {
+    int end;
+    unsigned count;
+    int uffds[MNW__MINDED_MAX];
+};
+
+static void give_up(struct claimed *claimed) {
+    while (claimed->count)
+        mnw__uffd_close(claimed->uffds[--claimed->count]);
+    if (claimed->end >= 0)
+        close(claimed->end);
+    claimed->end = -1;
+}
+
+/* -ENOENT: that was the last. */
+static int claim_one(int link, const struct mark *mark, struct claimed *claimed) {
+    struct mnw__wire_packet packet;
+    int uffd = -1;
+    packet.claim = (struct mnw__wire_claim){mark->address, mark->page_bytes};
+    int error = ask(link, &packet, MNW__WIRE_CLAIM, sizeof(packet.claim), -1, &uffd);
+    if (error && uffd >= 0)
+        close(uffd);
+    if (error)
+        return error;
+    claimed->uffds[claimed->count++] = uffd;
+    return claimed->count < MNW__MINDED_MAX ? 0 : -EMFILE;
+}
+
+static int claim_all(int link, const struct mark *mark, struct claimed *claimed) {
+    struct mnw__wire_packet packet;
+    int error = ask(link, &packet, MNW__WIRE_END, 0, -1, &claimed->end);
+    while (!error)
+        error = claim_one(link, mark, claimed);
+    if (error == -ENOENT)
+        return 0;
+    give_up(claimed);
+    return error;
+}
+
+static int mind(struct settling *settling, const struct claimed *claimed) {
+    const struct mnw_client_view *view = settling->view;
+    int error = settling->end = mnw__minder_add_end(claimed->end);
+    if (error >= 0 && mnw__minder_add_file(view->device, view->inode, view->page_bytes))
+        error = -EMFILE;
+    for (unsigned i = 0; i < claimed->count; i++) {
+        int result = mnw__minder_add(claimed->uffds[i], settling->end);
+        error = error < 0 ? error : result;
+    }
+    return error < 0 ? error : 0;
+}
+
+/* 0 once the daemon has said that it keeps every child of before, and we have what it keeps of ours. */
+static int await_daemon(struct settling *settling) {
+    const struct mnw_client *client = settling->view->client;
+    struct patience patience = new_patience(client);
+    struct claimed claimed = {.end = -1};
+    struct mark mark;
+    int error = make_mark(&mark);
+    if (error)
+        return error;
+    do {
+        int link = greet(client);
+        error = link < 0 ? link : claim_all(link, &mark, &claimed);
+        if (link >= 0)
+            close(link);
+    } while (error && wait_on(&patience, error));
+    remove_mark(&mark);
+    return error ? error : mind(settling, &claimed);
+}
+
+/* ---- what was lost: served anew ---- */
 
 static int attach(const struct settling *settling, const struct group *group, int link) {
     const struct mnw_client_view *view = settling->view;
     const struct mnw__image *image = view->image;
     struct mnw__wire_packet packet;
     memcpy(packet.open.name, image->name, sizeof(packet.open.name));
-    int status = ask(link, &packet, MNW__WIRE_OPEN, sizeof(packet.open), -1);
+    int status = ask(link, &packet, MNW__WIRE_OPEN, sizeof(packet.open), -1, NULL); /* it is mapped already */
     if (status)
         return status;
     if (packet.open_answer.device != view->device || packet.open_answer.inode != view->inode)
@@ -223,7 +337,7 @@ static int attach(const struct settling *settling, const struct group *group, in
                                               .address = group->start,
                                               .length = mnw__min(length, whole - group->offset),
                                               .offset = group->offset};
-    status = ask(link, &packet, MNW__WIRE_ATTACH, sizeof(packet.attach), group->uffd);
+    status = ask(link, &packet, MNW__WIRE_ATTACH, sizeof(packet.attach), group->uffd, NULL);
     return status == -EBUSY ? 0 : status; /* it was done, and the answer lost */
 }
 
@@ -238,8 +352,10 @@ static void serve_anew(const struct settling *settling, const struct group *grou
         if (link >= 0)
             close(link);
     } while (error && error != -ESTALE && wait_on(&patience, error));
-    if (error &&
-        (!view->has_poison || mnw__uffd_bar(group->uffd, group->start, group->end - group->start, view->page_bytes)))
+    if (!error)
+        return;
+    mnw__minder_abandon(group->uffd);
+    if (!view->has_poison || mnw__uffd_bar(group->uffd, group->start, group->end - group->start, view->page_bytes))
         close_part(group->start, group->end);
 }
 
@@ -249,11 +365,9 @@ static void end_group(struct settling *settling) {
         return;
     if (group->start == group->end) {
         mnw__uffd_close(group->uffd);
-    } else if (own.count == OWN_MAX) {
+    } else if (mnw__minder_add(group->uffd, settling->end)) {
         close_part(group->start, group->end);
-        mnw__uffd_close(group->uffd);
     } else {
-        own.fds[own.count++] = group->uffd;
         serve_anew(settling, group);
     }
     group->uffd = -1;
@@ -272,8 +386,8 @@ static int begin_group(struct settling *settling, const struct mnw__own_mapping 
 }
 
 /*
- * What is watched after the daemon has said that it keeps every child of before, stays watched: -EBUSY. What is not,
- * we have just made ours. What is neither would be zeros.
+ * What is watched after the daemon has said that it keeps every child of before, stays watched: -EBUSY; by what we have
+ * a duplicate of, even when nobody else has. What is not, we have just made ours. What is neither would be zeros.
  */
 static void settle_part(struct settling *settling, const struct mnw__own_mapping *part) {
     struct group *group = &settling->group;
@@ -283,7 +397,8 @@ static void settle_part(struct settling *settling, const struct mnw__own_mapping
                                    MNW__UFFD_MODE_MISSING | MNW__UFFD_MODE_MINOR, NULL);
     if (error == -EINVAL)
         return; /* no such memory: without /proc we can be wrong */
-    if (settling->error || (error && error != -EBUSY))
+    bool is_kept = error == -EBUSY && mnw__minder_watches(part->start, part->end - part->start);
+    if (settling->error || (error && !is_kept))
         close_part(part->start, part->end);
     else if (!error && group->start == group->end)
         *group = (struct group){group->uffd, part->start, part->end, part->offset};
@@ -296,7 +411,7 @@ static void take_mapping(void *context, const struct mnw__own_mapping *mapping) 
     if (!is_view(settling->view, mapping))
         return;
     if (!settling->is_asked)
-        settling->error = await_daemon(settling->view->client);
+        settling->error = await_daemon(settling);
     settling->is_asked = true;
     settle_part(settling, mapping);
 }
@@ -309,9 +424,17 @@ static uint32_t flags_of(const struct mnw_client_view *view) {
     return flags;
 }
 
+static void close_if_view(void *unused, const struct mnw__own_mapping *mapping) {
+    (void)unused;
+    for (const struct mnw__followed *followed = all; followed; followed = followed->next)
+        if (is_view(followed->view, mapping)) {
+            close_part(mapping->start, mapping->end);
+            return;
+        }
+}
+
 static void settle_all(void) {
-    while (own.count)
-        close(own.fds[--own.count]); /* the parent's */
+    mnw__minder_begin();
     for (struct mnw__followed *followed = all; followed; followed = followed->next) {
         if (!stands_for_others(followed))
             continue;
@@ -319,6 +442,9 @@ static void settle_all(void) {
         for_parts(take_mapping, &settling);
         end_group(&settling);
     }
+    /* The descriptors are closed then, and what they watched is closed first. */
+    if (mnw__minder_start())
+        for_parts(close_if_view, NULL);
 }
 
 /* ---- around fork(2) ---- */

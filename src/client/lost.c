@@ -25,17 +25,15 @@
 
 /* ---- lost ---- */
 
-/* Of a child, whose descriptor this is: every page that is not mapped is SIGBUS. While it changes its mapping, it waits
- * for its events to be read. */
-static void bar_child(int uffd, const struct mnw_client_view *view) {
+void mnw__child_bar(int uffd, uintptr_t address, size_t length, size_t page_bytes) {
     struct mnw__uffd_event event;
     for (unsigned tries = 0; tries < EAGAIN_TRIES; tries++) {
-        if (mnw__uffd_bar(uffd, view->address, view->length, view->page_bytes) != -EAGAIN)
+        if (mnw__uffd_bar(uffd, address, length, page_bytes) != -EAGAIN)
             return;
         if (mnw__uffd_read(uffd, &event, 1) <= 0)
             mnw__sleep_ns(EAGAIN_PAUSE_NS);
         else if (event.kind == MNW__UFFD_EV_FORK) {
-            mnw__uffd_bar(event.fd, view->address, view->length, view->page_bytes);
+            mnw__uffd_bar(event.fd, address, length, page_bytes);
             mnw__uffd_close(event.fd);
         }
     }
@@ -44,7 +42,7 @@ static void bar_child(int uffd, const struct mnw_client_view *view) {
 static void bury_one(const struct mnw_client_view *view, const struct mnw__uffd_event *event) {
     int64_t done;
     if (event->kind == MNW__UFFD_EV_FORK) {
-        bar_child(event->fd, view);
+        mnw__child_bar(event->fd, view->address, view->length, view->page_bytes);
         mnw__uffd_close(event->fd);
     }
     if (event->kind != MNW__UFFD_EV_FAULT)

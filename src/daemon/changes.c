@@ -168,7 +168,7 @@ int mnw__changes_adopt_child(struct mnw__daemon *daemon, struct mnw__session *se
         .size = sizeof(options),
         .uffd = uffd,
         .flags = record->flags | MNW_VIEW_FORKED,
-        .cookie = ++daemon->last_key,
+        .cookie = mnw__views_cookie(daemon, (uid_t)(record->user - 1)),
         .ranges = ranges,
         .range_count = count,
     };

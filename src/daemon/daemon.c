@@ -178,6 +178,7 @@ void mnw__daemon_close(struct mnw__daemon *daemon) {
     for (unsigned i = 0; i < daemon->pool_count; i++)
         if (mnw_pool_close(daemon->pools[i].pool))
             mnw__daemon_log("closing pool '%s': %s", daemon->pools[i].config->name, mnw_error());
+    mnw__claims_close(daemon);
     mnw__holding_remove(&daemon->holding, "state");
     mnw__holding_remove(&daemon->holding, MNW__HOLDING_CONFIG);
     if (daemon->owns_socket) {

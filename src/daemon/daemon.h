@@ -62,13 +62,14 @@ struct mnw__daemon_view {
     struct mnw__daemon_image *image;
     struct mnw_view *view; /* while ATTACHED or DETACHING */
     enum mnw__view_phase phase;
-    bool is_child; /* made by fork(2) of the consumer: it stays until its process is gone */
+    bool is_child;   /* made by fork(2) of the consumer: it stays until its process is gone */
+    bool is_claimed; /* a child that has asked for its descriptor */
     bool is_recording;
     bool is_ending;   /* to be closed when it is saved */
     unsigned changes; /* MNW_VIEW_CHANGED_*, that came while a lane had it */
     unsigned refused; /* children that could not be served */
     int record;       /* index; -1: none */
-    uint64_t cookie;  /* in the library's events */
+    uint64_t cookie;  /* in the library's events; of mnw__views_cookie() */
     uint64_t seen;    /* in daemon->ticks: its last event; 0: none */
     uint64_t closing; /* in daemon->ticks: since when it is DETACHING */
     uint32_t id, flags;
@@ -168,6 +169,7 @@ struct mnw__daemon {
     struct mnw__holding holding;
     struct mnw__state state;
     int epoll, listener, signals;
+    int ends[2];      /* of the pipe by which children see our end, and our holder's */
     bool owns_socket; /* we, or a worker before us, made the listening socket's file, which is: */
     struct mnw__socket_file socket_file;
     struct mnw__source listener_source, signals_source, finished_source;
@@ -294,6 +296,11 @@ unsigned mnw__views_saving(const struct mnw__daemon *daemon);
 /* How the holder calls its descriptor: that of a child can be told from others without its record. */
 void mnw__views_fdname(const struct mnw__daemon *daemon, int record, char name[MNW__STATE_FDNAME_BYTES]);
 int mnw__views_take_record(struct mnw__daemon *daemon, struct mnw__daemon_view *view);
+/* A new one. It says whose the view is: its children have it too, and it is known when their parent is not any more. */
+uint64_t mnw__views_cookie(struct mnw__daemon *daemon, uid_t user);
+static inline uid_t mnw__views_user(const struct mnw__daemon_view *view) {
+    return (uid_t)(view->cookie >> 32);
+}
 /* Tells the peer that a view is served no more. */
 void mnw__views_tell_detached(struct mnw__session *session, uint32_t id, int reason);
 /* Frees a record of a view, and the holder's descriptor. */
@@ -316,6 +323,14 @@ void mnw__changes_end_adoption(struct mnw__daemon *daemon);
 void mnw__changes_settle(struct mnw__work *work);
 /* Once a turn: goes on with that. */
 void mnw__changes_go_on(struct mnw__daemon *daemon);
+
+/* ---- claims.c ---- */
+
+/* Takes over what children wait for, or makes it. */
+int mnw__claims_open(struct mnw__daemon *daemon);
+void mnw__claims_close(struct mnw__daemon *daemon);
+void mnw__claims_handle(struct mnw__session *session, const struct mnw__wire_packet *packet);
+void mnw__claims_handle_end(struct mnw__session *session, const struct mnw__wire_packet *packet);
 
 /* ---- ranges.c ---- */
 

@@ -161,6 +161,12 @@ static void dispatch(struct mnw__session *session, const struct mnw__wire_packet
     case MNW__WIRE_REPLAY:
         mnw__prefetch_handle_replay(session, packet);
         break;
+    case MNW__WIRE_CLAIM:
+        mnw__claims_handle(session, packet);
+        break;
+    case MNW__WIRE_END:
+        mnw__claims_handle_end(session, packet);
+        break;
     default: /* the check lets no other through */
         break;
     }

@@ -52,7 +52,7 @@ struct mnw__record_view {
     uint32_t id, flags;
     uint32_t is_child; /* made by fork(2): its session may be over */
     uint32_t is_recording, page_bytes;
-    uint32_t reserved;
+    uint32_t user;                    /* whose, plus 1; 0: nobody knows */
     uint64_t address, length, offset; /* as it was attached; where it lies now: see the ranges */
 };
 

@@ -52,29 +52,10 @@ static void end(struct mnw__daemon *daemon, struct mnw__stray *stray) {
     free(stray);
 }
 
-/* Of what size its pages are nobody knows any more: the kernel refuses too small ones. */
-static void bar(int fd, uintptr_t address) {
-    static const size_t page_bytes[] = {4096, 16384, 65536, 2 << 20, 1 << 30};
-    int error = -EINVAL;
-    for (size_t i = 0; error == -EINVAL && i < mnw__array_count(page_bytes); i++) {
-        int64_t done;
-        error = mnw__uffd_poison(fd, mnw__align_down(address, page_bytes[i]), page_bytes[i], 0, &done);
-    }
-    /*
-     * Mapped or barred already, or its mapping changes: it looks again. The address is the one that it waits with, and
-     * this size is right for waking whatever its page is. That of the last call need not be: a change is told of before
-     * the size is looked at.
-     */
-    if (error) {
-        size_t kernel_page_bytes = (size_t)sysconf(_SC_PAGESIZE);
-        mnw__uffd_wake(fd, mnw__align_down(address, kernel_page_bytes), kernel_page_bytes);
-    }
-}
-
 static void take_event(struct mnw__daemon *daemon, struct mnw__stray *stray, const struct mnw__uffd_event *event) {
     switch (event->kind) {
     case MNW__UFFD_EV_FAULT:
-        bar(stray->fd, event->address);
+        mnw__uffd_bar_fault(stray->fd, event->address);
         break;
     case MNW__UFFD_EV_FORK:
         stray->waits |= is_full(daemon);
@@ -110,13 +91,6 @@ _Static_assert(offsetof(struct mnw__stray, source) == 0, "stray_ready counts on 
 
 static bool is_gone(int fd) {
     return mnw__uffd_is_one_mapping(fd, LOW_ADDRESS, LOW_BYTES) == -ESRCH;
-}
-
-/* How large address spaces are depends on the machine: the kernel refuses what leaves them. */
-static void wake_all(int fd) {
-    int error = -EINVAL;
-    for (unsigned bits = 57; error == -EINVAL && bits > 30; bits--)
-        error = mnw__uffd_wake(fd, LOW_ADDRESS, ((uintptr_t)1 << bits) - (1 << 16) - LOW_ADDRESS);
 }
 
 /*
@@ -163,7 +137,7 @@ bool mnw__strays_add(struct mnw__daemon *daemon, int fd, const char *name) {
         mnw__daemon_log("a child of a consumer is not %s: %s", watched ? "watched" : "kept",
                         strerror(watched ? -watched : -kept));
     /* Who waits already has faulted for an owner that is gone, which may have read of it. */
-    wake_all(fd);
+    mnw__uffd_wake_all(fd);
     return true;
 }
 

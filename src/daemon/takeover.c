@@ -220,6 +220,9 @@ int mnw__takeover(struct mnw__daemon *daemon) {
     int error = fd < 0 ? -ENOENT : mnw__state_adopt(&daemon->state, fd);
     if (error == -ESTALE && daemon->holding.has_choice)
         return error; /* nothing was taken from the holder yet */
+    int no_ends = mnw__claims_open(daemon);
+    if (no_ends)
+        return no_ends;
     if (error) {
         if (fd >= 0) {
             mnw__daemon_log("%s: starting afresh", mnw__fail_message());

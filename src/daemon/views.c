@@ -50,6 +50,7 @@ int mnw__views_take_record(struct mnw__daemon *daemon, struct mnw__daemon_view *
     record->image = (uint32_t)view->image->record;
     record->is_child = is_counted_child(view);
     record->page_bytes = view->image->page_bytes;
+    record->user = (uint32_t)mnw__views_user(view) + 1;
     record->id = view->id;
     record->flags = view->flags & MNW_VIEW_WRITE;
     record->address = view->address;
@@ -58,6 +59,10 @@ int mnw__views_take_record(struct mnw__daemon *daemon, struct mnw__daemon_view *
     mnw__state_set_ranges(state, (unsigned)index, NULL, 0);
     view->record = index;
     return 0;
+}
+
+uint64_t mnw__views_cookie(struct mnw__daemon *daemon, uid_t user) {
+    return (uint64_t)user << 32 | (uint32_t)++daemon->last_key;
 }
 
 /* ---- the list of a session ---- */
@@ -88,7 +93,7 @@ static struct mnw__daemon_view *add(struct mnw__session *session, struct mnw__da
                                       .session = session,
                                       .image = image,
                                       .record = -1,
-                                      .cookie = ++session->daemon->last_key,
+                                      .cookie = mnw__views_cookie(session->daemon, session->peer.uid),
                                       .id = attach->view,
                                       .flags = attach->flags,
                                       .address = attach->address,

@@ -7,6 +7,7 @@
  */
 #include "sys/uffd.h"
 
+#include "base/bits.h"
 #include "base/error.h"
 
 #include <errno.h>
@@ -338,6 +339,35 @@ int mnw__uffd_waiting(int fd, uint64_t *pending, uint64_t *total) {
         return -EINVAL; /* not a userfaultfd */
     }
     return 0;
+}
+
+void mnw__uffd_bar_fault(int fd, uintptr_t address) {
+    static const size_t page_bytes[] = {4096, 16384, 65536, 2 << 20, 1 << 30};
+    int error = -EINVAL;
+    for (size_t i = 0; error == -EINVAL && i < mnw__array_count(page_bytes); i++) {
+        int64_t done;
+        error = mnw__uffd_poison(fd, mnw__align_down(address, page_bytes[i]), page_bytes[i], 0, &done);
+    }
+    /*
+     * The address is the one that it waits with, and this size is right for waking whatever its page is. That of the
+     * last call need not be: a change is told of before the size is looked at.
+     */
+    if (error) {
+        size_t kernel_page_bytes = (size_t)sysconf(_SC_PAGESIZE);
+        mnw__uffd_wake(fd, mnw__align_down(address, kernel_page_bytes), kernel_page_bytes);
+    }
+}
+
+/* Below every mapping; the kernel wants no lower one. Whole pages, whatever the kernel's are. */
+#define LOW_ADDRESS 0x10000
+
+/* How large address spaces are depends on the machine: the kernel refuses what leaves them. */
+int mnw__uffd_wake_all(int fd) {
+    int error = -EINVAL;
+    for (unsigned bits = 57; error == -EINVAL && bits > 30; bits--) {
+        error = mnw__uffd_wake(fd, LOW_ADDRESS, ((uintptr_t)1 << bits) - (1 << 16) - LOW_ADDRESS);
+    }
+    return error;
 }
 
 /* A page that cannot be read, made once; low enough that no length from there leaves the address space. */

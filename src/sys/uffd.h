@@ -157,6 +157,14 @@ int mnw__uffd_read(int fd, struct mnw__uffd_event *events, int count);
 int mnw__uffd_read_nowait(int fd, struct mnw__uffd_event *events, int count);
 
 /*
+ * For whoever knows nothing of a descriptor but its events: the page of this fault is SIGBUS. Of what size it is, the
+ * kernel is asked. What is mapped or barred already, or changes just now, is looked at again by whoever waits there.
+ */
+void mnw__uffd_bar_fault(int fd, uintptr_t address);
+/* Whoever waits, wherever: events that an owner has read who is gone are told again. 0, or -errno. */
+int mnw__uffd_wake_all(int fd);
+
+/*
  * Is the range inside one mapping that a userfaultfd watches? 1: yes; 0: no; -EAGAIN: the mapping is being changed, and
  * the event is unread; or another errno. Not for hugetlb.
  */

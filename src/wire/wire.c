@@ -35,6 +35,8 @@ static const struct shape requests[] = {
     [MNW__WIRE_BUDGET] = {"BUDGET", BODY(budget), 0, 0, 0},
     [MNW__WIRE_RECORD] = {"RECORD", BODY(working_set), 0, 0, 0},
     [MNW__WIRE_REPLAY] = {"REPLAY", BODY(working_set), 0, 0, 0},
+    [MNW__WIRE_CLAIM] = {"CLAIM", BODY(claim), 0, 0, 1},
+    [MNW__WIRE_END] = {"END", 0, 0, 0, 1},
 };
 
 static const struct shape events[] = {
@@ -125,6 +127,14 @@ static int check_working_set(const struct mnw__wire_packet *packet, const char *
     return 0;
 }
 
+/* Twice its length is looked at. */
+static int check_claim(const struct mnw__wire_claim *claim, const char *what) {
+    if (!claim->length || claim->length > UINT32_MAX || claim->address > UINT64_MAX - 2 * claim->length)
+        return mnw__fail(-EINVAL, "%s: there is nothing at address 0x%llx, %llu bytes long", what,
+                         (unsigned long long)claim->address, (unsigned long long)claim->length);
+    return 0;
+}
+
 static int check_body(const struct mnw__wire_packet *packet, const char *what) {
     switch (packet->header.type) {
     case MNW__WIRE_HELLO:
@@ -151,8 +161,10 @@ static int check_body(const struct mnw__wire_packet *packet, const char *what) {
     case MNW__WIRE_RECORD:
     case MNW__WIRE_REPLAY:
         return check_working_set(packet, what);
+    case MNW__WIRE_CLAIM:
+        return check_claim(&packet->claim, what);
     default:
-        return 0; /* CANCEL, UNPIN: any cookie may be asked for */
+        return 0; /* CANCEL, UNPIN: any cookie may be asked for; END asks for nothing else */
     }
 }
 

@@ -37,6 +37,8 @@ enum mnw__wire_type {
     MNW__WIRE_BUDGET = 13,
     MNW__WIRE_RECORD = 14,         /* start or end recording the working set of a view */
     MNW__WIRE_REPLAY = 15,         /* prefetch the image's working set; EVENT_PREFETCH when it ends */
+    MNW__WIRE_CLAIM = 16,          /* a child asks for its own userfaultfds: the answer carries one */
+    MNW__WIRE_END = 17,            /* answer carries a descriptor that hangs up when nothing is kept any more */
     MNW__WIRE_EVENT_PREFETCH = 64, /* from the daemon, unasked; request is 0 */
     MNW__WIRE_EVENT_RESTARTED = 65,
     MNW__WIRE_EVENT_DETACHED = 66, /* the daemon no longer serves a view */
@@ -174,6 +176,10 @@ struct mnw__wire_working_set { /* RECORD (view, action), REPLAY (image, cookie);
     uint64_t cookie; /* REPLAY: as of PREFETCH */
 };
 
+struct mnw__wire_claim {
+    uint64_t address, length; /* so many bytes there are watched by some userfaultfd, and as many behind them are not */
+};
+
 struct mnw__wire_event_prefetch {
     int32_t result;
     uint32_t image;
@@ -208,6 +214,7 @@ struct mnw__wire_packet {
         struct mnw__wire_text_answer text_answer;
         struct mnw__wire_budget budget;
         struct mnw__wire_working_set working_set;
+        struct mnw__wire_claim claim;
         struct mnw__wire_event_prefetch event_prefetch;
         struct mnw__wire_event_restarted event_restarted;
         struct mnw__wire_event_detached event_detached;

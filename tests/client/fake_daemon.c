@@ -29,7 +29,8 @@ struct session {
 struct view {
     int uffd; /* 0: free */
     int session;
-    uint32_t id;
+    uint32_t id; /* 0: a child's */
+    bool is_claimed;
     uint64_t address, length, offset;
 };
 
@@ -40,6 +41,7 @@ static struct view views[VIEWS];
 static unsigned session_count;
 static unsigned char *alias;
 static bool *filled;
+static int ends[2];
 
 /* ---- the child: faults ---- */
 
@@ -85,6 +87,7 @@ static void serve_view(struct view *view) {
             *child = *view;
             child->uffd = events[i].fd;
             child->id = 0;
+            child->is_claimed = false;
             atomic_fetch_add(&self->shared->forks, 1);
             if (atomic_load(&self->shared->lose_forks))
                 drop_view(child); /* as a daemon does that dies with it */
@@ -124,6 +127,17 @@ static int attach(int session, const struct mnw__wire_attach *attach, int uffd) 
                                  .length = attach->length,
                                  .offset = attach->offset};
     return 0;
+}
+
+/* By what it has watched where nobody else has anything. */
+static int claimed(const struct mnw__wire_claim *claim) {
+    for (unsigned i = 0; i < VIEWS; i++)
+        if (views[i].uffd && !views[i].id && !views[i].is_claimed &&
+            mnw__uffd_is_one_mapping(views[i].uffd, claim->address, claim->length) == 1) {
+            views[i].is_claimed = true;
+            return dup(views[i].uffd);
+        }
+    return -1;
 }
 
 static int text_of(const char *text, size_t length) {
@@ -186,6 +200,12 @@ static int carry_out(int session, const struct mnw__wire_packet *in, int uffd, s
         *fd = text_of((const char *)alias, (size_t)(in->range.length / self->page_bytes));
         out->text_answer.bytes = in->range.length / self->page_bytes;
         *bytes = sizeof(out->text_answer);
+        return 0;
+    case MNW__WIRE_CLAIM:
+        *fd = claimed(&in->claim);
+        return *fd < 0 ? -ENOENT : 0;
+    case MNW__WIRE_END:
+        *fd = dup(ends[0]);
         return 0;
     default:
         return 0;
@@ -303,7 +323,7 @@ static void run(struct fake *fake) {
     size_t length = (size_t)(fake->size_bytes + fake->page_bytes - 1) & ~(size_t)(fake->page_bytes - 1);
     alias = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, fake->backing, 0);
     filled = calloc(length / fake->page_bytes, sizeof(*filled)); /* a new daemon proves nothing: it fills all again */
-    if (alias == MAP_FAILED || !filled)
+    if (alias == MAP_FAILED || !filled || pipe2(ends, O_CLOEXEC))
         abort();
     while (getppid() == fake->parent) /* PR_SET_PDEATHSIG would look at the thread that forked */
         turn();

@@ -487,6 +487,32 @@ static void stopped(void) {
     check(child_status(pid) == 0);
 }
 
+static unsigned count_descriptors(void) {
+    unsigned count = 0;
+    for (int number = 0; number < 1024; number++)
+        count += fcntl(number, F_GETFD) >= 0;
+    return count;
+}
+
+/* Everybody who served it is killed: a child, whose parent has ended and which has closed all it could, and its own. */
+static void widowed(void) {
+    unsigned char *at = map_private();
+    unsigned before = count_descriptors();
+    char byte;
+    check(right(at, 1, 1));
+    if (fork())
+        return;
+    check(count_descriptors() <= before && !close_range(3, ~0u, 0));
+    check(right(at, 0, 30) && write(STDOUT_FILENO, "*", 1) == 1 && read(STDIN_FILENO, &byte, 1) == 1);
+    check(touch(at + 200 * PAGE) == SIGBUS && right(at, 0, 30));
+    pid_t pid = fork();
+    if (!pid)
+        _exit(touch(at + 201 * PAGE) && touch(at + 200 * PAGE) && touch(at + 29 * PAGE) != SIGBUS ? 0 : 1);
+    check(child_status(pid) == 0 && touch(at + 201 * PAGE) == SIGBUS);
+    check(!munmap(at + 100 * PAGE, 50 * PAGE) && touch(at + 99 * PAGE) == SIGBUS);
+    check(write(STDOUT_FILENO, "o", 1) == 1);
+}
+
 int main(int argc, char **argv) {
     static const struct {
         const char *name;
@@ -495,7 +521,7 @@ int main(int argc, char **argv) {
                   {"remap", remap},           {"dontneed", dontneed}, {"remove", remove_pages}, {"punch", punch},
                   {"syscalls", system_calls}, {"fork", forked},       {"follow", followed},     {"exec", execute},
                   {"library", library},       {"threads", threads},   {"memfd", memfd},         {"others", others},
-                  {"slowly", slowly},         {"forks", forks},       {"stopped", stopped}};
+                  {"slowly", slowly},         {"forks", forks},       {"stopped", stopped},     {"widowed", widowed}};
     struct stat status;
     alarm(50);
     if (argc != 3)

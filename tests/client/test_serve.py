@@ -7,6 +7,7 @@ The guest is a program that knows nothing of minnow; it maps a file full of 0xff
 import argparse
 import os
 import pathlib
+import select
 import signal
 import subprocess
 import sys
@@ -129,6 +130,74 @@ class Run(unittest.TestCase):
         _, errors = guest.communicate("x", timeout=60)
         self.assertEqual((guest.returncode, errors), (0, ""), self.daemon.read_log())
 
+    def kill_all(self, worker, holder_first=False):
+        """When it returns, nobody listens any more."""
+        self.daemon.process.kill()
+        if holder_first:
+            self.daemon.process.wait()
+        ends = os.pidfd_open(worker)
+        os.kill(worker, signal.SIGKILL)
+        select.select([ends], [], [])
+        os.close(ends)
+        self.daemon.process.wait()
+
+    def widow(self, before):
+        self.need_poison()
+        if os.geteuid():
+            self.skipTest("EVENT_FORK takes CAP_SYS_PTRACE")
+        guest = subprocess.Popen([OPTIONS.command, "run", "--socket", self.daemon.path, "--map", f"{self.file}=img",
+                                  "--follow-fork", "--", OPTIONS.guest, "widowed", self.file], stdin=subprocess.PIPE,
+                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.assertEqual(guest.stdout.read(1), "*")
+        self.assertEqual(guest.wait(60), 0)
+        before(guest, self.daemon.worker())
+        again = self.start_again()  # who forks asks a daemon
+        try:
+            out, errors = guest.communicate("x", timeout=60)
+        finally:
+            again.terminate()
+            again.wait(30)
+        self.assertEqual((out, errors), ("o", ""))
+
+    def start_again(self):
+        return subprocess.Popen([OPTIONS.command, "serve", "--socket", self.daemon.path, "--budget", "4M", "--image",
+                                 f"img={self.folder / 'store'}"], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def test_children_survive_kills_and_then_nobody_is_left(self):
+        """Holder and worker die together, after a restart: what a child has not touched is SIGBUS, never zeros."""
+        def disturb(_, worker):
+            self.daemon.kill_worker()
+            self.daemon.wait_worker(worker, asked=False)
+            self.kill_all(self.daemon.worker())
+        self.widow(disturb)
+
+    def wait_stopped(self, pid):
+        until = time.monotonic() + 30
+        while True:
+            states = set()
+            for task in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{task}/stat", encoding="ascii") as file:
+                    states.add(file.read().rsplit(")", 1)[1].split()[0])
+            if states == {"T"}:
+                return
+            self.assertLess(time.monotonic(), until)
+            time.sleep(0.001)
+
+    def test_a_child_that_waits_when_nobody_is_left(self):
+        def disturb(guest, worker):
+            os.kill(worker, signal.SIGSTOP)
+            self.wait_stopped(worker)
+            guest.stdin.write("x")
+            guest.stdin.flush()
+            time.sleep(0.1)  # it waits by then, most often
+            self.kill_all(worker)
+        self.widow(disturb)
+
+    def test_a_child_when_the_holder_is_killed_first(self):
+        def disturb(_, worker):
+            self.kill_all(worker, holder_first=True)
+        self.widow(disturb)
+
     def forking(self, disturb):
         """Children of children too, and some that outlive their parents; every byte that they read is compared."""
         self.need_poison()
@@ -178,13 +247,8 @@ class Run(unittest.TestCase):
         """Holder and worker die together: whoever touches a page that was not mapped gets SIGBUS, never zeros."""
         guest = self.start("slowly", stdout=subprocess.PIPE)
         self.assertEqual(guest.stdout.read(1), "*")
-        worker = self.daemon.worker()
-        self.daemon.process.kill()
-        os.kill(worker, signal.SIGKILL)
-        self.daemon.process.wait()
-        path = self.daemon.path
-        again = subprocess.Popen([OPTIONS.command, "serve", "--socket", path, "--budget", "4M", "--image",
-                                  f"img={self.folder / 'store'}"], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.kill_all(self.daemon.worker())
+        again = self.start_again()
         try:
             self.end(guest, -signal.SIGBUS)
         finally:

@@ -455,6 +455,61 @@ class Peers(unittest.TestCase):
         """)
         self.assertEqual(done, "")
 
+    def claim(self, session, address, length=4096):
+        return session.ask(peer.CLAIM, struct.pack("=QQ", address, length))
+
+    def test_claims(self):
+        """A child's userfaultfd is for processes of its user that know what it has watched, and for one of them."""
+        if os.getuid() != 0 or not peer.offered() & peer.POISON:
+            self.skipTest("following forks takes UFFDIO_POISON, and EVENT_FORK takes CAP_SYS_PTRACE")
+        session = self.peer()
+        for address, length in ((0, 0), (1 << 63, 1 << 63), (4096, 1 << 32)):
+            self.assertEqual(self.claim(session, address, length).status, -errno.EINVAL)
+        opened = session.open("disk")
+        address = peer.map_private(opened.fd, 1 << 20)
+        uffd = peer.userfaultfd(peer.FEATURES | peer.EVENT_FORK | peer.POISON)
+        self.assertEqual(session.attach(opened.image, 1, address, 1 << 20, 0, uffd).status, 0)
+        last = address + (1 << 20) - peer.PAGE
+        self.assertEqual(self.claim(session, last).status, -errno.ENOENT)  # it is no child's
+        gate, opener = os.pipe()
+        child = os.fork()
+        if not child:
+            os.close(opener)
+            os.read(gate, 1)
+            os._exit(0)
+        self.assertEqual(session.ask(HELLO, struct.pack("=II", peer.VERSION, 1) + name("x")).status, 0)  # it is known
+        self.assertEqual(self.as_nobody(f"""
+        answer = session.ask(peer.CLAIM, struct.pack("=QQ", {last}, 4096))
+        assert answer.status == -2, answer
+        """), "")
+        for nearly in (address, last - peer.PAGE, last + peer.PAGE, last - 1):
+            answer = self.claim(session, nearly)
+            self.assertEqual((answer.status, answer.fds), (-errno.ENOENT, []))
+        found = self.claim(session, last).fds
+        with open(f"/proc/self/fdinfo/{found[0]}", encoding="ascii") as file:
+            self.assertIn("pending:", file.read())
+        self.assertFalse(os.path.sameopenfile(found[0], uffd))
+        self.assertEqual(self.claim(session, last).status, -errno.ENOENT)  # somebody has it
+        os.close(opener)
+        os.waitpid(child, 0)
+        os.close(found[0])
+        session.detach(1)
+        peer.unmap(uffd, address, 1 << 20)
+
+    def test_end(self):
+        """It cannot be written, outlives a worker, and says when the daemon has gone."""
+        daemon = peer.Daemon(COMMAND, {"disk": os.path.join(self.folder.name, "image-1")})
+        self.addCleanup(daemon.close)
+        with peer.Peer(daemon.path) as session:
+            end, = session.ask(peer.END).fds
+            self.assertRaises(OSError, os.write, end, b"x")
+            daemon.kill_worker()
+            session.wait_event(peer.EVENT_RESTARTED)
+            self.assertRaises(BlockingIOError, os.read, end, 1)
+        daemon.stop()
+        self.assertEqual(os.read(end, 1), b"")
+        os.close(end)
+
     def test_strangers(self):
         if os.getuid() != 0:
             self.skipTest("only root can become somebody else")

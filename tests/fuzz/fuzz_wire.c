@@ -9,6 +9,7 @@
 #include "fuzz/fake_minnow.h"
 #include "fuzz/fuzz.h"
 
+#include "base/bits.h"
 #include "base/error.h"
 #include "daemon/daemon.h"
 
@@ -46,7 +47,9 @@ static const uint16_t bodies[] = {0,
                                   sizeof(struct mnw__wire_range),
                                   sizeof(struct mnw__wire_budget),
                                   sizeof(struct mnw__wire_working_set),
-                                  sizeof(struct mnw__wire_working_set)};
+                                  sizeof(struct mnw__wire_working_set),
+                                  sizeof(struct mnw__wire_claim),
+                                  0};
 
 static void set_up(void) {
     struct mnw__config *config = mnw__config_new();
@@ -61,6 +64,7 @@ static void set_up(void) {
         daemon_.images[i] =
             (struct mnw__daemon_image){.config = &config->images[i], .pool = &daemon_.pools[0], .record = -1};
     demand(!mnw__state_create(&daemon_.state) && !mnw__finished_open(&daemon_.finished), "no memfd");
+    daemon_.ends[0] = daemon_.state.fd; /* any will do */
     demand(!mnw__lane_open(&daemon_.quick, "q", 0, &daemon_.finished) &&
                !mnw__lane_open(&daemon_.slow, "s", 0, &daemon_.finished),
            "no lanes");
@@ -169,6 +173,12 @@ static void fill_body(void) {
         packet->working_set.image = (uint32_t)field();
         packet->working_set.cookie = field();
         break;
+    case MNW__WIRE_CLAIM:
+        packet->claim.address = bytes_field();
+        packet->claim.length = bytes_field();
+        break;
+    case MNW__WIRE_END:
+        break;
     default:
         fill_range(&packet->range);
     }
@@ -176,7 +186,7 @@ static void fill_body(void) {
 
 static void send_whole(struct mnw__session *session, uint8_t type) {
     memset(&fake.packet, 0, sizeof(fake.packet));
-    type = (uint8_t)(1 + type % 15);
+    type = (uint8_t)(1 + type % (mnw__array_count(bodies) - 1));
     fake.packet.header.type = type;
     fill_body();
     size_t bytes = sizeof(fake.packet.header) + bodies[type];
