@@ -52,7 +52,8 @@ static int ask(int link, struct mnw__wire_packet *packet, enum mnw__wire_type ty
     for (unsigned others = 0; !error && others < OTHERS_MAX; others++) {
         error = mnw__socket_receive(link, packet, sizeof(*packet), &received);
         if (!error) /* it may be another answer, to what was asked twice */
-            take_descriptors(&received, packet->header.request == (uint32_t)type ? taken : NULL);
+            take_descriptors(&received,
+                             packet->header.request == (uint32_t)type && packet->header.type == type ? taken : NULL);
         if (!error && !received.bytes)
             return -ECONNRESET;
         if (!error && (received.cut || mnw__wire_check_answer(packet, received.bytes, received.fd_count)))

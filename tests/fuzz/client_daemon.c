@@ -5,6 +5,7 @@
  */
 #include "fuzz/client_world.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <linux/memfd.h>
 #include <minnow/minnow.h>
@@ -161,6 +162,10 @@ static size_t say_yes(struct mnw__wire_packet *packet, const struct world_reques
         *file = FILE_IMAGE;
         packet->text_answer.bytes = field(to->range.length / WORLD_PAGE);
         return sizeof(packet->text_answer);
+    case MNW__WIRE_CLAIM:
+    case MNW__WIRE_END:
+        *file = FILE_TEXT; /* any descriptor */
+        return 0;
     default:
         return 0;
     }
@@ -179,6 +184,8 @@ static size_t answer(struct mnw__wire_packet *packet, int *fds, unsigned *fd_cou
     const struct world_request *to = &world.sent[(world.sent_count - 1 - choice % known) % WORLD_SENT];
     if (fake_byte() >= 224)
         return fail(packet, to->header.type, to->header.request);
+    if (to->header.type == MNW__WIRE_CLAIM && fake_byte() % 4 == 0)
+        return mnw__wire_seal_failure(packet, MNW__WIRE_CLAIM, to->header.request, -ENOENT, "there is nothing left");
     enum file file = FILES;
     size_t bytes = mnw__wire_seal(packet, to->header.type, to->header.request, say_yes(packet, to, &file));
     if (file != FILES)

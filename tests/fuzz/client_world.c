@@ -4,6 +4,7 @@
 
 #include "base/bits.h"
 #include "base/error.h"
+#include "client/minder.h"
 #include "sys/backing.h"
 #include "sys/packet.h"
 #include "sys/poller.h"
@@ -365,7 +366,7 @@ int mnw__uffd_probe(struct mnw__uffd_probe *probe) {
     return world_fails() ? mnw__fail(-EPERM, "as the input wants it") : 0;
 }
 int mnw__uffd_open(uint64_t features) {
-    demand(features & MNW__UFFD_EVENT_UNMAP, "a userfaultfd that tells of no unmapping");
+    demand(!features || features & MNW__UFFD_EVENT_UNMAP, "a userfaultfd that tells of no unmapping");
     return world_fails() ? mnw__fail(-EPERM, "as the input wants it") : fake_fd();
 }
 void mnw__uffd_close(int fd) {
@@ -401,6 +402,46 @@ int mnw__uffd_poison(int fd, uintptr_t start, size_t length, unsigned flags, int
 int mnw__uffd_zeropage(int fd, uintptr_t start, size_t length, unsigned flags, int64_t *done) {
     return mnw__uffd_poison(fd, start, length, flags, done);
 }
+/* ---- what a child minds ---- */
+
+static int minded[MNW__MINDED_MAX];
+static unsigned minded_count;
+
+void mnw__minder_begin(void) {
+    demand(!minded_count, "descriptors are minded by nobody");
+}
+int mnw__minder_add_end(int fd) {
+    demand(!close(fd), "the daemon's end is closed twice");
+    return world_fails() ? -EMFILE : 0;
+}
+int mnw__minder_add(int uffd, int end) {
+    demand(end == 0, "minded until no end");
+    if (minded_count < MNW__MINDED_MAX && !world_fails()) {
+        minded[minded_count++] = uffd;
+        return 0;
+    }
+    mnw__uffd_close(uffd);
+    return -EMFILE;
+}
+int mnw__minder_add_file(uint64_t device, uint64_t inode, size_t page_bytes) {
+    (void)device;
+    (void)inode;
+    demand(page_bytes, "a file without pages");
+    return world_fails() ? -EMFILE : 0;
+}
+void mnw__minder_abandon(int uffd) {
+    demand(fcntl(uffd, F_GETFD) >= 0, "abandons what is closed");
+}
+bool mnw__minder_watches(uintptr_t start, size_t length) {
+    demand(start && length, "nothing is watched");
+    return minded_count && fake_byte() % 2;
+}
+int mnw__minder_start(void) {
+    while (minded_count)
+        mnw__uffd_close(minded[--minded_count]);
+    return world_fails() ? -EAGAIN : 0;
+}
+
 /* A fault, or a child; never two at once. */
 int mnw__uffd_read(int fd, struct mnw__uffd_event *events, int count) {
     const struct mnw_client *client = world.client;
