@@ -368,6 +368,7 @@ static int64_t watch_own(struct peer_side *side, const void *argument) {
 static void test_own_memory(void **state) {
     (void)state;
     struct pair world;
+    peer_need_poison(); /* without it the reader waits */
     pair_open(&world, MNW_BACKING_SHMEM, 4 * MIB, 2 * MIB);
     struct mnw_view *view = peer_attach(&world.peers[0], world.bed.cache, &(struct peer_mapping){.length = MIB});
     assert_int_equal(peer_do(&world.peers[0], watch_own, "", 1), 0);
