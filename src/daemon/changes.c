@@ -39,16 +39,8 @@ static void link_child(struct mnw__daemon *daemon, struct mnw__daemon_view *view
     daemon->child_count++;
 }
 
-static void unlink_from(struct mnw__daemon_view **list, const struct mnw__daemon_view *view) {
-    for (struct mnw__daemon_view **link = list; *link; link = &(*link)->next)
-        if (*link == view) {
-            *link = view->next;
-            return;
-        }
-}
-
 void mnw__changes_orphan(struct mnw__daemon *daemon, struct mnw__daemon_view *view) {
-    unlink_from(&view->session->views, view);
+    mnw__views_unlink(&view->session->views, view);
     view->session = NULL;
     view->next = daemon->orphans;
     daemon->orphans = view;

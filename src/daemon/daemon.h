@@ -296,6 +296,8 @@ unsigned mnw__views_saving(const struct mnw__daemon *daemon);
 /* How the holder calls its descriptor: that of a child can be told from others without its record. */
 void mnw__views_fdname(const struct mnw__daemon *daemon, int record, char name[MNW__STATE_FDNAME_BYTES]);
 int mnw__views_take_record(struct mnw__daemon *daemon, struct mnw__daemon_view *view);
+/* Takes it out of a session's list, or out of the orphans'. */
+void mnw__views_unlink(struct mnw__daemon_view **list, const struct mnw__daemon_view *view);
 /* A new one. It says whose the view is: its children have it too, and it is known when their parent is not any more. */
 uint64_t mnw__views_cookie(struct mnw__daemon *daemon, uid_t user);
 static inline uid_t mnw__views_user(const struct mnw__daemon_view *view) {

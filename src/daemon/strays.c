@@ -10,7 +10,6 @@
  */
 #include "daemon/daemon.h"
 
-#include "base/bits.h"
 #include "sys/thread.h"
 #include "sys/uffd.h"
 
@@ -18,7 +17,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <unistd.h>
 
 /* One stray's events at a time; how often it is asked whether its process is gone; so many are forked here. */
 enum { BATCHES = 8, WATCH_MS = 1000, STRAYS_MAX = 1024 };

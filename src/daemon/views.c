@@ -74,7 +74,7 @@ static struct mnw__daemon_view *find(const struct mnw__session *session, uint32_
     return NULL;
 }
 
-static void unlink_from(struct mnw__daemon_view **list, const struct mnw__daemon_view *view) {
+void mnw__views_unlink(struct mnw__daemon_view **list, const struct mnw__daemon_view *view) {
     for (struct mnw__daemon_view **link = list; *link; link = &(*link)->next)
         if (*link == view) {
             *link = view->next;
@@ -109,7 +109,7 @@ static struct mnw__daemon_view *add(struct mnw__session *session, struct mnw__da
 
 static void free_view(struct mnw__daemon *daemon, struct mnw__daemon_view *view) {
     struct mnw__session *session = view->session;
-    unlink_from(session ? &session->views : &daemon->orphans, view);
+    mnw__views_unlink(session ? &session->views : &daemon->orphans, view);
     if (session && !view->is_child) {
         session->view_count--;
         session->view_bytes -= view->length;
