@@ -102,6 +102,20 @@ static void plan_block(struct mnw__readahead *readahead, uint64_t page, struct m
     plan->block_pages = (uint32_t)mnw__min(pages, readahead->page_count - plan->block);
 }
 
+/*
+ * May `page` end a progression of three? Seldom; and what is in the history is as random as the faults that came to
+ * it, so that each branch on it would be foreseen wrongly half of the time. Without one it is a few vector operations.
+ */
+static bool may_end_progression(const struct mnw__readahead *readahead, uint64_t page) {
+    uint64_t any = 0;
+    for (unsigned i = 0; i < MNW__READAHEAD_HISTORY; i++) {
+        uint64_t first = 2 * readahead->history[i] - (page + 1);
+        for (unsigned j = 0; j < MNW__READAHEAD_HISTORY; j++)
+            any |= readahead->history[j] == first;
+    }
+    return any;
+}
+
 static bool is_older_in_history(const struct mnw__readahead *readahead, unsigned age, uint64_t noted) {
     for (unsigned older = age + 1; older <= MNW__READAHEAD_HISTORY; older++)
         if (history_at(readahead, older) == noted)
@@ -115,6 +129,8 @@ static bool is_older_in_history(const struct mnw__readahead *readahead, unsigned
  */
 static int64_t find_stride(const struct mnw__readahead *readahead, uint64_t page) {
     int64_t best = 0;
+    if (!may_end_progression(readahead, page))
+        return 0;
     for (unsigned age = 1; age < MNW__READAHEAD_HISTORY; age++) {
         uint64_t middle = history_at(readahead, age);
         int64_t stride = (int64_t)(page + 1 - middle);
