@@ -121,17 +121,27 @@ int mnw_cache_stats(struct mnw_cache *cache, struct mnw_stats *stats, size_t siz
     return copy_out(stats, size, &now, "mnw_cache_stats");
 }
 
+static void add_latency(struct mnw_node_latency *latency, const struct mnw__latency *from) {
+    uint64_t before = latency->map.count;
+    mnw__histogram_merge(&latency->map, &from->first);
+    latency->queue.buckets[mnw__histogram_bucket(0)] += latency->map.count - before;
+    latency->queue.count += latency->map.count - before;
+    mnw__histogram_merge(&latency->total, &from->first);
+    mnw__histogram_merge(&latency->queue, &from->queue);
+    mnw__histogram_merge(&latency->map, &from->map);
+    mnw__histogram_merge(&latency->total, &from->total);
+    mnw__histogram_merge(&latency->fill, &from->fill);
+    mnw__histogram_merge(&latency->map, &from->filled_map);
+    mnw__histogram_merge(&latency->total, &from->filled_total);
+}
+
 static bool collect_latency(struct mnw_pool *pool, int node, struct mnw_node_latency *latency) {
     bool any = false;
     memset(latency, 0, sizeof(*latency));
     for (unsigned i = 0; i < pool->thread_count; i++) {
         if (pool->threads[i].node != node)
             continue;
-        const struct mnw__latency *from = pool->threads[i].latency;
-        mnw__histogram_merge(&latency->queue, &from->queue);
-        mnw__histogram_merge(&latency->fill, &from->fill);
-        mnw__histogram_merge(&latency->map, &from->map);
-        mnw__histogram_merge(&latency->total, &from->total);
+        add_latency(latency, pool->threads[i].latency);
         any = true;
     }
     return any;

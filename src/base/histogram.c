@@ -52,7 +52,6 @@ static void add_alone(_Atomic uint64_t *counter, uint64_t amount) {
 void mnw__histogram_add(struct mnw__histogram *histogram, uint64_t ns) {
     add_alone(&histogram->buckets[mnw__histogram_bucket(ns)], 1);
     add_alone(&histogram->sum_ns, ns);
-    add_alone(&histogram->count, 1);
     if (atomic_load_explicit(&histogram->max_ns, memory_order_relaxed) < ns)
         atomic_store_explicit(&histogram->max_ns, ns, memory_order_relaxed);
 }
@@ -60,14 +59,10 @@ void mnw__histogram_add(struct mnw__histogram *histogram, uint64_t ns) {
 void mnw__histogram_add_shared(struct mnw__histogram *histogram, uint64_t ns) {
     atomic_fetch_add_explicit(&histogram->buckets[mnw__histogram_bucket(ns)], 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&histogram->sum_ns, ns, memory_order_relaxed);
-    atomic_fetch_add_explicit(&histogram->count, 1, memory_order_relaxed);
     raise_max(&histogram->max_ns, ns);
 }
 
-/*
- * The count is taken from the buckets read, not from the counter beside them: a reader that runs while a
- * writer adds would otherwise find a count its buckets do not hold.
- */
+/* The count is that of the buckets read: of a counter beside them a reader might find what they do not hold. */
 void mnw__histogram_merge(struct mnw_histogram *to, const struct mnw__histogram *from) {
     for (unsigned i = 0; i < MNW_HISTOGRAM_BUCKETS; i++) {
         uint64_t counted = atomic_load_explicit(&from->buckets[i], memory_order_relaxed);

@@ -11,7 +11,7 @@
 #include <stdatomic.h>
 
 struct mnw__histogram {
-    _Atomic uint64_t count, sum_ns, max_ns;
+    _Atomic uint64_t sum_ns, max_ns;
     _Atomic uint64_t buckets[MNW_HISTOGRAM_BUCKETS];
 };
 

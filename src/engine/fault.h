@@ -30,8 +30,11 @@ struct mnw__poller;
 /* So many read deadlines without memory or a read slot, and a fault or a job is refused: every fault ends. */
 #define MNW__STARVED_DEADLINES 4
 
+/* A member for each kind of writer: what the fault thread alone writes costs it no locked instruction. */
 struct mnw__latency {
-    struct mnw__histogram queue, fill, map, total;
+    /* Of faults that it resolved. Those first in their batch queued for nothing, and mapping was all: one for three. */
+    struct mnw__histogram first, queue, map, total;
+    struct mnw__histogram fill, filled_map, filled_total; /* of fills: any thread */
 };
 
 struct mnw__fault_thread {

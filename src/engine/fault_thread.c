@@ -62,6 +62,21 @@ static void wake_batch(struct mnw_view *view, const struct batch *batch) {
             mnw__view_wake(view, batch->pages[i], 1);
 }
 
+/* The first of a batch is begun as soon as it is read. */
+static void note_latency(struct mnw__fault_thread *thread, uint64_t begin_ns, bool is_first, bool ended) {
+    struct mnw__latency *latency = thread->latency;
+    uint64_t end_ns = ended ? mnw__clock_ns() : 0;
+    if (is_first && ended) {
+        mnw__histogram_add(&latency->first, end_ns - begin_ns);
+        return;
+    }
+    mnw__histogram_add(&latency->queue, begin_ns - thread->batch_ns);
+    if (!ended)
+        return;
+    mnw__histogram_add(&latency->map, end_ns - begin_ns);
+    mnw__histogram_add(&latency->total, end_ns - thread->batch_ns);
+}
+
 static void serve_event(struct mnw__fault_thread *thread, struct mnw_view *view, const struct mnw__uffd_event *event,
                         bool wake, struct batch *batch) {
     uint64_t page;
@@ -77,15 +92,11 @@ static void serve_event(struct mnw__fault_thread *thread, struct mnw_view *view,
     mnw__record_note(&view->record, page);
 
     mnw__place_for_thread(&thread->place, event->thread_id);
-    uint64_t begin_ns = mnw__clock_ns();
+    bool is_first = !batch->count;
+    uint64_t begin_ns = is_first ? thread->batch_ns : mnw__clock_ns();
     struct mnw__readahead_plan plan;
     enum mnw__outcome outcome = mnw__fault_serve(thread, view, page, wake, &plan);
-    mnw__histogram_add_shared(&thread->latency->queue, begin_ns - thread->batch_ns);
-    if (outcome != MNW__OUTCOME_PENDING) {
-        uint64_t end_ns = mnw__clock_ns();
-        mnw__histogram_add_shared(&thread->latency->map, end_ns - begin_ns);
-        mnw__histogram_add_shared(&thread->latency->total, end_ns - thread->batch_ns);
-    }
+    note_latency(thread, begin_ns, is_first, outcome != MNW__OUTCOME_PENDING);
     if (plan.count)
         batch->works_ahead |= mnw__fault_read_ahead(thread, view, &plan);
     batch->works_ahead |= plan.lead_count > 0;

@@ -112,8 +112,8 @@ static void finish_pages(struct mnw__fill *fill, uint32_t count) {
     mnw__histogram_add_shared(&latency->fill, filled_ns - fill->began_ns);
     if (fill->view) {
         uint64_t mapped_ns = mnw__clock_ns();
-        mnw__histogram_add_shared(&latency->map, mapped_ns - filled_ns);
-        mnw__histogram_add_shared(&latency->total, mapped_ns - fill->began_ns);
+        mnw__histogram_add_shared(&latency->filled_map, mapped_ns - filled_ns);
+        mnw__histogram_add_shared(&latency->filled_total, mapped_ns - fill->began_ns);
     } else {
         mnw__count(&cache->counters, MNW__READAHEAD_PAGES, count);
     }

@@ -378,7 +378,41 @@ static void neighbours_go_together(enum mnw_backing kind) {
     high_close(&high);
 }
 
+enum { TIMED_READERS = 4 };
+
+static bool all_timed(void *context) {
+    struct high *high = context;
+    struct mnw_stats stats = high_stats(high);
+    struct mnw_node_latency latency;
+    uint64_t faults = stats.faults_minor + stats.faults_missing;
+    return !mnw_pool_latency(high->pool, 0, &latency, sizeof(latency)) && latency.queue.count == faults &&
+           latency.map.count == faults && latency.total.count == faults && latency.fill.count == stats.fills &&
+           latency.total.sum_ns == latency.queue.sum_ns + latency.fill.sum_ns + latency.map.sum_ns;
+}
+
+/* Whoever resolves them, and whether they come alone or several at once: no fault is missing, nor counted twice. */
+static void each_fault_is_timed(enum mnw_backing kind) {
+    struct high high;
+    struct reader readers[TIMED_READERS];
+    struct mnw_view *view;
+    high_open(&high, kind, NULL);
+    high_read_all(&high, high.view, 0);
+    wait_until(all_timed, &high, "each fault that was filled to be timed");
+    high_open_view(&high, &view, 0, high.pages, 0);
+    for (size_t i = 0; i < TIMED_READERS; i++)
+        reader_start(&readers[i], high_at(view, &high, i * high.pages / TIMED_READERS),
+                     high.size_bytes / TIMED_READERS);
+    for (size_t i = 0; i < TIMED_READERS; i++) {
+        expect(reader_join(&readers[i]) == WORLD_OK, "a reader of resident pages goes on");
+        reader_free(&readers[i]);
+    }
+    wait_until(all_timed, &high, "each resident fault to be timed");
+    expect_result("close", mnw_view_close(view), 0);
+    high_close(&high);
+}
+
 const struct scenario scenarios_cache[] = {
+    {"each-fault-is-timed", ON_SHMEM, each_fault_is_timed},
     {"read-everything", ON_ALL, read_everything},
     {"end-inside-a-page", ON_ALL, end_inside_a_page},
     {"evicting", ON_ALL, evicting},
