@@ -87,6 +87,7 @@ static void serve_event(struct mnw__fault_thread *thread, struct mnw_view *view,
             !mnw__view_page_at(view, event->address, &page))
             return;
     }
+    mnw__page_expect(&view->cache->pages, page);
     bool minor = event->flags & MNW__UFFD_FAULT_MINOR;
     mnw__count(&view->cache->counters, minor ? MNW__FAULTS_MINOR : MNW__FAULTS_MISSING, 1);
     mnw__record_note(&view->record, page);

@@ -65,12 +65,12 @@ bool mnw__view_clip(const struct mnw_view *view, unsigned index, uint64_t page, 
 }
 
 bool mnw__view_page_at(const struct mnw_view *view, uintptr_t address, uint64_t *page) {
-    size_t page_bytes = view->cache->backing.page_bytes;
+    unsigned shift = mnw__log2(view->cache->backing.page_bytes); /* every fault comes by here: no division */
     for (unsigned i = 0; i < mnw__view_piece_count(view); i++) {
         struct mnw__piece piece = piece_of(view, i);
-        if (address < piece.address || (address - piece.address) / page_bytes >= piece.page_count)
+        if (address < piece.address || (address - piece.address) >> shift >= piece.page_count)
             continue;
-        *page = piece.first_page + (address - piece.address) / page_bytes;
+        *page = piece.first_page + ((address - piece.address) >> shift);
         return true;
     }
     return false;

@@ -91,6 +91,12 @@ static inline uint64_t mnw__extent_end(const struct mnw__pages *pages, uint64_t 
     return end < pages->page_count ? end : pages->page_count;
 }
 
+/* The page's words will be looked at: they are on their way meanwhile. */
+static inline void mnw__page_expect(const struct mnw__pages *pages, uint64_t page) {
+    __builtin_prefetch((const void *)(uintptr_t)&pages->words[page]);
+    __builtin_prefetch((const void *)(uintptr_t)&pages->extents[mnw__extent_of(pages, page)], 1);
+}
+
 /* ---- page words; between enter and leave of the extent, but for load ---- */
 
 uint32_t mnw__page_load(const struct mnw__pages *pages, uint64_t page);

@@ -35,6 +35,7 @@ struct mnw__io_ring {
     struct mnw__io_request *ended_first, *ended_last;   /* done on the spot, not delivered */
     int64_t *results;                                   /* of those, by request; behind the requests */
     unsigned depth;
+    unsigned out;  /* requests that are not delivered yet */
     bool deferred; /* completions wait for the owner to fetch them */
     bool broken;   /* submission is refused for good */
     struct mnw__io_request requests[];
@@ -110,6 +111,7 @@ int mnw__io_ring_read(struct mnw__io_ring *ring, const struct mnw__io_request *w
         return -EAGAIN;
     }
     ring->free = request->next;
+    ring->out++;
     *request = *wanted;
     append(&ring->queued_first, &ring->queued_last, request);
     return 0;
@@ -193,6 +195,7 @@ static void deliver(struct mnw__io_ring *ring, struct mnw__io_request *request, 
     /* Before `done`: whoever it tells may queue the next read at once. */
     request->next = ring->free;
     ring->free = request;
+    ring->out--;
     ring->done(ring->context, token, answer);
 }
 
@@ -221,6 +224,9 @@ static int reap_completions(struct mnw__io_ring *ring) {
  * when the queue is empty.
  */
 int mnw__io_ring_reap(struct mnw__io_ring *ring) {
+    if (!ring->out) { /* after each resident fault: what the kernel writes to need not be fetched for that */
+        return 0;
+    }
     if (ring->deferred && (__atomic_load_n(ring->uring.sq.kflags, __ATOMIC_RELAXED) & IORING_SQ_TASKRUN)) {
         io_uring_get_events(&ring->uring);
     }
