@@ -216,6 +216,8 @@ static void run(void *argument) {
     void *tags[TAGS_MAX];
     mnw__place_begin(thread);
     while (!atomic_load_explicit(&thread->pool->stopping, memory_order_acquire)) {
+        if (!thread->soon)
+            mnw__follow_give_way(&thread->follow);
         uint64_t detached = atomic_load(&thread->detached);
         int count = mnw__poller_wait(thread->poller, tags, TAGS_MAX, time_to_wait(thread));
         mnw__mutex_lock(&thread->lock);

@@ -133,15 +133,22 @@ int mnw__thread_cpu_of(uint32_t thread_id) {
     return at ? atoi(at) : -1;
 }
 
-void mnw__thread_move_to(int cpu) {
+bool mnw__thread_move_to(int cpu) {
     cpu_set_t allowed, there;
-    if (cpu == sched_getcpu() || cpu >= CPU_SETSIZE || sched_getaffinity(0, sizeof(allowed), &allowed) ||
-        !CPU_ISSET(cpu, &allowed))
-        return;
+    if (cpu == sched_getcpu())
+        return true;
+    if (cpu >= CPU_SETSIZE || sched_getaffinity(0, sizeof(allowed), &allowed) || !CPU_ISSET(cpu, &allowed))
+        return false;
     CPU_ZERO(&there);
     CPU_SET(cpu, &there);
-    if (!sched_setaffinity(0, sizeof(there), &there))
-        sched_setaffinity(0, sizeof(allowed), &allowed);
+    if (sched_setaffinity(0, sizeof(there), &there))
+        return false;
+    sched_setaffinity(0, sizeof(allowed), &allowed);
+    return true;
+}
+
+void mnw__thread_yield(void) {
+    sched_yield();
 }
 
 void mnw__mutex_init(struct mnw__mutex *mutex) {

@@ -27,9 +27,11 @@ void mnw__thread_join(struct mnw__thread *thread);
 int mnw__thread_cpu_of(uint32_t thread_id);
 /*
  * Moves the calling thread to the CPU, if it may run there; where it runs from then on is up to the scheduler again.
- * A change of its affinity by others in the same instant is lost.
+ * A change of its affinity by others in the same instant is lost. True: it is there now.
  */
-void mnw__thread_move_to(int cpu);
+bool mnw__thread_move_to(int cpu);
+/* Whoever else is to run on this CPU goes first. */
+void mnw__thread_yield(void);
 
 /*
  * In between, signals are blocked in this thread. Pairs nest; the outermost restores what was. For whoever holds what a

@@ -49,9 +49,16 @@ int mnw__thread_cpu_of(uint32_t thread_id) {
     return fiber_node((int)thread_id - 1);
 }
 
-void mnw__thread_move_to(int cpu) {
-    (void)cpu;
+bool mnw__thread_move_to(int cpu) {
     fake_call("sched_setaffinity");
+    return cpu == fiber_node(fiber_self());
+}
+
+/* Whoever it lets run may want any lock of its own. */
+void mnw__thread_yield(void) {
+    if (fake_locks_held())
+        sim_fail("a thread gives way with a lock held");
+    fake_call("sched_yield");
 }
 
 /* No fiber is ever interrupted, nor cancelled. */

@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: MIT */
-/* Whom a fault thread follows, how often it looks, and when it stays away. Looking and moving are played here. */
+/*
+ * Whom a fault thread follows, how often it looks, when it stays away, and when it lets its faulter run before it
+ * sleeps. Looking, moving, time and what others do meanwhile are played here.
+ */
 #include "engine/follow.h"
 #include "sys/thread.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -15,6 +19,9 @@ static struct {
     unsigned looks, moves;
     uint32_t looked_for;
     int cpu, moved_to;
+    bool may_not_move;
+    unsigned yields;
+    uint64_t now_ns, kept_ns; /* for so long the CPU is another's when it is given away */
 } played;
 
 int mnw__thread_cpu_of(uint32_t thread_id) {
@@ -23,15 +30,26 @@ int mnw__thread_cpu_of(uint32_t thread_id) {
     return played.cpu;
 }
 
-void mnw__thread_move_to(int cpu) {
+bool mnw__thread_move_to(int cpu) {
     played.moves++;
     played.moved_to = cpu;
+    return !played.may_not_move;
+}
+
+void mnw__thread_yield(void) {
+    played.yields++;
+    played.now_ns += played.kept_ns;
+}
+
+uint64_t mnw__clock_ns(void) {
+    return played.now_ns;
 }
 
 static int begin(void **state) {
     (void)state;
-    played.looks = played.moves = 0;
+    memset(&played, 0, sizeof(played));
     played.cpu = 3;
+    played.now_ns = MS;
     return 0;
 }
 
@@ -102,6 +120,70 @@ static void test_unseen(void **state) {
     assert_int_equal(played.moves, 0);
 }
 
+/* Faults that are served one by one, and before each next one the thread would sleep. */
+static unsigned serve(struct mnw__follow *follow, unsigned times) {
+    unsigned before = played.yields;
+    for (unsigned i = 0; i < times; i++) {
+        mnw__follow_note(follow, 7, played.now_ns);
+        mnw__follow_give_way(follow);
+        mnw__follow_give_way(follow); /* woken for something else */
+        played.now_ns += MS / 200;
+    }
+    return played.yields - before;
+}
+
+static void test_lets_a_lone_faulter_run(void **state) {
+    struct mnw__follow follow = {0};
+    (void)state;
+    mnw__follow_give_way(&follow);
+    assert_int_equal(serve(&follow, 4), 0);
+    assert_int_equal(serve(&follow, 1000), 1000);
+    mnw__follow_note(&follow, 8, played.now_ns);
+    mnw__follow_give_way(&follow);
+    assert_int_equal(played.yields, 1000);
+    assert_int_equal(serve(&follow, 4), 0);
+}
+
+static void test_sleeps_where_the_faulter_is_not(void **state) {
+    struct mnw__follow away = {0}, unseen = {0}, reading = {0};
+    (void)state;
+    played.may_not_move = true;
+    assert_int_equal(serve(&away, 1000), 0);
+    played.may_not_move = false;
+    played.cpu = -1;
+    assert_int_equal(serve(&unseen, 1000), 0);
+    played.cpu = 3;
+    for (unsigned i = 0; i < 100; i++) {
+        mnw__follow_defer(&reading, played.now_ns);
+        assert_int_equal(serve(&reading, 30), 0);
+    }
+}
+
+/* Where each time costs a slice of another's, it is hardly ever done; once he is gone, it is done again. */
+static void test_sleeps_where_another_computes(void **state) {
+    struct mnw__follow follow = {0};
+    (void)state;
+    serve(&follow, 100);
+    played.kept_ns = 3 * MS;
+    uint64_t begin_ns = played.now_ns, yields = 0;
+    while (played.now_ns < begin_ns + 20000 * MS)
+        yields += serve(&follow, 100);
+    assert_in_range(yields * played.kept_ns, 1, 200 * MS);
+    played.kept_ns = 0;
+    begin_ns = played.now_ns;
+    while (played.now_ns < begin_ns + 4000 * MS)
+        serve(&follow, 100);
+    assert_int_equal(serve(&follow, 1000), 1000);
+    played.kept_ns = 3 * MS;
+    serve(&follow, 1);
+    played.kept_ns = 0;
+    assert_int_equal(serve(&follow, 1000), 0); /* 5 ms */
+    begin_ns = played.now_ns;
+    while (played.now_ns < begin_ns + 100 * MS)
+        serve(&follow, 1);
+    assert_int_equal(serve(&follow, 1000), 1000); /* it was forgotten that it had been worse */
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(test_lone_faulter, begin),
@@ -109,6 +191,9 @@ int main(void) {
         cmocka_unit_test_setup(test_several, begin),
         cmocka_unit_test_setup(test_stays_away_while_reading_ahead, begin),
         cmocka_unit_test_setup(test_unseen, begin),
+        cmocka_unit_test_setup(test_lets_a_lone_faulter_run, begin),
+        cmocka_unit_test_setup(test_sleeps_where_the_faulter_is_not, begin),
+        cmocka_unit_test_setup(test_sleeps_where_another_computes, begin),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
