@@ -159,7 +159,7 @@ int mnw__changes_adopt_child(struct mnw__daemon *daemon, struct mnw__session *se
     struct mnw_attach_options options = {
         .size = sizeof(options),
         .uffd = uffd,
-        .flags = record->flags | MNW_VIEW_FORKED,
+        .flags = (record->flags & MNW_VIEW_WRITE) | MNW_VIEW_FORKED,
         .cookie = mnw__views_cookie(daemon, (uid_t)(record->user - 1)),
         .ranges = ranges,
         .range_count = count,
@@ -176,7 +176,7 @@ int mnw__changes_adopt_child(struct mnw__daemon *daemon, struct mnw__session *se
                                       .record = (int)index,
                                       .cookie = options.cookie,
                                       .id = record->id,
-                                      .flags = record->flags,
+                                      .flags = record->flags & MNW_VIEW_WRITE,
                                       .address = record->address,
                                       .length = record->length,
                                       .offset = record->offset};

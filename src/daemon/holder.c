@@ -46,7 +46,9 @@ enum {
     SEND_MS = 2000, /* a standby that takes nothing for so long is none */
     STANDBY_S = 30, /* and one that has not said after so long that it stands by is replaced */
     STANDBYS_MAX = 3,
-    LEAVE_S = 10, /* a worker that has not gone for one is killed */
+    NOTIFICATIONS_A_TURN = 256,
+    LAST_TURNS = 16, /* more than a queue can hold */
+    LEAVE_S = 10,    /* a worker that has not gone for one is killed */
 };
 
 struct held {
@@ -82,7 +84,7 @@ struct holder {
 /* ---- what is kept ---- */
 
 static void keep(struct holder *holder, const char *name, int fd) {
-    if (holder->count == FDS_MAX || strlen(name) >= NAME_BYTES || strchr(name, ':')) {
+    if (holder->count == FDS_MAX || !name[0] || strlen(name) >= NAME_BYTES || strchr(name, ':')) {
         mnw__daemon_log("holder: cannot keep a descriptor as '%.60s'", name);
         close(fd);
         return;
@@ -153,20 +155,26 @@ static void standby_is_ready(struct holder *holder) {
     kill(holder->worker, SIGHUP);
 }
 
-/* Closing the descriptor that came with BARRIER=1 is the answer to it. */
-static void take_notifications(struct holder *holder) {
+/*
+ * Closing the descriptor that came with BARRIER=1 is the answer to it. False: there are no more for now. In portions:
+ * who sends without end keeps nobody from stopping the daemon.
+ */
+static bool take_notifications(struct holder *holder) {
     struct mnw__socket_received received;
     char text[512];
-    while (!mnw__socket_receive(holder->notify, text, sizeof(text) - 1, &received)) {
+    for (unsigned i = 0; i < NOTIFICATIONS_A_TURN; i++) {
+        if (mnw__socket_receive(holder->notify, text, sizeof(text) - 1, &received))
+            return false;
         text[received.bytes] = '\0';
         if (received.sender.pid == holder->worker && !received.cut)
             take_notification(holder, text, &received);
         else if (holder->standby && received.sender.pid == holder->standby && !strcmp(text, "STANDBY=1") &&
                  holder->worker)
             standby_is_ready(holder);
-        for (unsigned i = 0; i < received.fd_count; i++)
-            close(received.fds[i]);
+        for (unsigned fd = 0; fd < received.fd_count; fd++)
+            close(received.fds[fd]);
     }
+    return true;
 }
 
 /* ---- workers ---- */
@@ -413,7 +421,8 @@ static void standby_ended(struct holder *holder, int status) {
 /* ---- the end of a worker ---- */
 
 static void worker_ended(struct holder *holder, int status) {
-    take_notifications(holder); /* what it sent last is still in the queue */
+    for (unsigned i = 0; i < LAST_TURNS && take_notifications(holder); i++)
+        ; /* what it sent last is still in the queue */
     holder->worker = 0;
     int code = WIFEXITED(status) ? WEXITSTATUS(status) : MNW__SERVE_FAILED;
     if (holder->stopping || holder->worker_stops || (!holder->was_ready && code == MNW__SERVE_REFUSED)) {
@@ -533,12 +542,23 @@ static int open_holder(struct holder *holder, const struct mnw__config *config) 
     return holder->notify < 0 ? holder->notify : open_signals(holder);
 }
 
+static void let_go(struct holder *holder) {
+    while (holder->count)
+        close(holder->fds[--holder->count].fd);
+    free(holder->fds);
+    holder->fds = NULL;
+    if (holder->notify >= 0)
+        close(holder->notify);
+    if (holder->signals >= 0)
+        close(holder->signals);
+}
+
 int mnw__holder_run(const struct mnw__config *config, char *const *argv) {
     static struct holder holder;
-    holder.argv = argv;
-    holder.socket = config->socket;
+    holder = (struct holder){.argv = argv, .socket = config->socket, .notify = -1, .signals = -1};
     if (open_holder(&holder, config)) {
         mnw__daemon_log("%s", mnw__fail_message());
+        let_go(&holder);
         return MNW__SERVE_REFUSED;
     }
     prctl(PR_SET_NAME, "minnow-holder");
@@ -549,5 +569,6 @@ int mnw__holder_run(const struct mnw__config *config, char *const *argv) {
     if (holder.path[0] != '@')
         unlink(holder.path);
     remove_socket(&holder);
+    let_go(&holder);
     return holder.status;
 }

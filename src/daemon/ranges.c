@@ -144,7 +144,8 @@ static void pin_again_done(struct mnw__work *work) {
 /* Its record stays valid meanwhile: a worker that is killed before all is read again leaves it to the next one. */
 void mnw__ranges_adopt_pin(struct mnw__session *session, int record, struct mnw__daemon_image *image) {
     struct mnw__record_pin *said = &session->daemon->state.pins[record];
-    struct mnw__daemon_pin *pin = find_pin(session, said->cookie) ? NULL : add_pin(session, image, record);
+    bool is_sane = !find_pin(session, said->cookie) && !mnw__request_check_range(image, said->offset, said->length);
+    struct mnw__daemon_pin *pin = is_sane ? add_pin(session, image, record) : NULL;
     struct mnw__work *work = pin ? mnw__work_new(session, NULL) : NULL;
     if (!work) {
         if (pin)

@@ -46,7 +46,7 @@ int mnw__request_check_range(const struct mnw__daemon_image *image, uint64_t off
         return mnw__fail(-EINVAL, "offset %llu and length %llu must be multiples of the page of image '%s', %llu",
                          (unsigned long long)offset, (unsigned long long)length, image->config->name,
                          (unsigned long long)page);
-    if (offset >= end || length > end - offset)
+    if (!length || offset >= end || length > end - offset)
         return mnw__fail(-EINVAL, "%llu bytes at %llu are not inside image '%s', which has %llu",
                          (unsigned long long)length, (unsigned long long)offset, image->config->name,
                          (unsigned long long)end);

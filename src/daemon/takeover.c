@@ -218,11 +218,16 @@ static int start_afresh(struct mnw__daemon *daemon) {
 int mnw__takeover(struct mnw__daemon *daemon) {
     int fd = mnw__holding_take(&daemon->holding, "state");
     int error = fd < 0 ? -ENOENT : mnw__state_adopt(&daemon->state, fd);
-    if (error == -ESTALE && daemon->holding.has_choice)
-        return error; /* nothing was taken from the holder yet */
+    if (error == -ESTALE && daemon->holding.has_choice) {
+        close(fd);
+        return error; /* nothing else was taken yet, and the holder has this one still */
+    }
     int no_ends = mnw__claims_open(daemon);
-    if (no_ends)
+    if (no_ends) {
+        if (error && fd >= 0)
+            close(fd);
         return no_ends;
+    }
     if (error) {
         if (fd >= 0) {
             mnw__daemon_log("%s: starting afresh", mnw__fail_message());

@@ -347,7 +347,7 @@ static int set_recording(struct mnw__daemon_view *view, bool on) {
 int mnw__views_adopt(struct mnw__session *session, int record, struct mnw__daemon_image *image, int uffd) {
     const struct mnw__record_view *kept = &session->daemon->state.views[record];
     struct mnw__wire_attach attach = {.view = kept->id,
-                                      .flags = kept->flags,
+                                      .flags = kept->flags & MNW_VIEW_WRITE,
                                       .address = kept->address,
                                       .length = kept->length,
                                       .offset = kept->offset};

@@ -43,6 +43,13 @@ void world_begin(void) {
     world = (struct world){.now_ns = 1000000000};
 }
 
+void world_forget_client(void) {
+    world.connected_ns = 0;
+    world.sent_count = world.served_count = 0;
+    memset(world.sent, 0, sizeof(world.sent));
+    memset(world.served, 0, sizeof(world.served));
+}
+
 bool world_fails(void) {
     return world.fail_in && !--world.fail_in;
 }

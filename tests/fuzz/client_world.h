@@ -44,7 +44,7 @@ struct world {
     struct world_request sent[WORLD_SENT];
     unsigned sent_count;
     unsigned served_count;
-    uintptr_t served[16]; /* where ATTACH was answered with yes */
+    uintptr_t served[64]; /* where ATTACH was answered with yes */
     size_t mapped_bytes;
 };
 extern struct world world;
@@ -52,6 +52,8 @@ extern struct world world;
 /* Once. */
 void world_set_up(void);
 void world_begin(void);
+/* Another client will ask: what the last one was told means nothing to it. */
+void world_forget_client(void);
 /* Runs the client's thread until it waits; `ns`: how long the caller would wait at most. */
 void world_turn(int64_t ns);
 /* False, and counts; true: this call of the system fails. */

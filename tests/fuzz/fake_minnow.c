@@ -30,8 +30,11 @@ struct mnw_view {
 };
 
 /* One call in eight fails, where the input goes on. */
-static int maybe(int error, const char *what) {
-    return fuzz_input.left && fake_byte() % 8 == 7 ? mnw__fail(error, "%s: as the input wants it", what) : 0;
+int fake_maybe(int error, const char *what) {
+    if (!fuzz_input.left || fake_byte() % 8 != 7)
+        return 0;
+    fake.failures++;
+    return mnw__fail(error, "%s: as the input wants it", what);
 }
 
 /* ---- minnow.h ---- */
@@ -45,7 +48,7 @@ const char *mnw_version(void) {
 
 int mnw_store_open(struct mnw_store **store, const char *uri, const struct mnw_store_options *options) {
     demand(uri && options->size == sizeof(*options), "a store is opened without a URI or options");
-    int error = maybe(-ENOENT, "opening a store");
+    int error = fake_maybe(-ENOENT, "opening a store");
     if (error)
         return error;
     *store = calloc(1, sizeof(**store));
@@ -64,7 +67,7 @@ uint64_t mnw_store_size(const struct mnw_store *store) {
 
 int mnw_limit_open(struct mnw_limit **limit, uint32_t faults_per_second) {
     demand(faults_per_second, "a limit of nothing");
-    int error = maybe(-ENOMEM, "opening a limit");
+    int error = fake_maybe(-ENOMEM, "opening a limit");
     if (error)
         return error;
     *limit = malloc(1); /* never looked into */
@@ -82,7 +85,7 @@ int mnw_cache_open(struct mnw_cache **cache, struct mnw_pool *pool, struct mnw_s
                    const struct mnw_cache_options *options) {
     (void)pool;
     demand(store && options->keep && options->name, "a cache is opened that would not survive");
-    int error = maybe(-ENOMEM, "opening a cache");
+    int error = fake_maybe(-ENOMEM, "opening a cache");
     if (error)
         return error;
     *cache = calloc(1, sizeof(**cache));
@@ -105,7 +108,7 @@ int mnw_cache_fd(const struct mnw_cache *cache) {
 }
 int mnw_cache_kept(const struct mnw_cache *cache, struct mnw_kept *kept) {
     kept->backing_fd = kept->words_fd = cache->fd;
-    return maybe(-EINVAL, "asking what to keep");
+    return fake_maybe(-EINVAL, "asking what to keep");
 }
 int mnw_cache_stats(struct mnw_cache *cache, struct mnw_stats *stats, size_t size) {
     (void)cache;
@@ -131,7 +134,7 @@ int mnw_pool_node_stats(struct mnw_pool *pool, unsigned node, struct mnw_node_st
 }
 int mnw_pool_set_budget(struct mnw_pool *pool, uint64_t budget_bytes) {
     (void)pool;
-    return budget_bytes ? maybe(-EBUSY, "setting a budget") : mnw__fail(-EINVAL, "no budget");
+    return budget_bytes ? fake_maybe(-EBUSY, "setting a budget") : mnw__fail(-EINVAL, "no budget");
 }
 
 static void check_range(uint64_t offset, uint64_t length) {
@@ -141,11 +144,14 @@ static void check_range(uint64_t offset, uint64_t length) {
 
 int mnw_view_attach(struct mnw_view **view, struct mnw_cache *cache, const struct mnw_attach_options *options) {
     demand(cache && fcntl(options->uffd, F_GETFD) >= 0, "attached with a descriptor that is closed");
-    check_range(options->offset_bytes, options->length_bytes);
+    if (!options->range_count) /* else they say where it lies */
+        check_range(options->offset_bytes, options->length_bytes);
+    demand(options->range_count <= 256, "more ranges than a view can have");
     demand(!(options->address % PAGE), "attached at a wrong address");
     demand(!(options->flags & ~(unsigned)(MNW_VIEW_WRITE | MNW_VIEW_FORKED)), "attached with flags that are none");
-    demand(!(options->flags & MNW_VIEW_FORKED) || options->pid, "a child is attached of nobody");
-    int error = fake.view_count == FAKE_VIEWS ? mnw__fail(-ENOMEM, "too many") : maybe(-EINVAL, "attaching");
+    demand(!(options->flags & MNW_VIEW_FORKED) || options->pid || options->range_count,
+           "a child is attached of nobody");
+    int error = fake.view_count == FAKE_VIEWS ? mnw__fail(-ENOMEM, "too many") : fake_maybe(-EINVAL, "attaching");
     if (error)
         return error;
     *view = calloc(1, sizeof(**view));
@@ -184,18 +190,18 @@ bool fake_is_dead(const struct mnw_view *view) {
 int mnw_view_record(struct mnw_view *view, int on) {
     (void)on;
     demand(view->slot < fake.view_count, "a closed view records");
-    return maybe(-ENOMEM, "recording");
+    return fake_maybe(-ENOMEM, "recording");
 }
 int64_t mnw_view_save_working_set(struct mnw_view *view, const char *path, unsigned flags) {
     (void)flags;
     demand(path && view->slot < fake.view_count, "a closed view is saved");
-    return maybe(-ENOENT, "saving");
+    return fake_maybe(-ENOENT, "saving");
 }
 
 int mnw_pin(struct mnw_cache *cache, uint64_t offset, uint64_t length) {
     (void)cache;
     check_range(offset, length);
-    int error = maybe(-EIO, "pinning");
+    int error = fake_maybe(-EIO, "pinning");
     fake.pins += !error;
     return error;
 }
@@ -209,17 +215,18 @@ int mnw_unpin(struct mnw_cache *cache, uint64_t offset, uint64_t length) {
 int mnw_invalidate(struct mnw_cache *cache, uint64_t offset, uint64_t length) {
     (void)cache;
     check_range(offset, length);
-    return maybe(-EBUSY, "invalidating");
+    return fake_maybe(-EBUSY, "invalidating");
 }
 int mnw_residency(struct mnw_cache *cache, uint64_t offset, uint8_t *pages, size_t count) {
     (void)cache;
     check_range(offset, count * (uint64_t)PAGE);
     memset(pages, 1, count);
-    return maybe(-EINVAL, "asking for residency");
+    return fake_maybe(-EINVAL, "asking for residency");
 }
 
 static int64_t run_prefetch(uint64_t cookie) {
-    int error = fake.prefetch_count == FAKE_PREFETCHES ? mnw__fail(-EAGAIN, "too many") : maybe(-EAGAIN, "prefetching");
+    int error =
+        fake.prefetch_count == FAKE_PREFETCHES ? mnw__fail(-EAGAIN, "too many") : fake_maybe(-EAGAIN, "prefetching");
     if (error)
         return error;
     fake.prefetches[fake.prefetch_count++] = cookie;
@@ -312,27 +319,4 @@ void mnw__daemon_unwatch(struct mnw__daemon *daemon, int fd) {
 void mnw__daemon_take_events(struct mnw__daemon_pool *pool, struct mnw__daemon *daemon, unsigned most) {
     (void)most;
     pool->passed = daemon->ticks;
-}
-
-/* ---- no holder ---- */
-
-int mnw__holding_store(struct mnw__holding *holding, const char *name, int fd, bool certain) {
-    (void)holding;
-    (void)certain;
-    demand(name[0] && fcntl(fd, F_GETFD) >= 0, "a closed descriptor goes to the holder");
-    return maybe(-ETIMEDOUT, "storing a descriptor");
-}
-int mnw__holding_take(struct mnw__holding *holding, const char *name) {
-    (void)holding;
-    (void)name;
-    return -1;
-}
-
-bool mnw__holding_keeps(const struct mnw__holding *holding) {
-    (void)holding;
-    return !fake.holder_lost;
-}
-void mnw__holding_remove(const struct mnw__holding *holding, const char *name) {
-    (void)holding;
-    (void)name;
 }

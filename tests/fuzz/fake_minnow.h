@@ -27,10 +27,13 @@ struct fake {
     struct mnw__socket_received next;
     bool has_next, send_blocked, holder_lost;
     uint64_t sent;
+    unsigned failures; /* that the input has wanted */
 };
 
 extern struct fake fake;
 
+/* Fails in one call of eight, where the input goes on. */
+int fake_maybe(int error, const char *what);
 /* With which a view was attached. */
 uint64_t fake_cookie(const struct mnw_view *view);
 /* The daemon is being told that the view's process has ended. */
