@@ -118,14 +118,19 @@ class Run(unittest.TestCase):
             self.daemon.wait_worker(pid, asked=False)
         self.disturbed(hand_over, 3)
 
-    def test_stopped_with_children(self):
+    def start_parent(self, role):
+        """A guest that forks; returns once it has."""
         self.need_poison()
         if os.geteuid():
             self.skipTest("EVENT_FORK takes CAP_SYS_PTRACE")
         guest = subprocess.Popen([OPTIONS.command, "run", "--socket", self.daemon.path, "--map", f"{self.file}=img",
-                                  "--follow-fork", "--", OPTIONS.guest, "stopped", self.file], stdin=subprocess.PIPE,
+                                  "--follow-fork", "--", OPTIONS.guest, role, self.file], stdin=subprocess.PIPE,
                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.assertEqual(guest.stdout.read(1), "*")
+        return guest
+
+    def test_stopped_with_children(self):
+        guest = self.start_parent("stopped")
         self.daemon.stop()
         _, errors = guest.communicate("x", timeout=60)
         self.assertEqual((guest.returncode, errors), (0, ""), self.daemon.read_log())
@@ -142,13 +147,7 @@ class Run(unittest.TestCase):
         self.daemon.process.wait()
 
     def widow(self, before):
-        self.need_poison()
-        if os.geteuid():
-            self.skipTest("EVENT_FORK takes CAP_SYS_PTRACE")
-        guest = subprocess.Popen([OPTIONS.command, "run", "--socket", self.daemon.path, "--map", f"{self.file}=img",
-                                  "--follow-fork", "--", OPTIONS.guest, "widowed", self.file], stdin=subprocess.PIPE,
-                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        self.assertEqual(guest.stdout.read(1), "*")
+        guest = self.start_parent("widowed")
         self.assertEqual(guest.wait(60), 0)
         before(guest, self.daemon.worker())
         again = self.start_again()  # who forks asks a daemon

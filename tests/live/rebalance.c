@@ -167,15 +167,19 @@ static void fill_on(unsigned node, const struct bed *bed, const struct working_s
 
 /* ---- tests ---- */
 
+static void begin_on_first(struct bed *bed, struct bed_source *source, const struct working_set *set) {
+    bed_hurry(100);
+    open_set(bed, source, set, set->pages, MNW_NUMA_LOCAL, set->rate);
+    fill_on(0, bed, set);
+}
+
 static void test_follows_its_users(void **state) {
     (void)state;
     EACH_SET(set) {
         struct bed bed = {0};
         struct bed_source source;
         struct user users[USERS];
-        bed_hurry(100);
-        open_set(&bed, &source, set, set->pages, MNW_NUMA_LOCAL, set->rate);
-        fill_on(0, &bed, set);
+        begin_on_first(&bed, &source, set);
         users_start(users, &bed, set->pages, node_count - 1);
         wait_local(&bed, set, node_count - 1, "there");
         users_stop(users);
@@ -214,9 +218,7 @@ static void test_is_local_after_its_budgeted_time(void **state) {
         struct bed bed = {0};
         struct bed_source source;
         struct user users[USERS];
-        bed_hurry(100);
-        open_set(&bed, &source, set, set->pages, MNW_NUMA_LOCAL, set->rate);
-        fill_on(0, &bed, set);
+        begin_on_first(&bed, &source, set);
         pause_ms(2000);
         uint64_t begin_ns = bed_now_ns(), budgeted_ns = set->pages * BED_PAGE * 1000000000 / set->rate;
         users_start(users, &bed, set->pages, node_count - 1);
