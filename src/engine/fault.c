@@ -221,16 +221,6 @@ bool mnw__fault_lose_page_waiting(struct mnw_view *view, uint64_t page, unsigned
     return drop_page(view, extent, page, how);
 }
 
-/* How much of the plan to ask for at once. Of a long one an extent whose memory comes whole is asked for whole. */
-static uint32_t run_of(const struct mnw_cache *cache, const struct mnw__readahead_plan *plan, uint64_t page,
-                       uint64_t count) {
-    uint64_t left = mnw__extent_end(&cache->pages, mnw__extent_of(&cache->pages, page)) - page;
-    if (plan->stride != 1)
-        return 1;
-    return (uint32_t)(cache->pool->whole_extents && plan->count >= left ? left
-                                                                        : mnw__min(count, cache->fill_pages_max));
-}
-
 /* Whether some of it was absent; `*resident`: all of it was there. Neither is sure when slots or memory run out. */
 static bool carry_out(struct mnw__fault_thread *thread, struct mnw_cache *cache, const struct mnw__readahead_plan *plan,
                       bool *resident) {
@@ -239,7 +229,7 @@ static bool carry_out(struct mnw__fault_thread *thread, struct mnw_cache *cache,
     int64_t stride = plan->stride;
     *resident = true;
     while (count && page < cache->pages.page_count) {
-        uint32_t run = run_of(cache, plan, page, count), begun = 0;
+        uint32_t run = stride == 1 ? (uint32_t)mnw__min(count, cache->fill_pages_max) : 1, begun = 0;
         enum mnw__page_state state = mnw__page_state(mnw__page_load(&cache->pages, page));
         bool absent = state == MNW__PAGE_ABSENT;
         *resident &= state == MNW__PAGE_PRESENT;

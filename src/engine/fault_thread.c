@@ -302,8 +302,8 @@ static int open_reads(struct mnw__fault_thread *thread, enum mnw_io_mode mode) {
     int error = mnw__io_open(&thread->io, mode, thread->fill_count, thread->node, mnw__fill_answer, thread);
     if (error)
         return error;
-    /* Memory of nodes, or of hugetlb, comes before its bytes. */
-    if (!mnw__backing_is_hugetlb(thread->pool->backing) && !mnw__nodes_are_several(thread->pool))
+    /* Memory of nodes, or of huge pages, comes before its bytes. */
+    if (thread->pool->backing == MNW_BACKING_SHMEM && !mnw__nodes_are_several(thread->pool))
         error = mnw__io_open_senders(thread->io, thread->fill_count, thread->node, mnw__fill_answer, thread);
     if (!error && mnw__io_fd(thread->io) >= 0)
         error = mnw__poller_add(thread->poller, mnw__io_fd(thread->io), thread->io);

@@ -154,7 +154,7 @@ static bool allocate_run(struct mnw__place *place, struct mnw_cache *cache, uint
         length = mnw__cache_page_offset(cache, mnw__extent_end(&cache->pages, extent)) - offset;
     }
     for (unsigned tries = 0;; tries++) {
-        int error = mnw__place_allocate(place, cache, offset, length, mnw__cache_page_offset(cache, page), fresh);
+        int error = mnw__place_allocate(place, cache, offset, length, fresh);
         if (!error)
             return true;
         if (tries == ALLOCATE_TRIES || !may_evict || !mnw__reclaim(cache->pool, length, true))
@@ -293,47 +293,36 @@ void mnw__fill_call_off(struct mnw__fill *fill) {
  * a check wants to see the bytes in place.
  */
 static bool may_come_late(const struct mnw_cache *cache) {
-    return atomic_load_explicit(&cache->backing.takes_writes, memory_order_relaxed) &&
+    return atomic_load_explicit(&cache->backing.takes_pages, memory_order_relaxed) &&
            !mnw__nodes_are_several(cache->pool) && !cache->store->ops->check;
 }
 
-static bool may_be_sent(struct mnw__fault_thread *thread, const struct mnw_cache *cache, uint64_t page,
-                        uint64_t count) {
+static bool may_be_sent(const struct mnw__fill *fill) {
+    const struct mnw_cache *cache = fill->cache;
     const struct mnw__store_ops *ops = cache->store->ops;
-    uint64_t offset = mnw__cache_page_offset(cache, page);
-    uint64_t end = mnw__min(mnw__cache_page_offset(cache, page + count), cache->store->size_bytes);
-    return ops->may_send && may_come_late(cache) && ops->may_send(cache->store, thread->io, offset, end - offset);
-}
-
-/* The pages from `page` to the end of its extent, if they are the extent and can be sent; else 0. */
-static uint32_t extent_to_send(struct mnw__fault_thread *thread, const struct mnw_cache *cache, uint64_t page,
-                               uint32_t count) {
-    uint64_t extent = mnw__extent_of(&cache->pages, page);
-    uint64_t pages = mnw__extent_end(&cache->pages, extent) - page;
-    bool is_whole = page == mnw__extent_first(&cache->pages, extent) && count >= pages;
-    return is_whole && may_be_sent(thread, cache, page, pages) ? (uint32_t)pages : 0;
+    return ops->may_send && may_come_late(cache) &&
+           ops->may_send(cache->store, fill->thread->io, mnw__cache_page_offset(cache, fill->first_page),
+                         fill->wanted_bytes);
 }
 
 /* A fill with its run claimed, and memory for it; NULL, and why not. */
 static struct mnw__fill *prepare(struct mnw__fault_thread *thread, struct mnw__place *place, struct mnw_cache *cache,
                                  uint64_t page, uint32_t count, bool demand, bool may_evict, enum mnw__begin *result) {
     struct mnw__fill *fill = take_slot(thread);
-    bool fresh = true, whole_extents = cache->pool->whole_extents;
-    bool is_guess = !demand && !may_evict; /* if it cannot be sent, nobody waits for it */
+    bool fresh = true;
     *result = MNW__BEGIN_STARVED;
     if (!fill)
         return NULL;
-    uint32_t sent = is_guess && whole_extents ? extent_to_send(thread, cache, page, count) : 0;
-    count = (uint32_t)mnw__min(mnw__min(count, mnw__max(cache->fill_pages_max, sent)), cache->pages.page_count - page);
-    *result = whole_extents ? claim_in_extent(cache, page, &count, demand, may_evict, &fresh)
-                            : claim_run(cache, page, &count, demand, may_evict);
+    count = (uint32_t)mnw__min(mnw__min(count, cache->fill_pages_max), cache->pages.page_count - page);
+    *result = cache->pool->whole_extents ? claim_in_extent(cache, page, &count, demand, may_evict, &fresh)
+                                         : claim_run(cache, page, &count, demand, may_evict);
     if (*result != MNW__BEGIN_STARTED) {
         mnw__fill_give_slot(fill);
         return NULL;
     }
     set_up(fill, cache, page, count);
-    fill->comes_whole = !place && count == 1 && !whole_extents && may_come_late(cache); /* no place: an inline thread */
-    fill->is_sent = whole_extents ? sent && count == sent : is_guess && may_be_sent(thread, cache, page, count);
+    fill->comes_whole = !place && count == 1 && may_come_late(cache); /* no place: an inline thread */
+    fill->is_sent = !demand && !may_evict && may_be_sent(fill);       /* if that fails, nobody waits for it */
     if (fill->comes_whole || fill->is_sent || allocate_run(place, cache, page, count, fresh, may_evict))
         return fill;
     mnw__fill_call_off(fill);

@@ -143,16 +143,8 @@ static uint64_t count_elsewhere(struct mnw_cache *cache, uint64_t offset, size_t
     return elsewhere;
 }
 
-static int allocate(struct mnw_cache *cache, uint64_t offset, size_t length, uint64_t own, bool fresh) {
-    struct mnw__backing *backing = &cache->backing;
-    if (fresh && backing->kind == MNW_BACKING_GRADED)
-        mnw__backing_hasten(backing, own);
-    return mnw__backing_allocate(backing, offset, length);
-}
-
 /* From these nodes, which the thread's policy or the file's names already. */
-static int allocate_from(struct mnw_cache *cache, uint64_t offset, size_t length, uint64_t own, bool fresh,
-                         uint64_t nodes) {
+static int allocate_from(struct mnw_cache *cache, uint64_t offset, size_t length, bool fresh, uint64_t nodes) {
     struct mnw_pool *pool = cache->pool;
     struct mnw__backing *backing = &cache->backing;
     /* Another page of a graded extent may be on its way into the memory already: it is not taken back. */
@@ -160,7 +152,7 @@ static int allocate_from(struct mnw_cache *cache, uint64_t offset, size_t length
     uint64_t elsewhere, first = offset;
     put_policy_right(cache, offset);
     for (unsigned tries = 1;; tries++) {
-        int error = allocate(cache, offset, length, own, fresh);
+        int error = mnw__backing_allocate(backing, offset, length);
         if (error || !fresh)
             return error;
         if (mnw__backing_is_hugetlb(backing->kind))
@@ -184,15 +176,15 @@ static int allocate_from(struct mnw_cache *cache, uint64_t offset, size_t length
 }
 
 /* As long as it has any, whatever the thread's policy is. */
-static int allocate_on(struct mnw__place *place, struct mnw_cache *cache, uint64_t offset, size_t length, uint64_t own,
-                       bool fresh, int node) {
-    struct mnw__numa_own lender;
+static int allocate_on(struct mnw__place *place, struct mnw_cache *cache, uint64_t offset, size_t length, bool fresh,
+                       int node) {
+    struct mnw__numa_own own;
     if (place)
         prefer(place, node);
-    bool is_lent = !place && mnw__numa_lend(node, &lender);
-    int error = allocate_from(cache, offset, length, own, fresh, 1ull << node);
+    bool is_lent = !place && mnw__numa_lend(node, &own);
+    int error = allocate_from(cache, offset, length, fresh, 1ull << node);
     if (is_lent)
-        mnw__numa_take_back(&lender);
+        mnw__numa_take_back(&own);
     return error;
 }
 
@@ -219,27 +211,26 @@ static uint64_t end_of_turn(const struct mnw_cache *cache, uint64_t offset, uint
 }
 
 static int allocate_in_turn(struct mnw__place *place, struct mnw_cache *cache, uint64_t offset, size_t length,
-                            uint64_t own, bool fresh) {
+                            bool fresh) {
     int error = 0;
     for (uint64_t end = offset + length, next; offset < end && !error; offset = next) {
         next = end_of_turn(cache, offset, end);
-        error = allocate_on(place, cache, offset, next - offset, own, fresh, node_of_turn(cache, offset));
+        error = allocate_on(place, cache, offset, next - offset, fresh, node_of_turn(cache, offset));
     }
     return error;
 }
 
-int mnw__place_allocate(struct mnw__place *place, struct mnw_cache *cache, uint64_t offset, size_t length, uint64_t own,
-                        bool fresh) {
+int mnw__place_allocate(struct mnw__place *place, struct mnw_cache *cache, uint64_t offset, size_t length, bool fresh) {
     const struct mnw_pool *pool = cache->pool;
     if (!mnw__nodes_are_several(pool))
-        return allocate(cache, offset, length, own, fresh);
+        return mnw__backing_allocate(&cache->backing, offset, length);
     if (place)
         keep_up(place, pool);
     if (cache->node >= 0)
-        return allocate_on(place, cache, offset, length, own, fresh, cache->node);
+        return allocate_on(place, cache, offset, length, fresh, cache->node);
     if (pool->turns.count)
-        return allocate_in_turn(place, cache, offset, length, own, fresh);
-    return allocate_from(cache, offset, length, own, fresh, wanted_nodes(place, pool));
+        return allocate_in_turn(place, cache, offset, length, fresh);
+    return allocate_from(cache, offset, length, fresh, wanted_nodes(place, pool));
 }
 
 /* ---- who is where ---- */

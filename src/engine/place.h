@@ -48,11 +48,9 @@ int mnw__place_faulter_node(const struct mnw__place *place, const struct mnw_poo
  * mnw__backing_allocate() where the policy wants it. Not `fresh`: the range is in an extent that may have its memory,
  * which then stays where it is. Memory that the policy would rather have elsewhere is counted
  * (PAGES_ELSEWHERE). `place` NULL: a faulter that resolves its own fault, on whatever thread; its memory policy is its
- * own affair. What `bind` does not allow is given back, and is -ENOSPC. The page at `own`, in the range, is the
- * caller's to fill: its bytes may be overwritten.
+ * own affair. What `bind` does not allow is given back, and is -ENOSPC.
  */
-int mnw__place_allocate(struct mnw__place *place, struct mnw_cache *cache, uint64_t offset, size_t length, uint64_t own,
-                        bool fresh);
+int mnw__place_allocate(struct mnw__place *place, struct mnw_cache *cache, uint64_t offset, size_t length, bool fresh);
 
 /*
  * A fault found its page resident. Counted: whether the page lies on the faulter's node (FAULTS_PLACED, FAULTS_REMOTE),

@@ -85,7 +85,7 @@ static bool has_excess(struct mnw_cache *cache) {
 static void sweep_cache(struct mnw_cache *cache) {
     struct mnw__probe probe;
     uint64_t start, end;
-    mnw__backing_look_up(&cache->backing, false);
+    mnw__backing_look_up(&cache->backing);
     /* On hugetlb a punch destroys writers' copies. */
     if (mnw__cache_is_copied(cache) || !has_excess(cache) || mnw__probe_open(&probe, &cache->backing))
         return;

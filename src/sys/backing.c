@@ -12,7 +12,8 @@
  *            shmem_enabled=always, within_size or force it makes a 2 MiB folio for a request of 4 KiB, and a
  *            budget of 64 KiB extents would be overrun 32 times. With the zeroing and the page faults that
  *            fallocate leaves to the first store, both ways cost the same.
- *            What is written into it gets memory too: see backing_write.c.
+ *            One page for one thread comes by a write(2) instead, with its bytes: no zeroing, no fault; runs out of
+ *            the page cache come by splice(2). Those have no mapping to ask either, so not under those settings.
  *   graded   MADV_POPULATE_WRITE on an alias with MADV_HUGEPAGE (fallocate makes small folios under advise).
  *            With shmem_enabled=never no memfd gets huge folios, but a file of a tmpfs mounted huge=always does.
  */
@@ -33,6 +34,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -299,9 +301,9 @@ static int map_alias(struct mnw__backing *backing) {
 }
 
 /* The file has its size: seals it, and opens and maps it as a backing is. */
-static int prepare(struct mnw__backing *backing, bool is_empty) {
+static int prepare(struct mnw__backing *backing) {
     int result = seal(backing->fd);
-    mnw__backing_look_up(backing, is_empty);
+    mnw__backing_look_up(backing);
     if (!result) {
         result = backing->readonly_fd = open_readonly(backing->fd);
     }
@@ -356,7 +358,7 @@ int mnw__backing_create(struct mnw__backing *backing, enum mnw_backing kind, uin
     }
     backing->fd = open_file(kind);
     result = backing->fd < 0 ? backing->fd : give_size(backing);
-    return destroy_after(backing, result ? result : prepare(backing, true));
+    return destroy_after(backing, result ? result : prepare(backing));
 }
 
 /* ---- taking one over ---- */
@@ -381,15 +383,6 @@ static int check_kept(const struct mnw__backing *backing, int fd) {
                      fd, right ? "one" : "another file", (long long)status.st_size, length);
 }
 
-/* What becomes of writes is not tried out where others' bytes are. */
-static void look_elsewhere(struct mnw__backing *backing) {
-    struct mnw__backing other;
-    if (backing->kind == MNW_BACKING_GRADED && !mnw__backing_create(&other, backing->kind, backing->page_bytes)) {
-        atomic_store_explicit(&backing->takes_writes, atomic_load(&other.takes_writes), memory_order_relaxed);
-        mnw__backing_destroy(&other);
-    }
-}
-
 int mnw__backing_adopt(struct mnw__backing *backing, enum mnw_backing kind, uint64_t size_bytes, int fd) {
     int result = begin(backing, kind, size_bytes);
     if (!result) {
@@ -402,8 +395,7 @@ int mnw__backing_adopt(struct mnw__backing *backing, enum mnw_backing kind, uint
     if (backing->fd < 0) {
         return mnw__fail(-errno, "kept backing: duplicating descriptor %d: %s", fd, strerror(errno));
     }
-    look_elsewhere(backing);
-    return destroy_after(backing, prepare(backing, false));
+    return destroy_after(backing, prepare(backing));
 }
 
 int mnw__backing_name(const struct mnw__backing *backing, struct mnw__backing_name *name) {
@@ -462,6 +454,23 @@ int mnw__backing_allocate(struct mnw__backing *backing, uint64_t offset, size_t 
     return populate((char *)backing->alias + offset, whole_length(backing, offset, length));
 }
 
+/* A file's own size limit is told by a signal that ends the process: then nothing is written. */
+static bool is_beyond_limit(uint64_t end) {
+    struct rlimit limit;
+    return getrlimit(RLIMIT_FSIZE, &limit) || (limit.rlim_cur != RLIM_INFINITY && end > limit.rlim_cur);
+}
+
+int mnw__backing_write_page(struct mnw__backing *backing, uint64_t offset, const void *bytes) {
+    ssize_t written;
+    if (is_beyond_limit(offset + backing->page_bytes)) {
+        return -EFBIG;
+    }
+    do {
+        written = pwrite(backing->fd, bytes, backing->page_bytes, (off_t)offset);
+    } while (written < 0 && errno == EINTR);
+    return written == (ssize_t)backing->page_bytes ? 0 : written < 0 ? -errno : -EIO;
+}
+
 int mnw__backing_read(const struct mnw__backing *backing, uint64_t offset, void *bytes, size_t length) {
     for (size_t done = 0; done < length;) {
         ssize_t got = pread(backing->fd, (char *)bytes + done, length - done, (off_t)(offset + done));
@@ -474,6 +483,82 @@ int mnw__backing_read(const struct mnw__backing *backing, uint64_t offset, void 
         done += (size_t)got;
     }
     return 0;
+}
+
+/* ---- sending ---- */
+
+static int open_pipe(struct mnw__pipe *pipe) {
+    int ends[2];
+    if (pipe->read >= 0) {
+        return 0;
+    }
+    if (pipe2(ends, O_CLOEXEC)) {
+        return -errno;
+    }
+    *pipe = (struct mnw__pipe){ends[0], ends[1]};
+    return 0;
+}
+
+void mnw__pipe_close(struct mnw__pipe *pipe) {
+    if (pipe->read >= 0) {
+        close(pipe->read);
+        close(pipe->write);
+    }
+    *pipe = (struct mnw__pipe)MNW__PIPE_CLOSED;
+}
+
+static ssize_t retry_splice(int from, off_t *from_offset, int to, off_t *to_offset, size_t length) {
+    ssize_t moved;
+    do {
+        moved = splice(from, from_offset, to, to_offset, length, 0);
+    } while (moved < 0 && errno == EINTR);
+    return moved < 0 ? -errno : moved;
+}
+
+/* The pipe's bytes to where they belong; those that cannot be put there go with the pipe. How many, or an error. */
+static ssize_t empty_pipe(struct mnw__backing *backing, struct mnw__pipe *pipe, off_t offset, size_t length) {
+    size_t done = 0;
+    while (done < length) {
+        ssize_t moved = retry_splice(pipe->read, NULL, backing->fd, &offset, length - done);
+        if (moved <= 0) {
+            mnw__pipe_close(pipe);
+            return done ? (ssize_t)done : moved ? moved : -EIO;
+        }
+        done += (size_t)moved;
+    }
+    return (ssize_t)done;
+}
+
+int64_t mnw__backing_send(struct mnw__backing *backing, uint64_t offset, size_t length, int from,
+                          struct mnw__pipe *pipe) {
+    size_t done = 0;
+    ssize_t moved = is_beyond_limit(offset + length) ? -EFBIG : open_pipe(pipe);
+    while (moved >= 0 && done < length) {
+        off_t at = (off_t)(offset + done);
+        moved = retry_splice(from, &at, pipe->write, NULL, length - done);
+        if (moved <= 0) {
+            break;
+        }
+        size_t brought = (size_t)moved;
+        moved = empty_pipe(backing, pipe, (off_t)(offset + done), brought);
+        if (moved > 0) {
+            done += (size_t)moved;
+        }
+        if (moved != (ssize_t)brought) {
+            break;
+        }
+    }
+    return done ? (int64_t)done : moved;
+}
+
+void mnw__backing_look_up(struct mnw__backing *backing) {
+    char word[16];
+    bool takes = backing->kind == MNW_BACKING_SHMEM;
+    /* Under advise it is the mapping that asks for huge folios, and ours does not. No such file: no huge folios. */
+    if (takes && mnw__sysfs_choice(THP "shmem_enabled", word, sizeof(word)) >= 0) {
+        takes = !strcmp(word, "never") || !strcmp(word, "advise") || !strcmp(word, "deny");
+    }
+    atomic_store_explicit(&backing->takes_pages, takes, memory_order_relaxed);
 }
 
 void mnw__backing_map_alias(struct mnw__backing *backing, uint64_t offset, size_t length) {

@@ -17,12 +17,12 @@
 
 struct mnw__backing {
     enum mnw_backing kind;
-    size_t page_bytes;         /* of the mappings: unit of CONTINUE */
-    uint64_t size_bytes;       /* multiple of page_bytes */
-    int fd;                    /* read-write; seals: SHRINK|GROW|SEAL where the file can be sealed */
-    int readonly_fd;           /* what views map */
-    void *alias;               /* MAP_SHARED, never registered, MADV_DONTFORK */
-    _Atomic bool takes_writes; /* written into, the file gets the folios of its kind: small ones, on graded huge ones */
+    size_t page_bytes;        /* of the mappings: unit of CONTINUE */
+    uint64_t size_bytes;      /* multiple of page_bytes */
+    int fd;                   /* read-write; seals: SHRINK|GROW|SEAL where the file can be sealed */
+    int readonly_fd;          /* what views map */
+    void *alias;              /* MAP_SHARED, never registered, MADV_DONTFORK */
+    _Atomic bool takes_pages; /* write_page() and send() may be tried: written into, the file gets small folios */
 };
 
 static inline bool mnw__backing_is_hugetlb(enum mnw_backing kind) {
@@ -68,41 +68,28 @@ int mnw__backing_name(const struct mnw__backing *backing, struct mnw__backing_na
  */
 int mnw__backing_allocate(struct mnw__backing *backing, uint64_t offset, size_t length);
 /*
- * Gives the extent of a page of graded memory whole, where it `takes_writes`, in half the time: by a write of one zero,
- * over the page's first byte. The rest is zeroes; what was there stays. It need not succeed: allocate() does what is
- * left, and maps it. Async-signal-safe.
- */
-void mnw__backing_hasten(struct mnw__backing *backing, uint64_t offset);
-/*
  * Gives one page memory and its bytes at once, without zeroing it first and without a page fault: the way for one
- * thread that wants one page (graded: its extent, and zeroes around it). `bytes` are a whole page. -ENOSPC, -ENOMEM: no
- * memory; other errors: it is to be done the other way. After an error the page may have memory, with any contents.
- * Where it `takes_writes`. Async-signal-safe.
+ * thread that wants one page. `bytes` are a whole page. -ENOSPC, -ENOMEM: no memory; other errors: it is to be done the
+ * other way. After an error the page may have memory, with any contents. Async-signal-safe.
  */
 int mnw__backing_write_page(struct mnw__backing *backing, uint64_t offset, const void *bytes);
 /* What bytes are sent through. One thread uses it. */
 struct mnw__pipe {
     int read, write; /* -1: closed; a send opens it */
-    char *buffer;    /* of a huge folio, for graded, which no pipe is as long as; a send reserves it */
-    size_t buffer_bytes;
 };
 #define MNW__PIPE_CLOSED                                                                                               \
-    { -1, -1, NULL, 0 }
+    { -1, -1 }
 void mnw__pipe_close(struct mnw__pipe *pipe);
 /*
- * Gives a range memory and the bytes that the file `from` has at the same offset at once: no zeroing (on graded: of
- * whole extents), no page fault, and one copy, from the kernel's page cache, which it waits for (on graded a second
- * one). How many bytes, 0 at the end of the file, or a negative errno; what came before an error is answered first. The
- * range, but no page outside it, may have memory afterwards, with any contents behind the bytes that came. Any offset
- * and length inside the backing.
+ * Gives a range memory and the bytes that the file `from` has at the same offset at once: no zeroing, no page fault,
+ * and one copy, from the kernel's page cache, which it waits for. How many bytes, 0 at the end of the file, or a
+ * negative errno; what came before an error is answered first. The range, but no page outside it, may have memory
+ * afterwards, with any contents behind the bytes that came. Any offset and length inside the backing.
  */
 int64_t mnw__backing_send(struct mnw__backing *backing, uint64_t offset, size_t length, int from,
                           struct mnw__pipe *pipe);
-/*
- * Looks up `takes_writes`: the machine's settings may have changed. On graded it is tried out, in a file that is empty
- * and nobody else's, and afterwards stays as it is.
- */
-void mnw__backing_look_up(struct mnw__backing *backing, bool is_empty);
+/* Looks up `takes_pages` again: the machine's settings may have changed. */
+void mnw__backing_look_up(struct mnw__backing *backing);
 /* Maps a range that has memory through the alias, which move_pages(2) sees pages by. Need not succeed. */
 void mnw__backing_map_alias(struct mnw__backing *backing, uint64_t offset, size_t length);
 /*

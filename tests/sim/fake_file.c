@@ -195,7 +195,7 @@ static void open_backing(struct mnw__backing *backing, struct fake_file *file, u
                                      .fd = fd,
                                      .readonly_fd = readonly_fd,
                                      .alias = file->bytes};
-    mnw__backing_look_up(backing, true);
+    mnw__backing_look_up(backing);
 }
 
 static uint64_t file_bytes(enum mnw_backing kind, uint64_t size_bytes) {
@@ -317,29 +317,6 @@ int mnw__backing_allocate(struct mnw__backing *backing, uint64_t offset, size_t 
     return 0;
 }
 
-/* The huge folio around a page: all of it has memory at once, or had. */
-static void fill_folio(struct fake_file *file, uint64_t page) {
-    uint64_t pages = file->kind == MNW_BACKING_GRADED ? file->extent_bytes / file->page_bytes : 1;
-    for (uint64_t at = page / pages * pages, end = at + pages; at < end; at++)
-        fake_file_fill_hole(file, at);
-    check_budget();
-}
-
-/* What the real one does to a byte is done to the page. */
-void mnw__backing_hasten(struct mnw__backing *backing, uint64_t offset) {
-    fake_call("hasten");
-    struct fake_file *file = fake_file_of(backing->fd);
-    uint64_t page = offset / file->page_bytes;
-    if (file->kind != MNW_BACKING_GRADED || offset % file->page_bytes || page >= file->page_count)
-        sim_fail("page %llu is to be written over", (unsigned long long)page);
-    if (!atomic_load(&backing->takes_writes) || is_exhausted(FAKE_WRITE))
-        return;
-    fill_folio(file, page);
-    memset(fake_file_page(file, page), 0, file->page_bytes);
-    sim_trace("backing %d: hasten page %llu", backing->fd, (unsigned long long)page);
-    fake_call("hasten done");
-}
-
 int mnw__backing_write_page(struct mnw__backing *backing, uint64_t offset, const void *bytes) {
     static const int errors[] = {-ENOMEM, -EFBIG, -EIO};
     fake_call("write");
@@ -391,20 +368,21 @@ int fake_file_put(void *at, const void *bytes, size_t length) {
     fake_call("send");
     uint64_t page;
     struct fake_file *file = fake_file_at(at, &page);
-    if (!file || fake_is_hugetlb(file))
+    if (!file || file->kind != MNW_BACKING_SHMEM)
         sim_fail("bytes are sent to where none may be");
     if (is_exhausted(FAKE_WRITE))
         return -ENOSPC;
-    fill_folio(file, page);
+    fake_file_fill_hole(file, page);
     memcpy(at, bytes, length);
+    check_budget();
     fake_call("send done");
     return 0;
 }
 
 /* The machine's settings may change at any time. */
-void mnw__backing_look_up(struct mnw__backing *backing, bool is_empty) {
-    if (backing->kind == MNW_BACKING_SHMEM || (is_empty && backing->kind == MNW_BACKING_GRADED))
-        atomic_store(&backing->takes_writes, !fake_strikes(FAKE_WRITE));
+void mnw__backing_look_up(struct mnw__backing *backing) {
+    bool takes = backing->kind == MNW_BACKING_SHMEM && !fake_strikes(FAKE_WRITE);
+    atomic_store(&backing->takes_pages, takes);
 }
 
 void mnw__backing_map_alias(struct mnw__backing *backing, uint64_t offset, size_t length) {

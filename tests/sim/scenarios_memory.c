@@ -133,29 +133,6 @@ static void punched_twice(enum mnw_backing kind) {
 
 /* ---- graded ------------------------------------------------------------------------------------------------ */
 
-/* A byte of one page is written over; all other pages get zeros, or keep what they have. */
-static void hastened(enum mnw_backing kind) {
-    struct low low;
-    size_t others = 0;
-    low_open(&low, kind, low_features(), LOW_MISSING_MINOR, false);
-    unsigned char *bytes = low.backing.alias;
-    mnw__backing_hasten(&low.backing, 2 * low.page);
-    low_allocate(&low, 0, low.pages);
-    for (size_t i = 0; i < low.pages * low.page; i++)
-        others += bytes[i] != 0;
-    expect(!others, "an extent is zeros");
-    for (size_t page = 0; page < low.pages; page++)
-        memset(bytes + page * low.page, low_byte(page), low.page);
-    mnw__backing_hasten(&low.backing, 2 * low.page);
-    for (size_t page = 0; page < low.pages; page++)
-        for (size_t i = 0; page != 2 && i < low.page; i++)
-            others += bytes[page * low.page + i] != low_byte(page);
-    expect(!others, "what is there stays");
-    low_continue(&low, 5, 1, 0, 0, 1);
-    low_read(&low, 5, WORLD_OK, low_byte(5));
-    low_close(&low);
-}
-
 static void collapse(enum mnw_backing kind) {
     struct low low;
     low_open(&low, kind, low_features(), LOW_MISSING_MINOR, false);
@@ -264,7 +241,6 @@ const struct scenario scenarios_memory[] = {
     {"copies-and-punch", ON_ALL, copies_and_punch},
     {"zap-drops-copies", ON_ALL, zap_drops_copies},
     {"punched-twice", ON_ALL, punched_twice},
-    {"hastened", ON_GRADED, hastened},
     {"collapse", ON_GRADED, collapse},
     {"collapse-and-write", ON_GRADED, collapse_and_write},
     {"collapse-refused", ON_GRADED | NEEDS_POISON, collapse_refused},

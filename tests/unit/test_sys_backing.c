@@ -334,6 +334,28 @@ static void test_graded_under_every_setting(void **state) {
     }
 }
 
+static void test_graded_without_privilege(void **state) {
+    (void)state;
+    if (geteuid() || !machine_set(SHMEM_ENABLED, "never")) {
+        print_message("needs root, to give it up\n");
+        skip();
+    }
+    fflush(NULL);
+    pid_t child = fork();
+    if (!child) {
+        if (setgid(65534) || setuid(65534)) {
+            _exit(2);
+        }
+        bool refused = mnw__backing_check(MNW_BACKING_GRADED, 2 * MIB) == -EOPNOTSUPP;
+        _exit(refused && strstr(mnw__fail_message(), "echo advise > ") ? 0 : 1);
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status) && !WEXITSTATUS(status));
+}
+
+/* ---- sending ---- */
+
 enum { SOURCE_PAGES = 40, SOURCE_END = 100 }; /* and a part of a page */
 
 static char source_byte(uint64_t offset) {
@@ -358,78 +380,6 @@ static void assert_sent(const struct mnw__backing *backing, uint64_t offset, uin
 static bool has_memory(const struct mnw__backing *backing, uint64_t offset) {
     return lseek(backing->fd, (off_t)offset, SEEK_DATA) == (off_t)offset;
 }
-
-/* Where writing into graded memory is said to bring huge folios, it does: whole, in part, and around one byte. */
-static void test_graded_written_under_every_setting(void **state) {
-    (void)state;
-    if (mnw__memory_page_bytes() != 4 * KIB) {
-        print_message("huge pages are of 2 MiB where base pages are of 4 KiB\n");
-        skip();
-    }
-    FILE *source = open_source(4 * MIB);
-    for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]); i++) {
-        struct mnw__backing backing;
-        struct mnw__pipe pipe = MNW__PIPE_CLOSED;
-        if (!machine_set(SHMEM_ENABLED, settings[i])) {
-            print_message("cannot set shmem_enabled\n");
-            skip();
-        }
-        if (!strcmp(settings[i], "deny")) {
-            continue;
-        }
-        assert_int_equal(mnw__backing_create(&backing, MNW_BACKING_GRADED, 6 * MIB), 0);
-        assert_int_equal(charged(&backing), 0);
-        bool takes = atomic_load(&backing.takes_writes);
-        assert_int_equal(takes, strcmp(settings[i], "advise") != 0); /* kernels of 6.14 to 6.16 take none */
-        mnw__backing_hasten(&backing, 4 * MIB + 8 * KIB);
-        assert_int_equal(charged(&backing), takes ? 2 * MIB : 0);
-        assert_int_equal(mnw__backing_allocate(&backing, 4 * MIB, 2 * MIB), 0);
-        assert_int_equal(charged(&backing), 2 * MIB);
-        assert_int_equal(*alias(&backing, 4 * MIB), 0);
-        assert_true(is_mapped_huge((uintptr_t)backing.alias));
-        mnw__backing_punch(&backing, 4 * MIB, 2 * MIB);
-        assert_int_equal(mnw__backing_send(&backing, 2 * MIB, 2 * MIB, fileno(source), &pipe), 2 * MIB);
-        assert_int_equal(charged(&backing), 2 * MIB);
-        assert_sent(&backing, 2 * MIB, 2 * MIB);
-        assert_true(!takes || is_mapped_huge((uintptr_t)backing.alias));
-        /* What is left of one that ended early, from within a page. */
-        assert_int_equal(mnw__backing_send(&backing, 3 * KIB, MIB, fileno(source), &pipe), MIB);
-        assert_int_equal(charged(&backing), takes ? 4 * MIB : 3 * MIB + 4 * KIB);
-        assert_sent(&backing, 3 * KIB, MIB);
-        assert_int_equal(*alias(&backing, 3 * KIB - 1), 0);
-        /* The source has become shorter. */
-        assert_int_equal(ftruncate(fileno(source), 2 * MIB + 100), 0);
-        assert_true(mnw__backing_send(&backing, 2 * MIB, 2 * MIB, fileno(source), &pipe) <= (int64_t)(4 * KIB));
-        assert_int_equal(ftruncate(fileno(source), 4 * MIB), 0);
-        fclose(source);
-        source = open_source(4 * MIB);
-        mnw__pipe_close(&pipe);
-        mnw__backing_destroy(&backing);
-    }
-    fclose(source);
-}
-
-static void test_graded_without_privilege(void **state) {
-    (void)state;
-    if (geteuid() || !machine_set(SHMEM_ENABLED, "never")) {
-        print_message("needs root, to give it up\n");
-        skip();
-    }
-    fflush(NULL);
-    pid_t child = fork();
-    if (!child) {
-        if (setgid(65534) || setuid(65534)) {
-            _exit(2);
-        }
-        bool refused = mnw__backing_check(MNW_BACKING_GRADED, 2 * MIB) == -EOPNOTSUPP;
-        _exit(refused && strstr(mnw__fail_message(), "echo advise > ") ? 0 : 1);
-    }
-    int status;
-    assert_int_equal(waitpid(child, &status, 0), child);
-    assert_true(WIFEXITED(status) && !WEXITSTATUS(status));
-}
-
-/* ---- sending ---- */
 
 static void test_send(void **state) {
     (void)state;
@@ -521,7 +471,7 @@ int main(int argc, char **argv) {
         return status;
     }
     static char names[KINDS * PER_KIND][64];
-    static struct CMUnitTest tests[KINDS * PER_KIND + 6];
+    static struct CMUnitTest tests[KINDS * PER_KIND + 5];
     for (size_t k = 0; k < KINDS; k++) {
         for (size_t t = 0; t < PER_KIND; t++) {
             size_t i = k * PER_KIND + t;
@@ -536,7 +486,6 @@ int main(int argc, char **argv) {
     tests[i++] = (struct CMUnitTest)cmocka_unit_test(test_send_in_vain);
     tests[i++] = (struct CMUnitTest)cmocka_unit_test(test_shmem_budget_under_every_setting);
     tests[i++] = (struct CMUnitTest)cmocka_unit_test(test_graded_under_every_setting);
-    tests[i++] = (struct CMUnitTest)cmocka_unit_test(test_graded_written_under_every_setting);
     tests[i++] = (struct CMUnitTest)cmocka_unit_test(test_graded_without_privilege);
     return cmocka_run_group_tests_name("backing", tests, NULL, NULL);
 }
