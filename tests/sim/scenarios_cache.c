@@ -380,14 +380,27 @@ static void neighbours_go_together(enum mnw_backing kind) {
 
 enum { TIMED_READERS = 4 };
 
+static void add_histogram(struct mnw_histogram *to, const struct mnw_histogram *from) {
+    to->count += from->count;
+    to->sum_ns += from->sum_ns;
+}
+
+/* On whatever nodes the fault threads are. */
 static bool all_timed(void *context) {
     struct high *high = context;
     struct mnw_stats stats = high_stats(high);
-    struct mnw_node_latency latency;
+    struct mnw_node_latency all = {0}, latency;
     uint64_t faults = stats.faults_minor + stats.faults_missing;
-    return !mnw_pool_latency(high->pool, 0, &latency, sizeof(latency)) && latency.queue.count == faults &&
-           latency.map.count == faults && latency.total.count == faults && latency.fill.count == stats.fills &&
-           latency.total.sum_ns == latency.queue.sum_ns + latency.fill.sum_ns + latency.map.sum_ns;
+    for (int node = 0; node < MNW_NODES_MAX; node++) {
+        if (mnw_pool_latency(high->pool, node, &latency, sizeof(latency)))
+            continue;
+        add_histogram(&all.queue, &latency.queue);
+        add_histogram(&all.fill, &latency.fill);
+        add_histogram(&all.map, &latency.map);
+        add_histogram(&all.total, &latency.total);
+    }
+    return all.queue.count == faults && all.map.count == faults && all.total.count == faults &&
+           all.fill.count == stats.fills && all.total.sum_ns == all.queue.sum_ns + all.fill.sum_ns + all.map.sum_ns;
 }
 
 /* Whoever resolves them, and whether they come alone or several at once: no fault is missing, nor counted twice. */
