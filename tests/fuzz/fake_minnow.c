@@ -320,3 +320,29 @@ void mnw__daemon_take_events(struct mnw__daemon_pool *pool, struct mnw__daemon *
     (void)most;
     pool->passed = daemon->ticks;
 }
+
+/* ---- the end of an input ---- */
+
+void fake_settle(struct mnw__daemon *daemon) {
+    do {
+        mnw__work_collect(daemon);
+        mnw__changes_go_on(daemon);
+        mnw__session_sweep(daemon);
+    } while (daemon->works);
+}
+
+void fake_end_orphans(struct mnw__daemon *daemon) {
+    while (daemon->orphans) {
+        struct mnw_event event = {
+            .view = daemon->orphans->view, .cookie = daemon->orphans->cookie, .changes = MNW_VIEW_CHANGED_DEAD};
+        mnw__changes_take(daemon, &daemon->pools[0], &event);
+        fake_settle(daemon);
+    }
+}
+
+bool fake_all_free(void *records, size_t bytes, unsigned count) {
+    for (unsigned i = 0; i < count; i++)
+        if (atomic_load(&((struct mnw__record *)((char *)records + i * bytes))->state) != MNW__RECORD_FREE)
+            return false;
+    return true;
+}

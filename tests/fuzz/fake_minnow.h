@@ -40,4 +40,13 @@ uint64_t fake_cookie(const struct mnw_view *view);
 void fake_die(struct mnw_view *view);
 bool fake_is_dead(const struct mnw_view *view);
 
+struct mnw__daemon;
+
+/* Carries out what is under way, and what follows from it. */
+void fake_settle(struct mnw__daemon *daemon);
+/* Children that outlived their parents. */
+void fake_end_orphans(struct mnw__daemon *daemon);
+/* `count` records of `bytes` each. */
+bool fake_all_free(void *records, size_t bytes, unsigned count);
+
 #endif

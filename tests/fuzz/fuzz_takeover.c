@@ -229,26 +229,13 @@ static void write_all(void) {
 
 /* ---- the end ---- */
 
-static void settle(void) {
-    do {
-        mnw__work_collect(&daemon_);
-        mnw__changes_go_on(&daemon_);
-        mnw__session_sweep(&daemon_);
-    } while (daemon_.works);
-}
-
 static void end_all(void) {
     fuzz_input.left = 0;
-    settle();
+    fake_settle(&daemon_);
     while (daemon_.sessions)
         mnw__session_drop(daemon_.sessions, -1, "the end");
-    settle();
-    while (daemon_.orphans) {
-        struct mnw_event event = {
-            .view = daemon_.orphans->view, .cookie = daemon_.orphans->cookie, .changes = MNW_VIEW_CHANGED_DEAD};
-        mnw__changes_take(&daemon_, &daemon_.pools[0], &event);
-        settle();
-    }
+    fake_settle(&daemon_);
+    fake_end_orphans(&daemon_);
     for (unsigned i = 0; i < daemon_.image_count; i++)
         mnw__image_close(&daemon_, &daemon_.images[i]);
 }
@@ -259,22 +246,15 @@ static void check_refusal(int error) {
         demand((taken += daemon_.holding.fds[i].fd < 0) <= 1, "a worker that refuses has taken something");
 }
 
-static bool all_free(void *records, size_t bytes, unsigned count) {
-    for (unsigned i = 0; i < count; i++)
-        if (atomic_load(&((struct mnw__record *)((char *)records + i * bytes))->state) != MNW__RECORD_FREE)
-            return false;
-    return true;
-}
-
 static void check_nothing_left(void) {
     const struct mnw__state *state = &daemon_.state;
     demand(!daemon_.dead && !daemon_.session_count && !daemon_.child_count && !daemon_.strays, "a session was left");
     demand(!fake.view_count && !fake.pins && !fake.caches && !fake.stores && !fake.limits,
            "a view, pin, image or limit was left");
-    demand(all_free(state->sessions, sizeof(*state->sessions), MNW__STATE_SESSIONS) &&
-               all_free(state->images, sizeof(*state->images), MNW__STATE_IMAGES) &&
-               all_free(state->views, sizeof(*state->views), MNW__STATE_VIEWS) &&
-               all_free(state->pins, sizeof(*state->pins), MNW__STATE_PINS),
+    demand(fake_all_free(state->sessions, sizeof(*state->sessions), MNW__STATE_SESSIONS) &&
+               fake_all_free(state->images, sizeof(*state->images), MNW__STATE_IMAGES) &&
+               fake_all_free(state->views, sizeof(*state->views), MNW__STATE_VIEWS) &&
+               fake_all_free(state->pins, sizeof(*state->pins), MNW__STATE_PINS),
            "a record was left");
 }
 

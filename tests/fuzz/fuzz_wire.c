@@ -296,40 +296,20 @@ static void step(void) {
 
 /* ---- the end of an input ---- */
 
-static void settle(void) {
-    do {
-        mnw__work_collect(&daemon_);
-        mnw__changes_go_on(&daemon_);
-        mnw__session_sweep(&daemon_);
-    } while (daemon_.works);
-}
-
 static void tear_down(void) {
     fuzz_input.left = 0;
     fake.send_blocked = fake.holder_lost = false;
-    settle();
+    fake_settle(&daemon_);
     for (unsigned i = 0; i < fake.view_count; i++)
         demand(!fake_is_dead(fake.views[i]), "the view of a process that has ended is served on");
     while (daemon_.sessions)
         mnw__session_drop(daemon_.sessions, -1, "the end");
-    settle();
+    fake_settle(&daemon_);
     while (fake.prefetch_count)
         end_prefetch();
-    while (daemon_.orphans) { /* children that outlived their parents */
-        struct mnw_event event = {
-            .view = daemon_.orphans->view, .cookie = daemon_.orphans->cookie, .changes = MNW_VIEW_CHANGED_DEAD};
-        mnw__changes_take(&daemon_, &daemon_.pools[0], &event);
-        settle();
-    }
+    fake_end_orphans(&daemon_);
     for (unsigned i = 0; i < daemon_.image_count; i++)
         mnw__image_close(&daemon_, &daemon_.images[i]);
-}
-
-static bool all_free(void *records, size_t bytes, unsigned count) {
-    for (unsigned i = 0; i < count; i++)
-        if (atomic_load(&((struct mnw__record *)((char *)records + i * bytes))->state) != MNW__RECORD_FREE)
-            return false;
-    return true;
 }
 
 static void check_nothing_left(void) {
@@ -342,9 +322,10 @@ static void check_nothing_left(void) {
            "a view, pin, image or limit was left");
     for (unsigned i = 0; i < daemon_.image_count; i++)
         demand(!daemon_.images[i].views && daemon_.images[i].state == MNW__IMAGE_CLOSED, "an image counts wrongly");
-    demand(all_free(state->sessions, sizeof(*state->sessions), 64) &&
-               all_free(state->images, sizeof(*state->images), 64) &&
-               all_free(state->views, sizeof(*state->views), 128) && all_free(state->pins, sizeof(*state->pins), 128),
+    demand(fake_all_free(state->sessions, sizeof(*state->sessions), 64) &&
+               fake_all_free(state->images, sizeof(*state->images), 64) &&
+               fake_all_free(state->views, sizeof(*state->views), 128) &&
+               fake_all_free(state->pins, sizeof(*state->pins), 128),
            "a record was left");
 }
 
